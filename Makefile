@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+# Everything runs from a fresh clone on Debian 12: each target installs what it needs first.
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.PHONY: help setup packages run test lint bench clean FORCE
+
+# The distribution's interpreter, never the first on PATH: only it sees the distribution's BCC.
+PYTHON   := /usr/bin/python3
+BIN      := .venv/bin
+READY    := .venv/ready
+NATIVE    = trapstream_vtap/_native$(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
+PACKAGES := python3-bpfcc python3-venv python3-dev libbpf-dev g++ make iproute2 ethtool tcpdump util-linux
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+
+setup: packages $(READY) $(NATIVE)  ## install what is missing; the command is then .venv/bin/vtap-stream
+
+run: setup  ## measure real traffic in a lab; IFACE=eth0 COLLECTOR=host:port streams an interface instead
+ifdef IFACE
+	@collector='$(COLLECTOR)'; host=$${collector%:*}; host=$${host#[}; \
+	[[ $$collector == *:* ]] || { echo 'Say where to stream to: make run IFACE=$(IFACE) COLLECTOR=host:port' >&2; exit 2; }; \
+	exec $(BIN)/vtap-stream -i '$(IFACE)' "$${host%]}" "$${collector##*:}"
+else
+	@exec $(BIN)/python -m lab.run
+endif
+
+test: PACKAGES += golang-go  # builds InfluxDB's own parser, the judge of our line protocol
+test: setup  ## run every test; PYTEST_ARGS='-k name' to choose
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup  ## linter, formatter check, strict type check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/cython-lint --max-line-length 100 trapstream_vtap/_native.pyx
+	$(BIN)/mypy trapstream_vtap lab
+
+bench: setup  ## measure the cost of measuring
+	$(BIN)/python -m bench
+
+clean:  ## remove everything that was made here
+	rm -rf .venv build dist *.egg-info .hypothesis trapstream_vtap/_native.cpp trapstream_vtap/*.so
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+packages:
+	@missing=$$(comm -23 <(printf '%s\n' $(PACKAGES) | sort) \
+	    <(dpkg-query -W -f '$${db:Status-Abbrev}$${Package}\n' $(PACKAGES) 2>/dev/null | sed -n 's/^ii //p' | sort)); \
+	[[ -z $$missing ]] && exit; \
+	(( EUID == 0 )) || { echo "Missing packages; as root: apt-get install" $$missing >&2; exit 1; }; \
+	echo "Installing" $$missing; export DEBIAN_FRONTEND=noninteractive; \
+	install() { apt-get -qq -y install --no-install-recommends $$missing; }; \
+	install >/dev/null 2>&1 || { apt-get -qq update && install >/dev/null; }
+
+# An environment holds absolute paths and links to one Python: if it was made elsewhere, or something is missing in it,
+# it is made anew. The stamp is written last and says where.
+healthy := $(shell [[ "$$(cat $(READY) 2>&1)" == "$(CURDIR)" && -x $(BIN)/vtap-stream && -x $(BIN)/ruff ]] && \
+    $(BIN)/python -c 'import click, Cython, hypothesis, orjson, pytest, tenacity' 2>/dev/null && echo yes)
+
+$(READY): setup.cfg setup.py pyproject.toml $(if $(healthy),,FORCE)
+	rm -rf .venv
+	$(PYTHON) -m venv --system-site-packages .venv
+	$(BIN)/pip install -q --upgrade 'setuptools>=77' 'Cython>=3'
+	$(BIN)/pip install -q --no-build-isolation -e '.[test,lint]'
+	echo '$(CURDIR)' > $@
+
+$(NATIVE): trapstream_vtap/_native.pyx trapstream_vtap/_native.hpp $(READY)
+	$(BIN)/python setup.py -q build_ext --inplace --force
+	@touch $@

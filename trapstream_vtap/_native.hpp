@@ -1,0 +1,404 @@
+// SPDX-License-Identifier: Apache-2.0
+// The two hot loops: from the ring buffer to a batch of records, and from a batch to bytes; and the
+// sweep, which visits every flow once an interval. Everything here runs without Python's lock.
+#pragma once
+
+#include <arpa/inet.h>
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+
+#include <cerrno>
+#include <charconv>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+namespace vtap {
+
+using u128 = unsigned __int128;
+
+template <typename T>
+inline T load(const uint8_t *at) {
+    T value;
+    std::memcpy(&value, at, sizeof value);
+    return value;
+}
+
+// What a payload holds of one interface, so that the ledger can book it wherever the payload ends.
+struct Tally {
+    uint32_t interface;
+    uint64_t records = 0;
+    uint64_t packets = 0;
+    uint64_t bytes = 0;
+};
+
+inline void book(std::vector<Tally> &tallies, uint32_t interface, uint64_t records, uint64_t packets,
+                 uint64_t bytes) {
+    if (tallies.empty() || tallies.back().interface != interface) {
+        size_t i = 0;
+        while (i < tallies.size() && tallies[i].interface != interface) i++;
+        if (i == tallies.size()) tallies.push_back(Tally{interface});
+        std::swap(tallies[i], tallies.back());  // the next record is likely of the same interface
+    }
+    tallies.back().records += records;
+    tallies.back().packets += packets;
+    tallies.back().bytes += bytes;
+}
+
+// ---------------------------------------------------------------------------------- ring to batch
+
+// Reads records of one size out of a BPF ring buffer into contiguous memory.
+class Ring {
+  public:
+    Ring(int map_fd, size_t record_size) : record_size_(record_size) {
+        ring_ = ring_buffer__new(map_fd, &Ring::on_record, this, nullptr);
+        if (!ring_) error_ = errno;
+    }
+    ~Ring() { ring_buffer__free(ring_); }
+    Ring(const Ring &) = delete;
+    Ring &operator=(const Ring &) = delete;
+
+    int error() const { return error_; }
+    int descriptor() const { return ring_buffer__epoll_fd(ring_); }
+
+    // Up to `most` records into `to`; returns how many, or -errno.
+    long read(uint8_t *to, size_t most) {
+        to_ = to;
+        left_ = most;
+        foreign_ = 0;
+        if (most) {
+            int rc = ring_buffer__consume(ring_);
+            if (rc < 0 && rc != -ENOBUFS) return rc;
+        }
+        return foreign_ ? -EPROTO : static_cast<long>(most - left_);
+    }
+
+  private:
+    static int on_record(void *self, void *data, size_t size) {
+        auto &ring = *static_cast<Ring *>(self);
+        if (size != ring.record_size_) {
+            ring.foreign_++;
+            return 0;
+        }
+        std::memcpy(ring.to_, data, size);
+        ring.to_ += size;
+        return --ring.left_ ? 0 : -ENOBUFS;  // the record is taken; libbpf stops before the next
+    }
+
+    ring_buffer *ring_ = nullptr;
+    size_t record_size_;
+    int error_ = 0;
+    uint8_t *to_ = nullptr;
+    size_t left_ = 0;
+    size_t foreign_ = 0;
+};
+
+// --------------------------------------------------------------------------------- batch to bytes
+
+// The same names as records.Kind
+enum class Kind { CONSTANT, LABEL, ADDRESS, PORT, VLAN, COUNT, RATE, BIT_RATE, MEAN_MS, STDDEV_MS, EXTREME_MS, TIME };
+
+using Labels = std::unordered_map<uint32_t, std::string>;
+
+// One exported column: what stands before and behind it, and where it comes from.
+struct Slot {
+    Kind kind;
+    std::string before;
+    std::string behind;
+    uint32_t at[4] = {0, 0, 0, 0};  // offsets in the record of up to four columns
+    uint32_t width = 0;             // of a label's number: 1, 2 or 4 bytes
+    uint32_t shift = 0;             // of coarse squares
+    Labels labels;                  // escaped for the format
+
+    size_t longest() const {
+        size_t text = 10;  // a number without a label
+        switch (kind) {
+        case Kind::CONSTANT: text = 0; break;
+        case Kind::LABEL:
+            for (auto &label : labels) text = std::max(text, label.second.size());
+            break;
+        case Kind::ADDRESS: text = INET6_ADDRSTRLEN - 1; break;
+        case Kind::PORT: text = 5; break;
+        case Kind::VLAN: text = 9; break;
+        case Kind::COUNT:
+        case Kind::TIME: text = 20; break;
+        default: text = 21; break;  // 20 digits and a point
+        }
+        return before.size() + text + behind.size();
+    }
+};
+
+struct Payload {
+    std::string data;
+    uint64_t records = 0;
+    std::vector<Tally> tallies;
+};
+
+inline char *put(char *to, const std::string &text) {
+    std::memcpy(to, text.data(), text.size());
+    return to + text.size();
+}
+
+inline char *integer(char *to, uint64_t value) { return std::to_chars(to, to + 20, value).ptr; }
+
+// VALUE / 10^PLACES, without trailing zeros but always with a digit behind the point.
+template <int PLACES>
+inline char *decimal(char *to, uint64_t value) {
+    constexpr uint64_t scale = [] {
+        uint64_t s = 1;
+        for (int i = 0; i < PLACES; i++) s *= 10;
+        return s;
+    }();
+    to = integer(to, value / scale);
+    *to++ = '.';
+    uint64_t rest = value % scale;
+    for (int i = PLACES - 1; i >= 0; i--, rest /= 10) to[i] = static_cast<char>('0' + rest % 10);
+    char *end = to + PLACES;
+    while (end > to + 1 && end[-1] == '0') end--;
+    return end;
+}
+
+inline uint64_t divide(u128 n, uint64_t d) { return d ? static_cast<uint64_t>((n + d / 2) / d) : 0; }
+
+// Both ways in one place: sqrt(n * squares - sum²) / n, the numerator exact, in picoseconds.
+inline uint64_t deviation_ps(uint64_t n, uint64_t sum, u128 squares) {
+    u128 left = squares * n, right = static_cast<u128>(sum) * sum;
+    if (left <= right) return 0;
+    return static_cast<uint64_t>(std::sqrt(static_cast<long double>(left - right)) / n * 1000 + 0.5L);
+}
+
+inline char *vlan(char *to, uint32_t tags) {
+    to = integer(to, tags & 0xFFF);
+    if (tags >> 16) {
+        *to++ = '.';
+        to = integer(to, (tags >> 16) & 0xFFF);
+    }
+    return to;
+}
+
+// Write one column of `record`; nothing at all where the record has none.
+inline char *column(char *to, const Slot &slot, const uint8_t *record) {
+    const uint8_t *a = record + slot.at[0], *b = record + slot.at[1];
+    char *start = to;
+    to = put(to, slot.before);
+    switch (slot.kind) {
+    case Kind::CONSTANT:
+        break;
+    case Kind::LABEL: {
+        uint32_t number = slot.width == 1 ? *a : load<uint32_t>(a);
+        auto label = slot.labels.find(number);
+        to = label == slot.labels.end() ? integer(to, number) : put(to, label->second);
+        break;
+    }
+    case Kind::ADDRESS:
+        inet_ntop(*b == 4 ? AF_INET : AF_INET6, a, to, INET6_ADDRSTRLEN);
+        to += std::strlen(to);
+        break;
+    case Kind::PORT:
+        if (!*b) return start;
+        to = integer(to, load<uint16_t>(a));
+        break;
+    case Kind::VLAN:
+        if (!load<uint32_t>(a)) return start;
+        to = vlan(to, load<uint32_t>(a));
+        break;
+    case Kind::COUNT:
+    case Kind::TIME:
+        to = integer(to, load<uint64_t>(a));
+        break;
+    case Kind::RATE:
+        to = decimal<6>(to, divide(static_cast<u128>(load<uint64_t>(a)) * 1000000000000000, load<uint64_t>(b)));
+        break;
+    case Kind::BIT_RATE:
+        to = decimal<6>(to, divide(static_cast<u128>(load<uint64_t>(a)) * 8000000000000000, load<uint64_t>(b)));
+        break;
+    case Kind::MEAN_MS: {
+        uint64_t n = load<uint64_t>(a);
+        if (!n) return start;
+        to = decimal<9>(to, divide(static_cast<u128>(std::max<int64_t>(0, load<int64_t>(b))) * 1000, n));
+        break;
+    }
+    case Kind::STDDEV_MS: {
+        uint64_t n = load<uint64_t>(a);
+        if (!n) return start;
+        u128 squares = load<uint64_t>(record + slot.at[2]) +
+                       (static_cast<u128>(load<uint64_t>(record + slot.at[3])) << (2 * slot.shift));
+        to = decimal<9>(to, deviation_ps(n, static_cast<uint64_t>(std::max<int64_t>(0, load<int64_t>(b))), squares));
+        break;
+    }
+    case Kind::EXTREME_MS:
+        if (!load<uint64_t>(a)) return start;
+        to = decimal<6>(to, load<uint64_t>(b));
+        break;
+    }
+    return put(to, slot.behind);
+}
+
+// A format's plan for one kind of record.
+struct Plan {
+    std::string open, separator, close;  // around and between the records of a payload
+    std::vector<Slot> slots;
+    size_t record_size = 0;
+    uint32_t interface_at = 0;
+    bool counts = false;  // whether the records have packets and bytes, and where
+    uint32_t packets_at = 0, bytes_at = 0;
+
+    size_t longest() const {
+        size_t total = open.size() + separator.size() + close.size();
+        for (auto &slot : slots) total += slot.longest();
+        return total;
+    }
+
+    // Render `count` records into payloads of at most `most_records` records and `most_bytes` bytes;
+    // what does not even fit alone is booked into `too_large` (given as a payload without data).
+    void render(const uint8_t *records, size_t count, size_t most_records, size_t most_bytes,
+                std::vector<Payload> &payloads, Payload &too_large) const {
+        const size_t room = longest() + INET6_ADDRSTRLEN;  // inet_ntop wants it all, wherever it stands
+        std::string data;
+        Payload payload;
+        char *to = nullptr;
+        auto begin = [&] {
+            size_t guess = std::min(most_bytes, std::min(count, most_records) * (room / 2 + 1)) + 2 * room;
+            if (data.size() < guess) data.resize(guess);
+            to = put(data.data(), open);
+        };
+        auto finish = [&] {
+            to = put(to, close);
+            payload.data.assign(data.data(), static_cast<size_t>(to - data.data()));
+            payloads.push_back(std::move(payload));
+            payload = Payload();
+        };
+        begin();
+        for (size_t i = 0; i < count; i++, records += record_size) {
+            size_t used = static_cast<size_t>(to - data.data());
+            if (data.size() - used < room) {
+                data.resize(2 * data.size() + room);
+                to = data.data() + used;
+            }
+            uint32_t interface = load<uint32_t>(records + interface_at);
+            uint64_t packets = counts ? load<uint64_t>(records + packets_at) : 0;
+            uint64_t bytes = counts ? load<uint64_t>(records + bytes_at) : 0;
+            char *mark = to;
+            if (payload.records) to = put(to, separator);
+            char *text = to;
+            for (auto &slot : slots) to = column(to, slot, records);
+            size_t length = static_cast<size_t>(to - text);
+            if (open.size() + length + close.size() > most_bytes) {
+                to = mark;
+                too_large.records++;
+                book(too_large.tallies, interface, 1, packets, bytes);
+                continue;
+            }
+            if (payload.records && (payload.records == most_records ||
+                                    static_cast<size_t>(to - data.data()) + close.size() > most_bytes)) {
+                // into the next payload: its beginning overwrites this one, so keep the text aside
+                std::string moved(text, length);
+                to = mark;
+                finish();
+                begin();
+                to = put(to, moved);
+            }
+            payload.records++;
+            book(payload.tallies, interface, 1, packets, bytes);
+        }
+        if (payload.records) finish();
+    }
+};
+
+// ------------------------------------------------------------------------------------------ sweep
+
+// Where the sweep finds what it needs in a value of the flow table.
+struct FlowLayout {
+    uint32_t key_size, value_size;
+    uint32_t interface_at;             // in the key
+    uint32_t end_at;                   // in the value
+    uint32_t arrivals_at[2], merged_at[2], bytes_at[2];
+};
+
+struct SweepResult {
+    uint64_t flows = 0;                // in the table
+    uint64_t closed = 0;               // handed to the kernel program
+    std::vector<Tally> pending;        // what the table held before the sweep
+};
+
+// Hands the keys of all flows whose interval is over at `now` (CLOCK_MONOTONIC, ns), or of all that
+// hold anything if `force`, to the sweep program in frames of `keys_per_run` keys; in steps, so that
+// the ring can be emptied in between.
+class Sweep {
+  public:
+    Sweep(int flows_fd, int program_fd, const FlowLayout &layout, uint32_t keys_per_run)
+        : flows_fd_(flows_fd), program_fd_(program_fd), layout_(layout), keys_per_run_(keys_per_run),
+          keys_(kBatch * layout.key_size), values_(kBatch * layout.value_size) {}
+
+    void begin() {
+        first_ = true;
+        result_ = SweepResult();
+    }
+
+    const SweepResult &result() const { return result_; }
+
+    // Visits the next few thousand flows. 1: there are more; 0: that was all; else -errno.
+    int step(uint64_t now, bool force) {
+        uint32_t count = kBatch;
+        int rc = bpf_map_lookup_batch(flows_fd_, first_ ? nullptr : &token_, &token_, keys_.data(),
+                                      values_.data(), &count, nullptr);
+        if (rc && rc != -ENOENT) return rc;
+        first_ = false;
+        std::vector<uint8_t> frame(kHead, 0);
+        frame[kHead - 2] = force;
+        int failed = visit(count, now, force, frame);
+        if (!failed && frame.size() > kHead) failed = flush(frame);
+        return failed ? failed : !rc;
+    }
+
+  private:
+    static constexpr uint32_t kBatch = 4096;
+    static constexpr size_t kHead = 16;
+
+    int visit(uint32_t count, uint64_t now, bool force, std::vector<uint8_t> &frame) {
+        for (uint32_t i = 0; i < count; i++) {
+            const uint8_t *key = keys_.data() + size_t{i} * layout_.key_size;
+            const uint8_t *value = values_.data() + size_t{i} * layout_.value_size;
+            uint64_t arrivals = 0, packets = 0, bytes = 0;
+            for (int s = 0; s < 2; s++) {
+                arrivals += load<uint64_t>(value + layout_.arrivals_at[s]);
+                packets += load<uint64_t>(value + layout_.merged_at[s]);
+                bytes += load<uint64_t>(value + layout_.bytes_at[s]);
+            }
+            result_.flows++;
+            if (!arrivals) continue;
+            book(result_.pending, load<uint32_t>(key + layout_.interface_at), 1, arrivals + packets, bytes);
+            if (!force && now < (load<uint64_t>(value + layout_.end_at) & ~uint64_t{1})) continue;
+            frame.insert(frame.end(), key, key + layout_.key_size);
+            result_.closed++;
+            if (frame.size() < kHead + size_t{keys_per_run_} * layout_.key_size) continue;
+            if (int failed = flush(frame)) return failed;
+        }
+        return 0;
+    }
+
+    int flush(std::vector<uint8_t> &frame) {
+        bpf_test_run_opts opts{};
+        opts.sz = sizeof opts;
+        opts.data_in = frame.data();
+        opts.data_size_in = static_cast<uint32_t>(frame.size());
+        opts.repeat = 1;
+        int failed = bpf_prog_test_run_opts(program_fd_, &opts);
+        frame.resize(kHead);
+        return failed;
+    }
+
+    int flows_fd_, program_fd_;
+    FlowLayout layout_;
+    uint32_t keys_per_run_;
+    std::vector<uint8_t> keys_, values_;
+    bool first_ = true;
+    uint32_t token_ = 0;
+    SweepResult result_;
+};
+
+}  // namespace vtap

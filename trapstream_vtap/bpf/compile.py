@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compile kernel programs with BCC, in a child process that hands the descriptors over.
+
+BCC brings the whole of LLVM into the process; in a child it is given back with the child. The child
+is this module run as a program: it reads what to build from its standard input, and sends one
+message with the descriptors over the socket that it was given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import socket
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import orjson
+
+from trapstream_vtap.errors import RunError
+
+HERE = Path(__file__).parent
+_MOST_DESCRIPTORS = 64
+_MESSAGE_SIZE = 1 << 16
+
+_NO_BCC = (
+    "BCC is missing from this Python: install the distribution's package python3-bpfcc and use an "
+    "environment that sees it (made from /usr/bin/python3 with --system-site-packages); the package "
+    "named bcc of the Python index is something else."
+)
+_NOT_ALLOWED = "The kernel refuses to load BPF programs: run as root (CAP_BPF and CAP_NET_ADMIN)."
+_NO_BPF = "This kernel does not support what is needed of BPF (5.12 or newer is): "
+
+
+@dataclass(frozen=True)
+class Program:
+    """A C function to load: its name, and its kind as BCC calls it (`SCHED_CLS`, …)."""
+
+    name: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to build: the C text, the functions to load, the maps wanted."""
+
+    text: str
+    programs: tuple[Program, ...]
+    maps: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Open descriptors of loaded programs and of maps, by name. They go when they are closed."""
+
+    programs: dict[str, int]
+    maps: dict[str, int]
+
+    def close(self) -> None:
+        """Close all descriptors."""
+        for descriptor in (*self.programs.values(), *self.maps.values()):
+            os.close(descriptor)
+
+
+def load(source: Source) -> Objects:
+    """Compile SOURCE and load it into the kernel.
+
+    Raises:
+        RunError: BCC is missing, we may not, or the kernel will not.
+    """
+    if os.geteuid() != 0:
+        raise RunError(_NOT_ALLOWED)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        child = subprocess.run(
+            [sys.executable, "-m", __name__, str(theirs.fileno())],
+            input=orjson.dumps(asdict(source)),
+            pass_fds=[theirs.fileno()],
+            capture_output=True,
+            check=False,
+        )
+        theirs.close()
+        message, descriptors, _, _ = socket.recv_fds(ours, _MESSAGE_SIZE, _MOST_DESCRIPTORS)
+    if not message:
+        said = child.stderr.decode(errors="replace").strip()
+        raise RunError(f"Compiling the kernel program failed: {said or child.returncode}")
+    answer = orjson.loads(message)
+    if "error" in answer:
+        raise RunError(answer["error"])
+    names = iter(descriptors)
+    return Objects(
+        {program.name: next(names) for program in source.programs},
+        {name: next(names) for name in source.maps},
+    )
+
+
+def _build(source: Source) -> list[int]:
+    """In the child: the descriptors of programs, then maps."""
+    os.environ["BCC_KERNEL_SOURCE"] = str(HERE / "headers")
+    try:
+        from bcc import BPF  # noqa: PLC0415 - the one place that needs it, with LLVM behind it
+    except ImportError as error:
+        raise RunError(_NO_BCC) from error
+    with contextlib.suppress(ValueError, OSError):  # kernels before 5.11 count maps against it
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
+    # BCC's own macros come twice, from its text and from our headers
+    module = BPF(text=source.text, cflags=[f"-I{HERE}", "-Wno-macro-redefined"])
+    loaded = [module.load_func(p.name.encode(), getattr(BPF, p.kind)).fd for p in source.programs]
+    maps = [module[name].map_fd for name in source.maps]
+    # what the module closes at the end must not be what is sent
+    return [os.dup(descriptor) for descriptor in (*loaded, *maps)]
+
+
+def _main() -> None:
+    """The child."""
+    asked = orjson.loads(sys.stdin.buffer.read())
+    source = Source(
+        asked["text"], tuple(Program(**p) for p in asked["programs"]), tuple(asked["maps"])
+    )
+    with socket.socket(fileno=int(sys.argv[1])) as parent:
+        try:
+            descriptors = _build(source)
+        except RunError as error:
+            parent.send(orjson.dumps({"error": str(error)}))
+        except Exception as error:  # noqa: BLE001 - BCC raises bare Exception for all it meets
+            text = str(error)
+            refused = isinstance(error, PermissionError) or os.strerror(errno.EPERM) in text
+            message = _NOT_ALLOWED if refused else f"{_NO_BPF}{text}"
+            parent.send(orjson.dumps({"error": message}))
+        else:
+            socket.send_fds(parent, [b"{}"], descriptors)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The flow probe: every packet into exactly one flow's aggregates, every aggregate into exactly one
+ * summary.
+ *
+ * The text in front of this file is generated: the structures flow_key, flow_record, slot, flow, link
+ * and control (records.py says what their members mean), and as constants KEY_* (the key's fields),
+ * VTAP_* (the programs wanted), FLOW_TABLE_SIZE, INTERVAL_NS (even), STOP_GAP_NS, COARSE_LIMIT_NS,
+ * COARSE_SHIFT, RING_PAGES, LINKS, SWEEP_KEYS.
+ */
+#include <uapi/linux/bpf.h>
+#include "packet.h"
+
+/* A packet begins with its key */
+#define SAME(k, p) _Static_assert(__builtin_offsetof(struct flow_key, k) == __builtin_offsetof(struct packet, p), #k)
+SAME(src_ip, src);
+SAME(dst_ip, dst);
+SAME(dst_port, ports);
+SAME(interface, interface);
+SAME(protocol, traits);
+SAME(vlan, vlan);
+_Static_assert(sizeof(struct flow_key) == __builtin_offsetof(struct packet, payload_at), "size");
+_Static_assert(sizeof(struct flow_key) == __builtin_offsetof(struct flow_record, time), "size");
+
+/*
+ * `end` is the grid line at which the current interval ends; its lowest bit says which slot gathers.
+ * Who moves `end` on with compare-and-swap owns the other slot, which nobody else fills any more, and
+ * hands it over. A straggler (a CPU that read `end` just before) is not lost: it stays in its slot
+ * until that one's turn.
+ */
+
+BPF_TABLE("lru_hash", struct flow_key, struct flow, flows, FLOW_TABLE_SIZE);
+BPF_RINGBUF_OUTPUT(summaries, RING_PAGES);
+BPF_RINGBUF_OUTPUT(wakeups, 1);
+BPF_PERCPU_ARRAY(links, struct link, LINKS);
+BPF_ARRAY(controls, struct control, 1);
+
+static __always_inline struct link *link_of(u32 interface)
+{
+	u32 i = interface < LINKS ? interface : 0;
+
+	return links.lookup(&i);
+}
+
+static __always_inline struct control *control(void)
+{
+	u32 zero = 0;
+
+	return controls.lookup(&zero);
+}
+
+/* The grid line behind NOW (both CLOCK_MONOTONIC); the grid is aligned to the wall clock. */
+static __always_inline u64 next_line(struct control *c, u64 now)
+{
+	u64 wall = now + c->clock_offset;
+
+	return wall - wall % INTERVAL_NS + INTERVAL_NS - c->clock_offset;
+}
+
+/*
+ * Close the current interval of F if it is over, or in any case if FORCE. Returns the `end` that is
+ * then in force. When the ring is full nothing is closed and the flow goes on gathering.
+ */
+static __always_inline u64 close_interval(struct flow_key *key, struct flow *f, u64 now,
+					  const bool by_packet, bool force)
+{
+	u64 end = *(volatile u64 *)&f->end;
+	u64 line = end & ~1ULL;
+	u64 start, next, after;
+	struct control *c;
+	struct slot *s;
+	struct flow_record *r;
+
+	if (now < line && !force)
+		return end;
+	c = control();
+	if (!c)
+		return end;
+	after = next_line(c, now);
+	next = (now < line ? line : after) | (~end & 1);
+	s = &f->slot[end & 1];
+	if (!*(volatile u64 *)&s->arrivals) {
+		if (__sync_val_compare_and_swap(&f->end, end, next) != end)
+			return *(volatile u64 *)&f->end;
+		f->start = after - INTERVAL_NS;
+		return next;
+	}
+	r = summaries.ringbuf_reserve(sizeof(*r));
+	if (!r) {
+		struct link *l = link_of(key->interface);
+
+		if (l)
+			l->ring_full++;
+		if (by_packet)
+			s->overdue = 1;
+		return end;
+	}
+	start = f->start;
+	if (__sync_val_compare_and_swap(&f->end, end, next) != end) {
+		summaries.ringbuf_discard(r, BPF_RB_NO_WAKEUP);
+		return *(volatile u64 *)&f->end;
+	}
+	/* What came too late for its own interval makes the record end where it really ends. */
+	if (now < line)
+		line = now;
+	else if (s->overdue)
+		line = after - INTERVAL_NS;
+	s->overdue = 0;
+	f->start = now < (end & ~1ULL) ? now : after - INTERVAL_NS;
+	__builtin_memcpy(r, key, sizeof(*key)); /* a record begins with its key */
+	r->time = line + c->clock_offset;
+	r->duration = line - start;
+	r->iat_count = __sync_lock_test_and_set(&s->arrivals, 0);
+	r->packets = r->iat_count + __sync_lock_test_and_set(&s->merged, 0);
+	r->bytes = __sync_lock_test_and_set(&s->bytes, 0);
+	r->payload_bytes = __sync_lock_test_and_set(&s->payload, 0);
+	r->iat_count -= __sync_lock_test_and_set(&s->stops, 0);
+	r->iat_sum = __sync_lock_test_and_set(&s->iat_sum, 0);
+	r->iat_squares = __sync_lock_test_and_set(&s->iat_squares, 0);
+	r->iat_squares_coarse = __sync_lock_test_and_set(&s->iat_squares_coarse, 0);
+	r->iat_min = ~__sync_lock_test_and_set(&s->iat_min_inverted, 0);
+	r->iat_max = __sync_lock_test_and_set(&s->iat_max, 0);
+	summaries.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
+	return next;
+}
+
+static __always_inline void raise_to(u64 *extreme, u64 value)
+{
+	u64 seen;
+	int i;
+
+#pragma unroll
+	for (i = 0; i < 4; i++) { /* each failure means that another CPU raised it meanwhile */
+		seen = *(volatile u64 *)extreme;
+		if (likely(value <= seen))
+			return;
+		if (__sync_val_compare_and_swap(extreme, seen, value) == seen)
+			return;
+	}
+}
+
+static __always_inline void count(struct flow_key *key, struct flow *f, u64 now, u32 packets,
+				  u32 bytes, u32 payload)
+{
+	u64 end = *(volatile u64 *)&f->end;
+	u64 last, gap, iat;
+	struct slot *s;
+
+	if (unlikely(now >= (end & ~1ULL)))
+		end = close_interval(key, f, now, true, false);
+	s = &f->slot[end & 1];
+	last = __sync_lock_test_and_set(&f->last, now);
+	__sync_fetch_and_add(&s->arrivals, 1);
+	__sync_fetch_and_add(&s->bytes, bytes);
+	if (payload)
+		__sync_fetch_and_add(&s->payload, payload);
+	if (unlikely(packets > 1))
+		__sync_fetch_and_add(&s->merged, packets - 1);
+	/* Two CPUs may take their times in one order and get here in the other: the sum stays true */
+	gap = now - last;
+	iat = (s64)gap < 0 ? -gap : gap;
+	if (unlikely(!last || iat > STOP_GAP_NS)) {
+		__sync_fetch_and_add(&s->stops, 1);
+		return;
+	}
+	__sync_fetch_and_add(&s->iat_sum, gap);
+	if (likely(iat < COARSE_LIMIT_NS))
+		__sync_fetch_and_add(&s->iat_squares, iat * iat);
+	else
+		__sync_fetch_and_add(&s->iat_squares_coarse,
+				     (iat >> COARSE_SHIFT) * (iat >> COARSE_SHIFT));
+	raise_to(&s->iat_max, iat);
+	raise_to(&s->iat_min_inverted, ~iat);
+}
+
+static __always_inline struct flow *new_flow(struct flow_key *key, u64 now)
+{
+	struct control *c = control();
+	struct flow fresh = {};
+
+	if (!c)
+		return NULL;
+	fresh.end = next_line(c, now);
+	fresh.start = fresh.end - INTERVAL_NS;
+	flows.insert(key, &fresh); /* fails when another CPU was faster, which is as good */
+	/* So many new flows evict others before the next sweep: have user space sweep at once */
+	if (__sync_fetch_and_add(&c->inserts, 1) + 1 == FLOW_TABLE_SIZE / 4) {
+		u64 *wakeup = wakeups.ringbuf_reserve(sizeof(*wakeup));
+
+		if (wakeup)
+			wakeups.ringbuf_discard(wakeup, BPF_RB_FORCE_WAKEUP);
+	}
+	return flows.lookup(key);
+}
+
+static __always_inline void measure(struct __sk_buff *skb, const bool egress, const bool layer3)
+{
+	u64 now = bpf_ktime_get_ns();
+	struct link *l = link_of(skb->ifindex);
+	struct packet p = { .interface = skb->ifindex, .traits = egress ? TRAITS_EGRESS : 0 };
+	struct flow_key *key = (struct flow_key *)&p;
+	struct flow *f;
+	u32 tag = skb->vlan_present ? 4 : 0; /* on the wire, but not in the frame any more */
+	u32 packets = 1, bytes = skb->len + tag;
+	enum verdict verdict;
+
+	if (unlikely(!l))
+		return;
+	verdict = dissect(skb, &p, layer3);
+	/* A merged packet (GRO, GSO) is many on the wire, each with all the headers */
+	if (unlikely(skb->gso_size)) {
+		u32 headers = p.payload_at + tag;
+
+		packets = skb->gso_segs;
+		if (!packets) /* a sender that the kernel does not trust: a virtual machine */
+			packets = (p.payload + skb->gso_size - 1) / skb->gso_size;
+		if (!packets)
+			packets = 1;
+		if (verdict == IS_IP && packets > 1) {
+			bytes += (packets - 1) * headers;
+			/* only the kernel knows the headers inside a tunnel, and only when it sends */
+			if (skb->wire_len + packets * tag > bytes)
+				bytes = skb->wire_len + packets * tag;
+			p.payload = bytes - packets * headers;
+		}
+	}
+	l->seen_packets += packets;
+	l->seen_bytes += bytes;
+	if (unlikely(verdict == NOT_IP)) {
+		l->not_ip_packets += packets;
+		l->not_ip_bytes += bytes;
+		return;
+	}
+	if (unlikely(verdict == MALFORMED)) {
+		l->malformed_packets += packets;
+		l->malformed_bytes += bytes;
+		return;
+	}
+
+	/* What the user does not tell flows apart by is zero in every key */
+	if (!KEY_SRC_IP)
+		p.src[0] = p.src[1] = 0;
+	if (!KEY_DST_IP)
+		p.dst[0] = p.dst[1] = 0;
+	if (!KEY_SRC_PORT || !KEY_DST_PORT)
+		p.ports &= (KEY_SRC_PORT ? 0xFFFF0000 : 0) | (KEY_DST_PORT ? 0xFFFF : 0);
+	p.traits &= TRAITS_EGRESS | (KEY_PROTOCOL ? TRAITS_PROTOCOL : 0) |
+		    (KEY_SRC_IP || KEY_DST_IP ? TRAITS_FAMILY : 0) |
+		    (KEY_SRC_PORT || KEY_DST_PORT ? TRAITS_PORTS : 0);
+	if (!KEY_VLAN)
+		p.vlan = 0;
+
+	f = flows.lookup(key);
+	if (unlikely(!f))
+		f = new_flow(key, now);
+	if (unlikely(!f)) {
+		l->no_flow_packets += packets;
+		l->no_flow_bytes += bytes;
+		return;
+	}
+	count(key, f, now, packets, bytes, p.payload);
+	l->counted_packets += packets;
+	l->counted_bytes += bytes;
+}
+
+/* Whatever is attached beside these goes on with the packet: TCX_NEXT and TC_ACT_UNSPEC are -1 */
+#define PROGRAM(name, egress, layer3)                                                              \
+	int name(struct __sk_buff *skb)                                                            \
+	{                                                                                          \
+		measure(skb, egress, layer3);                                                      \
+		return -1;                                                                         \
+	}
+
+#ifdef VTAP_INGRESS
+PROGRAM(vtap_ingress, false, false)
+#endif
+#ifdef VTAP_EGRESS
+PROGRAM(vtap_egress, true, false)
+#endif
+#ifdef VTAP_INGRESS_L3
+PROGRAM(vtap_ingress_l3, false, true)
+#endif
+#ifdef VTAP_EGRESS_L3
+PROGRAM(vtap_egress_l3, true, true)
+#endif
+
+/*
+ * Run by user space on a made-up frame: 14 bytes that pass for an Ethernet header, 1 byte that
+ * forces, 1 byte of padding, then keys. Closes the intervals of these flows.
+ */
+int vtap_sweep(struct __sk_buff *skb)
+{
+	u64 now = bpf_ktime_get_ns();
+	struct flow_key key;
+	struct flow *f;
+	u8 force = 0;
+	u32 i;
+
+	bpf_skb_load_bytes(skb, 14, &force, 1);
+	for (i = 0; i < SWEEP_KEYS; i++) {
+		if (bpf_skb_load_bytes(skb, 16 + i * sizeof(key), &key, sizeof(key)))
+			break;
+		f = flows.lookup(&key);
+		if (f)
+			close_interval(&key, f, now, false, force);
+	}
+	return i;
+}

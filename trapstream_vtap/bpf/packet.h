@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What a packet is: from the bytes of a frame to addresses, ports, lengths.
+ *
+ * Nothing is assumed about where the bytes lie: what direct access cannot reach (the packet is not
+ * linear in memory) is read by helper. Every length that a packet claims is checked against what is
+ * really there; a packet that claims more is malformed.
+ */
+#ifndef VTAP_PACKET_H
+#define VTAP_PACKET_H
+
+#define ETH_HEADER 14
+#define ETHERTYPE_IPV4 0x0800 /* IEEE 802 numbers, as the rest */
+#define ETHERTYPE_IPV6 0x86DD
+#define ETHERTYPE_8021Q 0x8100
+#define ETHERTYPE_8021AD 0x88A8
+#define ETHERTYPE_QINQ 0x9100 /* before 802.1ad, still in use */
+
+#define PROTOCOL_ICMP 1 /* IANA protocol numbers */
+#define PROTOCOL_TCP 6
+#define PROTOCOL_UDP 17
+#define PROTOCOL_ICMPV6 58
+#define PROTOCOL_SCTP 132
+#define PROTOCOL_UDPLITE 136
+
+#define IPV6_HOP_BY_HOP 0 /* RFC 8200 section 4 and IANA's list of extension headers */
+#define IPV6_ROUTING 43
+#define IPV6_FRAGMENT 44
+#define IPV6_AUTHENTICATION 51
+#define IPV6_DESTINATION 60
+#define IPV6_MOBILITY 135
+#define IPV6_HIP 139
+#define IPV6_SHIM6 140
+
+#define MAX_VLAN_TAGS 2
+#define MAX_EXTENSION_HEADERS 8
+#define VLAN_PRESENT 0x1000
+
+#define MIN_ICMP 8
+#define MIN_TCP 20
+#define MIN_UDP 8
+#define MIN_SCTP 12
+
+struct vlan_header {
+	__be16 tci;
+	__be16 next;
+};
+
+/* RFC 791 section 3.1 */
+struct ipv4_header {
+	u8 version_ihl;
+	u8 tos;
+	__be16 total_length;
+	__be16 id;
+	__be16 fragment; /* 3 bits of flags, 13 bits of offset */
+	u8 ttl;
+	u8 protocol;
+	__be16 checksum;
+	__be32 src;
+	__be32 dst;
+};
+
+/* RFC 8200 section 3 */
+struct ipv6_header {
+	u8 version_class;
+	u8 class_label[3];
+	__be16 payload_length;
+	u8 next;
+	u8 hop_limit;
+	u64 src[2];
+	u64 dst[2];
+};
+
+/* What all extension headers begin with; `fragment` is a fragment header's (RFC 8200 section 4.5) */
+struct extension_header {
+	u8 next;
+	u8 length;
+	__be16 fragment;
+};
+
+enum verdict { IS_IP, NOT_IP, MALFORMED };
+
+/*
+ * Begins with what `struct flow_key` holds, in words as wide as the hash table reads them: a wide
+ * load from where narrow stores have just been made stalls the processor for longer than the whole
+ * dissection takes.
+ */
+struct packet {
+	u64 src[2], dst[2]; /* IPv4: in the first four bytes, the rest zero */
+	u32 ports;	    /* source in the upper half, destination in the lower; host byte order */
+	u32 interface;
+	u32 traits; /* protocol, family << 8, ports present << 16, direction << 24 */
+	u32 vlan;   /* outermost id | VLAN_PRESENT, the second one 16 bits higher */
+	u32 payload_at; /* where the bytes behind the transport header begin, within the frame */
+	u32 payload;	/* how many there are, in all merged segments together */
+};
+
+#define TRAITS_PROTOCOL 0xFF
+#define TRAITS_IPV4 (4 << 8)
+#define TRAITS_IPV6 (6 << 8)
+#define TRAITS_FAMILY (0xFF << 8)
+#define TRAITS_PORTS (1 << 16)
+#define TRAITS_EGRESS (1 << 24)
+
+/*
+ * Copy the bytes at OFFSET of the frame into the object TO; not 0 where the frame is shorter. The
+ * alignment is a promise that only chooses the width of the copy: BPF's machines read unaligned.
+ */
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+#define WIDTH(object) (sizeof(object) >= 8 ? 8 : sizeof(object))
+#define peek(skb, offset, to)                                                                      \
+	({                                                                                         \
+		void *from_ = (void *)(long)(skb)->data + (offset);                                \
+		int failed_ = 0;                                                                   \
+		if (likely(from_ + sizeof(to) <= (void *)(long)(skb)->data_end))                          \
+			__builtin_memcpy(__builtin_assume_aligned(&(to), WIDTH(to)),               \
+					 __builtin_assume_aligned(from_, WIDTH(to)), sizeof(to)); \
+		else                                                                               \
+			failed_ = bpf_skb_load_bytes(skb, offset, &(to), sizeof(to));              \
+		failed_;                                                                           \
+	})
+
+static __always_inline bool is_vlan(u16 ethertype)
+{
+	return ethertype == htons(ETHERTYPE_8021Q) || ethertype == htons(ETHERTYPE_8021AD) ||
+	       ethertype == htons(ETHERTYPE_QINQ);
+}
+
+/* Behind the IP headers: HEADER bytes of transport header, ROOM bytes with what is behind it. */
+static __always_inline enum verdict payload(struct packet *p, u32 offset, u32 header, u32 room,
+					    u32 traits)
+{
+	if (unlikely(room < header))
+		return MALFORMED;
+	p->traits |= traits;
+	p->payload_at = offset + header;
+	p->payload = room - header;
+	return IS_IP;
+}
+
+/* The transport header at OFFSET, of which the IP header promises ROOM bytes with what is behind. */
+static __always_inline enum verdict transport(struct __sk_buff *skb, struct packet *p, u32 offset,
+					      u32 room, u32 protocol, u32 family)
+{
+	u32 header;
+	u8 data_offset;
+	__be32 ports;
+
+	switch (protocol) {
+	case PROTOCOL_TCP:
+		if (room < MIN_TCP || peek(skb, offset + 12, data_offset))
+			return MALFORMED;
+		header = (data_offset >> 4) * 4;
+		if (header < MIN_TCP)
+			return MALFORMED;
+		break;
+	case PROTOCOL_UDP:
+	case PROTOCOL_UDPLITE:
+		header = MIN_UDP;
+		break;
+	case PROTOCOL_SCTP:
+		header = MIN_SCTP;
+		break;
+	case PROTOCOL_ICMP:
+	case PROTOCOL_ICMPV6:
+		return payload(p, offset, MIN_ICMP, room, protocol | family);
+	default:
+		return payload(p, offset, 0, room, protocol | family);
+	}
+	if (peek(skb, offset, ports))
+		return MALFORMED;
+	p->ports = ntohl(ports);
+	return payload(p, offset, header, room, protocol | family | TRAITS_PORTS);
+}
+
+static __always_inline enum verdict ipv4(struct __sk_buff *skb, struct packet *p, u32 offset)
+{
+	struct ipv4_header ip __attribute__((aligned(8)));
+	u32 length, header, there = skb->len - offset;
+
+	if (peek(skb, offset, ip))
+		return MALFORMED;
+	header = (ip.version_ihl & 0xF) * 4;
+	length = ntohs(ip.total_length);
+	/* more than 64 KiB of merged segments: the length does not fit its field and is 0 */
+	if (unlikely(length == 0 && there > 0xFFFF))
+		length = there;
+	if (unlikely(ip.version_ihl >> 4 != 4 || header < sizeof(ip) || length < header ||
+		     length > there))
+		return MALFORMED;
+	p->src[0] = ip.src;
+	p->dst[0] = ip.dst;
+	offset += header;
+	length -= header;
+	if (unlikely(ip.fragment & htons(0x1FFF))) /* a later fragment has no transport header */
+		return payload(p, offset, 0, length, ip.protocol | TRAITS_IPV4);
+	return transport(skb, p, offset, length, ip.protocol, TRAITS_IPV4);
+}
+
+static __always_inline enum verdict ipv6(struct __sk_buff *skb, struct packet *p, u32 offset)
+{
+	struct ipv6_header ip;
+	struct extension_header x;
+	u32 room, there, next, length, i;
+
+	if (peek(skb, offset, ip))
+		return MALFORMED;
+	offset += sizeof(ip);
+	there = skb->len - offset;
+	room = ntohs(ip.payload_length);
+	/* RFC 2675, and merged segments of more than 64 KiB */
+	if (unlikely(room == 0 && there > 0xFFFF))
+		room = there;
+	if (unlikely(ip.version_class >> 4 != 6 || room > there))
+		return MALFORMED;
+	p->src[0] = ip.src[0];
+	p->src[1] = ip.src[1];
+	p->dst[0] = ip.dst[0];
+	p->dst[1] = ip.dst[1];
+	next = ip.next;
+
+	for (i = 0; i <= MAX_EXTENSION_HEADERS; i++) {
+		switch (next) {
+		case IPV6_HOP_BY_HOP:
+		case IPV6_ROUTING:
+		case IPV6_FRAGMENT:
+		case IPV6_AUTHENTICATION:
+		case IPV6_DESTINATION:
+		case IPV6_MOBILITY:
+		case IPV6_HIP:
+		case IPV6_SHIM6:
+			break;
+		default:
+			return transport(skb, p, offset, room, next, TRAITS_IPV6);
+		}
+		if (i == MAX_EXTENSION_HEADERS || room < 8 || peek(skb, offset, x))
+			return MALFORMED;
+		length = next == IPV6_FRAGMENT	     ? 8 :
+			 next == IPV6_AUTHENTICATION ? (x.length + 2) * 4 :
+						       (x.length + 1) * 8;
+		if (length > room)
+			return MALFORMED;
+		offset += length;
+		room -= length;
+		if (next == IPV6_FRAGMENT && x.fragment & htons(0xFFF8))
+			return payload(p, offset, 0, room, x.next | TRAITS_IPV6);
+		next = x.next;
+	}
+	return MALFORMED;
+}
+
+/*
+ * Fill P, all of it zero but interface and direction, from the frame. LAYER3 is constant: the interface's frames begin with the IP
+ * header (tunnels), not with an Ethernet header.
+ */
+static __always_inline enum verdict dissect(struct __sk_buff *skb, struct packet *p,
+					    const bool layer3)
+{
+	u32 offset = 0, tags = 0, i;
+	u16 ethertype = skb->protocol;
+
+	if (unlikely(skb->vlan_present)) { /* the outermost tag, taken off the frame by driver or kernel */
+		p->vlan = (skb->vlan_tci & 0xFFF) | VLAN_PRESENT;
+		tags = 1;
+	}
+	if (!layer3) {
+		offset = ETH_HEADER;
+		if (peek(skb, 12, ethertype))
+			return MALFORMED;
+#pragma unroll
+		for (i = 0; i <= MAX_VLAN_TAGS; i++) {
+			struct vlan_header tag;
+
+			if (likely(!is_vlan(ethertype)))
+				break;
+			if (tags == MAX_VLAN_TAGS || peek(skb, offset, tag))
+				return MALFORMED;
+			p->vlan |= ((ntohs(tag.tci) & 0xFFF) | VLAN_PRESENT) << (16 * tags);
+			tags++;
+			offset += sizeof(tag);
+			ethertype = tag.next;
+		}
+	}
+	if (likely(ethertype == htons(ETHERTYPE_IPV4)))
+		return ipv4(skb, p, offset);
+	if (ethertype == htons(ETHERTYPE_IPV6))
+		return ipv6(skb, p, offset);
+	return NOT_IP;
+}
+
+#endif

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""InfluxDB line protocol, the subset that every parser of it reads alike.
+
+See: https://docs.influxdata.com/influxdb/v1/write_protocols/line_protocol_reference/
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trapstream_vtap.formats.plan import is_first_value
+from trapstream_vtap.records import Kind, Role
+
+if TYPE_CHECKING:
+    from trapstream_vtap.records import Field, Schema
+
+
+class _Influx:
+    name = "influx"
+    frame = (b"", b"", b"")
+
+    def text(self, value: str) -> bytes:
+        for special in ",= ":
+            value = value.replace(special, "\\" + special)
+        return value.encode()
+
+    def around(self, schema: Schema, exported: Field) -> tuple[bytes, bytes]:
+        if exported.role is Role.TIME:
+            return b" ", b"\n"
+        before = f"{exported.name}=".encode()
+        if exported.role is Role.TAG:
+            lead = schema.measurement.encode() if exported == schema.fields[0] else b""
+            return lead + b"," + before, b""
+        lead = b" " if is_first_value(schema, exported) else b","
+        return lead + before, b"i" if exported.kind is Kind.COUNT else b""
+
+
+INFLUX = _Influx()

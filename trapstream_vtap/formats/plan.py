@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a Schema to the renderer's plan: literal bytes and typed slots.
+
+Whatever needs escaping is escaped here, once, never per record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from trapstream_vtap._native import Plan
+from trapstream_vtap.records import Kind, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from trapstream_vtap.records import Field, Schema
+
+_KINDS = list(Kind)
+_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
+
+
+def safe_text(text: str) -> str:
+    r"""TEXT as it is exported: what no collector can be trusted with, percent-encoded.
+
+    Control characters, backslashes (line protocol cannot say one at the end of a tag, and parsers
+    differ about one before a separator), bytes that are not UTF-8, and the percent sign itself, so
+    that two different names stay different.
+    """
+    raw = text.encode("utf-8", "surrogateescape")
+    out = []
+    for character in raw.decode("utf-8", "surrogateescape"):
+        code = ord(character)
+        if code < 0x20 or 0x7F <= code < 0xA0 or character in "\\%" or 0xDC80 <= code <= 0xDCFF:
+            out += [f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape")]
+        else:
+            out.append(character)
+    return "".join(out)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The names of this run.
+
+    Args:
+        device: What the tag `device` says.
+        interfaces: Interface names by index.
+    """
+
+    device: str
+    interfaces: Mapping[int, str] = field(default_factory=dict)
+
+    def of(self, name: str) -> Mapping[int, str]:
+        """The names that the numbers of column NAME stand for."""
+        return {
+            "interface": self.interfaces,
+            "direction": {0: "ingress", 1: "egress"},
+            "protocol": {n: _PROTOCOLS.get(n, str(n)) for n in range(256)},
+        }[name]
+
+
+class Format(Protocol):
+    """One output format: how records and columns are put into words."""
+
+    @property
+    def name(self) -> str:
+        """The name in `--format`."""
+
+    @property
+    def frame(self) -> tuple[bytes, bytes, bytes]:
+        """What a payload begins with, what stands between records, what it ends with."""
+
+    def text(self, value: str) -> bytes:
+        """VALUE, which is safe text, escaped as the value of a tag."""
+
+    def around(self, schema: Schema, exported: Field) -> tuple[bytes, bytes]:
+        """What stands before and behind the value of an exported column."""
+
+
+def compile_plan(form: Format, schema: Schema, labels: Labels, *, coarse_shift: int = 0) -> Plan:
+    """The renderer's plan for records of SCHEMA in the format FORM.
+
+    Args:
+        form: The format.
+        schema: The records.
+        labels: Names of device and interfaces.
+        coarse_shift: By how many bits inter-arrival times were cut before their coarse squares were
+            summed.
+    """
+    slots = []
+    offsets = schema.layout.offsets
+    sizes = {column.name: column.size for column in schema.layout.columns}
+    for exported in schema.fields:
+        before, behind = form.around(schema, exported)
+        names: Mapping[int, str] = {}
+        width = 0
+        if exported.kind is Kind.CONSTANT:
+            before += form.text(safe_text(labels.device))
+        if exported.kind is Kind.LABEL:
+            names = labels.of(exported.name)
+            width = sizes[exported.columns[0]]
+        slots.append(
+            (
+                _KINDS.index(exported.kind),
+                before,
+                behind,
+                tuple(offsets[name] for name in exported.columns),
+                width,
+                coarse_shift,
+                {number: form.text(safe_text(name)) for number, name in names.items()},
+            )
+        )
+    counts = (offsets["packets"], offsets["bytes"]) if "packets" in offsets else None
+    return Plan(
+        slots, *form.frame, schema.layout.size, offsets["interface"], counts
+    )
+
+
+def is_first_value(schema: Schema, exported: Field) -> bool:
+    """Whether EXPORTED is the first field (it is one that every record has)."""
+    return exported == next(f for f in schema.fields if f.role is Role.VALUE)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network interfaces of this network namespace, asked of the kernel itself.
+
+By ioctl (netdevice(7)), not through /sys, which may show the interfaces of another namespace.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+from dataclasses import dataclass
+
+from trapstream_vtap.errors import UsageError
+
+_SIOCGIFFLAGS = 0x8913  # include/uapi/linux/sockios.h
+_SIOCGIFHWADDR = 0x8927
+_IFF_UP = 0x1  # include/uapi/linux/if.h
+_IFF_LOOPBACK = 0x8
+_ARPHRD_ETHER = 1  # include/uapi/linux/if_arp.h
+_ARPHRD_LOOPBACK = 772
+_NAME_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """A network interface; `ethernet`: whether its frames begin with an Ethernet header."""
+
+    name: str
+    index: int
+    up: bool
+    loopback: bool
+    ethernet: bool
+
+
+def interfaces() -> dict[str, Interface]:
+    """All interfaces by name."""
+    found = {}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        for index, name in socket.if_nameindex():
+            request = struct.pack(f"{_NAME_SIZE}s24x", name.encode("utf-8", "surrogateescape"))
+            try:
+                flags = fcntl.ioctl(asking, _SIOCGIFFLAGS, request)
+                hardware = fcntl.ioctl(asking, _SIOCGIFHWADDR, request)
+            except OSError:  # gone since it was listed
+                continue
+            (flag,) = struct.unpack_from("H", flags, _NAME_SIZE)
+            (family,) = struct.unpack_from("H", hardware, _NAME_SIZE)
+            found[name] = Interface(
+                name,
+                index,
+                up=bool(flag & _IFF_UP),
+                loopback=bool(flag & _IFF_LOOPBACK),
+                ethernet=family in (_ARPHRD_ETHER, _ARPHRD_LOOPBACK),
+            )
+    return found
+
+
+def choose(names: tuple[str, ...]) -> tuple[Interface, ...]:
+    """The interfaces called NAMES, each once; with no names, all that are up, except loopback.
+
+    Raises:
+        UsageError: There is no such interface, or none is up.
+    """
+    known = interfaces()
+    if not names:
+        chosen = tuple(i for i in known.values() if i.up and not i.loopback)
+        if not chosen:
+            raise UsageError("No interface is up; name one with --interface.")
+        return chosen
+    for name in names:
+        if name not in known:
+            there = ", ".join(sorted(known))
+            raise UsageError(f"There is no interface {name!r}; there are {there}.")
+    return tuple(known[name] for name in dict.fromkeys(names))

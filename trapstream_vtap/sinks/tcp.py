@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TCP: payloads one behind the other; settled is what the peer's kernel has acknowledged."""
+
+from __future__ import annotations
+
+import fcntl
+import select
+import socket
+import struct
+import termios
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import threading
+
+    from trapstream_vtap.config import Collector
+
+_CONNECT_SECONDS = 5.0
+_POLL_SECONDS = 0.2
+
+
+class TcpSink:
+    """One connection at a time to a collector's TCP port.
+
+    Args:
+        collector: Where to.
+        give_up: When set, a `send` that waits for the peer to read raises instead.
+    """
+
+    def __init__(self, collector: Collector, give_up: threading.Event) -> None:
+        self._collector = collector
+        self._give_up = give_up
+        self._socket: socket.socket | None = None
+        self._written = 0
+        self._ends: deque[int] = deque()
+
+    def __str__(self) -> str:
+        """The collector as messages name it."""
+        return f"{self._collector} (tcp)"
+
+    def open(self) -> None:
+        """Connect.
+
+        Raises:
+            OSError: It is not to be had now.
+        """
+        self.close()
+        connection = socket.socket(self._collector.family, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(_CONNECT_SECONDS)
+            connection.connect(self._collector.address)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        except BaseException:
+            connection.close()
+            raise
+        self._socket, self._written = connection, 0
+        self._ends.clear()
+
+    def send(self, data: bytes) -> None:
+        """Write a whole payload, however long the peer takes.
+
+        Raises:
+            OSError: The connection is lost, and with it everything that has not settled.
+        """
+        connection = self._connected()
+        self._ends.append(self._written + len(data))
+        rest = memoryview(data)
+        while rest:
+            _, writable, _ = select.select([], [connection], [], _POLL_SECONDS)
+            if writable:
+                done = connection.send(rest)
+                self._written += done
+                rest = rest[done:]
+            elif self._give_up.is_set():
+                raise TimeoutError("the collector does not read")
+
+    def settled(self) -> int:
+        """How many more payloads the peer has acknowledged since the last call, oldest first.
+
+        Raises:
+            OSError: The connection is lost.
+        """
+        connection = self._connected()
+        waiting = fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4))
+        acknowledged = self._written - struct.unpack("i", waiting)[0]
+        count = 0
+        while self._ends and self._ends[0] <= acknowledged:
+            self._ends.popleft()
+            count += 1
+        if not count and self._ends:
+            self._check(connection)
+        return count
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._socket:
+            self._socket.close()
+            self._socket = None
+
+    def check(self) -> None:
+        """Notice a peer that has gone while there was nothing to send.
+
+        Raises:
+            OSError: It has.
+        """
+        self._check(self._connected())
+
+    @staticmethod
+    def _check(connection: socket.socket) -> None:
+        try:
+            if connection.recv(1, socket.MSG_PEEK) == b"":
+                raise ConnectionResetError("the collector closed the connection")
+            connection.recv(1 << 16)  # answers are nothing to us
+        except BlockingIOError:
+            pass
+
+    def _connected(self) -> socket.socket:
+        if not self._socket:
+            raise ConnectionError("not connected")
+        return self._socket
