@@ -24,8 +24,8 @@ class Capture:
         ifname: Interface name.
         path: The pcap file to write (nanosecond format).
         snaplen: Bytes to keep of each packet; the original length is always kept.
-        direction: `in`, `out` or `inout`, as seen from the interface.
-        filter: In tcpdump's language.
+        filter: In tcpdump's language, but not `inbound` or `outbound`: libpcap also runs a filter
+            itself on the first packets, and does not know their direction there.
     """
 
     def __init__(
@@ -35,11 +35,10 @@ class Capture:
         path: Path,
         *,
         snaplen: int = 128,
-        direction: str = "inout",
         filter: str = "",  # noqa: A002 - the word that tcpdump uses
     ) -> None:
         self._process = namespace.popen(
-            *("tcpdump", "-n", "-i", ifname, "-Q", direction, "-s", str(snaplen), "-w", str(path)),
+            *("tcpdump", "-n", "-i", ifname, "-s", str(snaplen), "-w", str(path)),
             *("-U", "--immediate-mode", "-B", str(BUFFER), "--time-stamp-precision=nano"),
             *("-Z", "root", filter),  # as another user it would not be killed with its parent
             stdin=subprocess.DEVNULL,
@@ -47,6 +46,7 @@ class Capture:
             text=True,
         )
         self._said = ""
+        self._ended = False
         self._news = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -80,7 +80,7 @@ class Capture:
             RuntimeError: When the kernel dropped packets before tcpdump could take them.
         """
         try:
-            # At SIGUSR1 it says how far it is; at SIGINT it would leave what it has not read yet.
+            # At SIGUSR1 it says how far it is; at SIGINT it leaves what it has not read yet.
             deadline = time.monotonic() + DEADLINE
             while True:
                 self._said = ""
@@ -90,6 +90,7 @@ class Capture:
                     break
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"tcpdump does not keep up: {match[0]}")
+                time.sleep(0.01)
             self._process.send_signal(signal.SIGINT)
             match = self._wait_for(r"(\d+) packets? captured(?s:.*?)(\d+) packets? dropped by kernel")
             self._process.wait(DEADLINE)
@@ -106,11 +107,14 @@ class Capture:
                 with self._news:
                     self._said += line
                     self._news.notify_all()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
 
     def _wait_for(self, pattern: str) -> re.Match[str]:
         with self._news:
             found = self._news.wait_for(
-                lambda: re.search(pattern, self._said) or not self._reader.is_alive(), DEADLINE
+                lambda: re.search(pattern, self._said) or self._ended, DEADLINE
             )
         if not isinstance(found, re.Match):
             raise RuntimeError(f"tcpdump did not say “{pattern}”, but:\n{self._said}")

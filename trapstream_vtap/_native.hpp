@@ -3,10 +3,10 @@
 // sweep, which visits every flow once an interval. Everything here runs without Python's lock.
 #pragma once
 
-#include <arpa/inet.h>
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cmath>
@@ -102,26 +102,64 @@ class Ring {
 // The same names as records.Kind
 enum class Kind { CONSTANT, LABEL, ADDRESS, PORT, VLAN, COUNT, RATE, BIT_RATE, MEAN_MS, STDDEV_MS, EXTREME_MS, TIME };
 
-using Labels = std::unordered_map<uint32_t, std::string>;
+// A short literal, copied in one go of fixed size: what is too much is overwritten by what follows.
+class Literal {
+  public:
+    static constexpr size_t kInline = 32;
+
+    Literal() = default;
+    explicit Literal(const std::string &text) : text_(text), size_(text.size()) {
+        std::memcpy(start_, text.data(), std::min(size_, kInline));
+    }
+    size_t size() const { return size_; }
+    char *put(char *to) const {
+        if (size_ <= kInline)
+            std::memcpy(to, start_, kInline);
+        else
+            std::memcpy(to, text_.data(), size_);
+        return to + size_;
+    }
+
+  private:
+    char start_[kInline] = {};
+    std::string text_;
+    size_t size_ = 0;
+};
 
 // One exported column: what stands before and behind it, and where it comes from.
 struct Slot {
     Kind kind;
-    std::string before;
-    std::string behind;
+    Literal before, behind;
     uint32_t at[4] = {0, 0, 0, 0};  // offsets in the record of up to four columns
     uint32_t width = 0;             // of a label's number: 1, 2 or 4 bytes
     uint32_t shift = 0;             // of coarse squares
-    Labels labels;                  // escaped for the format
+    std::vector<Literal> low;       // labels of small numbers, escaped for the format
+    std::unordered_map<uint32_t, Literal> high;
+
+    void label(uint32_t number, const std::string &text) {
+        if (number >= kLow) {
+            high.emplace(number, Literal(text));
+            return;
+        }
+        if (low.size() <= number) low.resize(number + 1);
+        low[number] = Literal(text);
+    }
+
+    const Literal *label(uint32_t number) const {
+        if (number < low.size() && low[number].size()) return &low[number];
+        auto found = high.find(number);
+        return found == high.end() ? nullptr : &found->second;
+    }
 
     size_t longest() const {
         size_t text = 10;  // a number without a label
         switch (kind) {
         case Kind::CONSTANT: text = 0; break;
         case Kind::LABEL:
-            for (auto &label : labels) text = std::max(text, label.second.size());
+            for (auto &literal : low) text = std::max(text, literal.size());
+            for (auto &pair : high) text = std::max(text, pair.second.size());
             break;
-        case Kind::ADDRESS: text = INET6_ADDRSTRLEN - 1; break;
+        case Kind::ADDRESS: text = 39; break;
         case Kind::PORT: text = 5; break;
         case Kind::VLAN: text = 9; break;
         case Kind::COUNT:
@@ -130,10 +168,14 @@ struct Slot {
         }
         return before.size() + text + behind.size();
     }
+
+  private:
+    static constexpr uint32_t kLow = 1024;
 };
 
+// A payload: where its bytes lie in the plan's text, and what it holds.
 struct Payload {
-    std::string data;
+    size_t at = 0, length = 0;
     uint64_t records = 0;
     std::vector<Tally> tallies;
 };
@@ -145,30 +187,96 @@ inline char *put(char *to, const std::string &text) {
 
 inline char *integer(char *to, uint64_t value) { return std::to_chars(to, to + 20, value).ptr; }
 
-// VALUE / 10^PLACES, without trailing zeros but always with a digit behind the point.
+constexpr uint64_t power(int exponent) { return exponent ? 10 * power(exponent - 1) : 1; }
+
+// WHOLE + FRACTION / 10^PLACES, without trailing zeros but always with a digit behind the point.
 template <int PLACES>
-inline char *decimal(char *to, uint64_t value) {
-    constexpr uint64_t scale = [] {
-        uint64_t s = 1;
-        for (int i = 0; i < PLACES; i++) s *= 10;
-        return s;
-    }();
-    to = integer(to, value / scale);
+inline char *decimal(char *to, uint64_t whole, uint64_t fraction) {
+    to = integer(to, whole);
     *to++ = '.';
-    uint64_t rest = value % scale;
-    for (int i = PLACES - 1; i >= 0; i--, rest /= 10) to[i] = static_cast<char>('0' + rest % 10);
-    char *end = to + PLACES;
-    while (end > to + 1 && end[-1] == '0') end--;
+    if (!fraction) {
+        *to++ = '0';
+        return to;
+    }
+    // a leading 1 keeps the zeros behind the point; it lands on the point and gives way to it
+    char *end = integer(to - 1, power(PLACES) + fraction);
+    to[-1] = '.';
+    while (end[-1] == '0') end--;
     return end;
 }
 
-inline uint64_t divide(u128 n, uint64_t d) { return d ? static_cast<uint64_t>((n + d / 2) / d) : 0; }
+template <int PLACES>
+inline char *decimal(char *to, uint64_t scaled) {
+    return decimal<PLACES>(to, scaled / power(PLACES), scaled % power(PLACES));
+}
 
-// Both ways in one place: sqrt(n * squares - sum²) / n, the numerator exact, in picoseconds.
+// a * b / c, rounded half up; in 64 bits where that is enough, which is nearly always
+inline uint64_t scale(uint64_t a, uint64_t b, uint64_t c) {
+    uint64_t product;
+    if (!__builtin_mul_overflow(a, b, &product) && product + c / 2 >= product) return (product + c / 2) / c;
+    return static_cast<uint64_t>((static_cast<u128>(a) * b + c / 2) / c);
+}
+
+// COUNT things of FACTOR units each in DURATION ns, per second, to six places
+inline char *rate(char *to, uint64_t count, uint64_t factor, uint64_t duration) {
+    uint64_t product;
+    if (!duration) return decimal<6>(to, 0, 0);
+    if (__builtin_mul_overflow(count, factor * 1000000000, &product) || duration > power(12)) {
+        u128 scaled = (static_cast<u128>(count) * factor * power(15) + duration / 2) / duration;
+        return decimal<6>(to, static_cast<uint64_t>(scaled / power(6)), static_cast<uint64_t>(scaled % power(6)));
+    }
+    uint64_t whole = product / duration;
+    uint64_t fraction = scale(product % duration, power(6), duration);
+    if (fraction == power(6)) return decimal<6>(to, whole + 1, 0);
+    return decimal<6>(to, whole, fraction);
+}
+
+inline double as_double(u128 value) {
+    return static_cast<double>(static_cast<uint64_t>(value >> 64)) * 18446744073709551616.0 +
+           static_cast<double>(static_cast<uint64_t>(value));
+}
+
+// sqrt(n * squares - sum²) / n, in picoseconds; the difference is exact, so nothing cancels.
 inline uint64_t deviation_ps(uint64_t n, uint64_t sum, u128 squares) {
     u128 left = squares * n, right = static_cast<u128>(sum) * sum;
     if (left <= right) return 0;
-    return static_cast<uint64_t>(std::sqrt(static_cast<long double>(left - right)) / n * 1000 + 0.5L);
+    return static_cast<uint64_t>(std::sqrt(as_double(left - right)) / static_cast<double>(n) * 1000 + 0.5);
+}
+
+inline char *ipv4(char *to, const uint8_t *address) {
+    for (int i = 0; i < 4; i++) {
+        to = std::to_chars(to, to + 3, address[i]).ptr;
+        *to++ = '.';
+    }
+    return to - 1;
+}
+
+// RFC 5952 section 4: lower case, no leading zeros, the longest run of zero groups (the first of
+// equals, at least two) left out.
+inline char *ipv6(char *to, const uint8_t *address) {
+    int best = -1, length = 1;
+    for (int i = 0; i < 8; i++) {
+        int run = i;
+        while (run < 8 && !address[2 * run] && !address[2 * run + 1]) run++;
+        if (run - i > length) best = i, length = run - i;
+        if (run > i) i = run;
+    }
+    for (int i = 0; i < 8; i++) {
+        if (i == best) {
+            *to++ = ':';
+            if (i + length == 8) *to++ = ':';
+            i += length - 1;
+            continue;
+        }
+        if (i) *to++ = ':';
+        to = std::to_chars(to, to + 4, address[2 * i] << 8 | address[2 * i + 1], 16).ptr;
+    }
+    return to;
+}
+
+// Two CPUs that meet may leave the sum of a few tiny gaps below zero by less than they are apart.
+inline uint64_t unsigned_sum(const uint8_t *at) {
+    return static_cast<uint64_t>(std::max<int64_t>(0, load<int64_t>(at)));
 }
 
 inline char *vlan(char *to, uint32_t tags) {
@@ -184,19 +292,18 @@ inline char *vlan(char *to, uint32_t tags) {
 inline char *column(char *to, const Slot &slot, const uint8_t *record) {
     const uint8_t *a = record + slot.at[0], *b = record + slot.at[1];
     char *start = to;
-    to = put(to, slot.before);
+    to = slot.before.put(to);
     switch (slot.kind) {
     case Kind::CONSTANT:
         break;
     case Kind::LABEL: {
         uint32_t number = slot.width == 1 ? *a : load<uint32_t>(a);
-        auto label = slot.labels.find(number);
-        to = label == slot.labels.end() ? integer(to, number) : put(to, label->second);
+        const Literal *label = slot.label(number);
+        to = label ? label->put(to) : integer(to, number);
         break;
     }
     case Kind::ADDRESS:
-        inet_ntop(*b == 4 ? AF_INET : AF_INET6, a, to, INET6_ADDRSTRLEN);
-        to += std::strlen(to);
+        to = *b == 4 ? ipv4(to, a) : ipv6(to, a);
         break;
     case Kind::PORT:
         if (!*b) return start;
@@ -211,15 +318,15 @@ inline char *column(char *to, const Slot &slot, const uint8_t *record) {
         to = integer(to, load<uint64_t>(a));
         break;
     case Kind::RATE:
-        to = decimal<6>(to, divide(static_cast<u128>(load<uint64_t>(a)) * 1000000000000000, load<uint64_t>(b)));
+        to = rate(to, load<uint64_t>(a), 1, load<uint64_t>(b));
         break;
     case Kind::BIT_RATE:
-        to = decimal<6>(to, divide(static_cast<u128>(load<uint64_t>(a)) * 8000000000000000, load<uint64_t>(b)));
+        to = rate(to, load<uint64_t>(a), 8, load<uint64_t>(b));
         break;
     case Kind::MEAN_MS: {
         uint64_t n = load<uint64_t>(a);
         if (!n) return start;
-        to = decimal<9>(to, divide(static_cast<u128>(std::max<int64_t>(0, load<int64_t>(b))) * 1000, n));
+        to = decimal<9>(to, scale(unsigned_sum(b), 1000, n));
         break;
     }
     case Kind::STDDEV_MS: {
@@ -227,7 +334,7 @@ inline char *column(char *to, const Slot &slot, const uint8_t *record) {
         if (!n) return start;
         u128 squares = load<uint64_t>(record + slot.at[2]) +
                        (static_cast<u128>(load<uint64_t>(record + slot.at[3])) << (2 * slot.shift));
-        to = decimal<9>(to, deviation_ps(n, static_cast<uint64_t>(std::max<int64_t>(0, load<int64_t>(b))), squares));
+        to = decimal<9>(to, deviation_ps(n, unsigned_sum(b), squares));
         break;
     }
     case Kind::EXTREME_MS:
@@ -235,7 +342,7 @@ inline char *column(char *to, const Slot &slot, const uint8_t *record) {
         to = decimal<6>(to, load<uint64_t>(b));
         break;
     }
-    return put(to, slot.behind);
+    return slot.behind.put(to);
 }
 
 // A format's plan for one kind of record.
@@ -254,59 +361,56 @@ struct Plan {
     }
 
     // Render `count` records into payloads of at most `most_records` records and `most_bytes` bytes;
-    // what does not even fit alone is booked into `too_large` (given as a payload without data).
+    // what does not even fit alone is booked into `too_large`. The bytes lie in `text`, payload
+    // behind payload, until the next call: memory that is used again needs no new pages.
     void render(const uint8_t *records, size_t count, size_t most_records, size_t most_bytes,
-                std::vector<Payload> &payloads, Payload &too_large) const {
-        const size_t room = longest() + INET6_ADDRSTRLEN;  // inet_ntop wants it all, wherever it stands
-        std::string data;
+                std::vector<Payload> &payloads, Payload &too_large) {
+        const size_t room = longest() + open.size() + 2 * Literal::kInline;  // literals are copied with what is behind them
+        if (text.size() < room) text.resize(room);
         Payload payload;
-        char *to = nullptr;
-        auto begin = [&] {
-            size_t guess = std::min(most_bytes, std::min(count, most_records) * (room / 2 + 1)) + 2 * room;
-            if (data.size() < guess) data.resize(guess);
-            to = put(data.data(), open);
-        };
+        char *to = put(text.data(), open);
         auto finish = [&] {
             to = put(to, close);
-            payload.data.assign(data.data(), static_cast<size_t>(to - data.data()));
+            payload.length = static_cast<size_t>(to - text.data()) - payload.at;
             payloads.push_back(std::move(payload));
             payload = Payload();
+            payload.at = static_cast<size_t>(to - text.data());
         };
-        begin();
         for (size_t i = 0; i < count; i++, records += record_size) {
-            size_t used = static_cast<size_t>(to - data.data());
-            if (data.size() - used < room) {
-                data.resize(2 * data.size() + room);
-                to = data.data() + used;
+            size_t used = static_cast<size_t>(to - text.data());
+            if (text.size() - used < 2 * room) {
+                text.resize(2 * text.size() + 2 * room);
+                to = text.data() + used;
             }
             uint32_t interface = load<uint32_t>(records + interface_at);
             uint64_t packets = counts ? load<uint64_t>(records + packets_at) : 0;
             uint64_t bytes = counts ? load<uint64_t>(records + bytes_at) : 0;
-            char *mark = to;
+            char *end = to;  // of the records before
             if (payload.records) to = put(to, separator);
-            char *text = to;
+            char *begin = to;
             for (auto &slot : slots) to = column(to, slot, records);
-            size_t length = static_cast<size_t>(to - text);
+            size_t length = static_cast<size_t>(to - begin);
             if (open.size() + length + close.size() > most_bytes) {
-                to = mark;
+                to = end;
                 too_large.records++;
                 book(too_large.tallies, interface, 1, packets, bytes);
                 continue;
             }
-            if (payload.records && (payload.records == most_records ||
-                                    static_cast<size_t>(to - data.data()) + close.size() > most_bytes)) {
-                // into the next payload: its beginning overwrites this one, so keep the text aside
-                std::string moved(text, length);
-                to = mark;
+            size_t whole = static_cast<size_t>(to - text.data()) - payload.at + close.size();
+            if (payload.records && (payload.records == most_records || whole > most_bytes)) {
+                size_t shift = close.size() + open.size();  // this record begins the next payload
+                std::memmove(end + shift, begin, length);
+                to = end;
                 finish();
-                begin();
-                to = put(to, moved);
+                to = put(to, open) + length;
             }
             payload.records++;
             book(payload.tallies, interface, 1, packets, bytes);
         }
         if (payload.records) finish();
     }
+
+    std::string text;
 };
 
 // ------------------------------------------------------------------------------------------ sweep

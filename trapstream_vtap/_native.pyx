@@ -30,21 +30,23 @@ cdef extern from "_native.hpp" namespace "vtap" nogil:
     cdef enum class Kind_ "vtap::Kind":
         pass
 
-    cdef cppclass Labels_ "vtap::Labels":
-        string& operator[](uint32_t)
+    cdef cppclass Literal_ "vtap::Literal":
+        Literal_()
+        Literal_(const string&)
 
     cdef cppclass Slot_ "vtap::Slot":
         Slot_()
         Kind_ kind
-        string before
-        string behind
+        Literal_ before
+        Literal_ behind
         uint32_t at[4]
         uint32_t width
         uint32_t shift
-        Labels_ labels
+        void label(uint32_t number, const string& text)
 
     cdef cppclass Payload_ "vtap::Payload":
-        string data
+        size_t at
+        size_t length
         uint64_t records
         vector[Tally_] tallies
 
@@ -58,6 +60,7 @@ cdef extern from "_native.hpp" namespace "vtap" nogil:
         cbool counts
         uint32_t packets_at
         uint32_t bytes_at
+        string text
         size_t longest()
         void render(const uint8_t *records, size_t count, size_t most_records, size_t most_bytes,
                     vector[Payload_]& payloads, Payload_& too_large) except +
@@ -154,14 +157,14 @@ cdef class Plan:
         for kind, before, behind, at, width, shift, labels in slots:
             slot = Slot_()
             slot.kind = <Kind_><int>kind
-            slot.before = before
-            slot.behind = behind
+            slot.before = Literal_(before)
+            slot.behind = Literal_(behind)
             for i, offset in enumerate(at):
                 slot.at[i] = offset
             slot.width = width
             slot.shift = shift
             for number, text in labels.items():
-                slot.labels[<uint32_t>number] = text
+                slot.label(number, text)
             self.plan.slots.push_back(slot)
 
     @property
@@ -184,7 +187,10 @@ cdef class Plan:
             with nogil:
                 self.plan.render(&batch[0], count, most_records, most_bytes, payloads, too_large)
         return (
-            [(<bytes>p.data, p.records, _tallies(p.tallies)) for p in payloads],
+            [
+                (self.plan.text.data()[p.at : p.at + p.length], p.records, _tallies(p.tallies))
+                for p in payloads
+            ],
             (too_large.records, _tallies(too_large.tallies)),
         )
 

@@ -107,6 +107,18 @@ class FlowProbe:
             RunError: It cannot be done, and why.
         """
         objects = compiler.load(source(self._settings))
+        self.prepare(objects)
+        try:
+            for interface in self._settings.interfaces:
+                for direction in self._settings.directions:
+                    program = objects.programs[_PROGRAMS[direction, interface.ethernet]]
+                    self._detach.append(attach.attach(program, interface, direction))
+        except BaseException:
+            self.detach()
+            raise
+
+    def prepare(self, objects: compiler.Objects) -> None:
+        """Take over what has been loaded from `source`."""
         self._maps = objects.maps
         self._cpus = kernel.possible_cpus()
         self._ring = Ring(objects.maps["summaries"], FLOW_RECORD.size)
@@ -124,14 +136,6 @@ class FlowProbe:
             bytes_at=_slot_offsets("bytes"),
         )
         self.keep_clock()
-        try:
-            for interface in self._settings.interfaces:
-                for direction in self._settings.directions:
-                    program = objects.programs[_PROGRAMS[direction, interface.ethernet]]
-                    self._detach.append(attach.attach(program, interface, direction))
-        except BaseException:
-            self.detach()
-            raise
 
     def detach(self) -> None:
         """Detach everywhere; when this returns, no program runs any more."""

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a record costs from the ring buffer to bytes, beside influxdb-client's Point."""
+
+from __future__ import annotations
+
+import ipaddress
+import statistics
+import struct
+import time
+
+from bench import testrun
+from influxdb_client import Point, WritePrecision
+from trapstream_vtap import formats
+from trapstream_vtap.probes import flow
+from trapstream_vtap.records import FLOW_RECORD, flow_schema
+
+TITLE = "(b) The cost of a record"
+FLOWS = 20_000
+ROUNDS = 7
+POINTS = 5_000
+
+
+def main() -> None:
+    """Print the table."""
+    probe = flow.FlowProbe(testrun.settings())
+    objects = testrun.load(testrun.settings())
+    probe.prepare(objects)
+    program = objects.programs["vtap_ingress"]
+    schema = flow_schema()
+    labels = formats.Labels("192.0.2.2", {1: "lo"})
+    influx = formats.compile_plan(formats.INFLUX, schema, labels)
+    as_json = formats.compile_plan(formats.JSON, schema, labels)
+    taken: dict[str, list[float]] = {"ring to batch": [], "batch to line protocol": [], "batch to JSON": []}
+    batch = bytearray()
+    for _ in range(ROUNDS):
+        for number in range(FLOWS):
+            testrun.run(program, _frame(number), 3)
+        batch = bytearray()
+        read = 0.0
+        for _ in probe.sweep(force=True):
+            start = time.perf_counter()
+            while part := probe.read(5000):
+                batch += part
+            read += time.perf_counter() - start
+        count = len(batch) // FLOW_RECORD.size
+        assert count >= FLOWS
+        taken["ring to batch"].append(read / count)
+        for name, plan, limit in (
+            ("batch to line protocol", influx, 1 << 62),
+            ("batch to JSON", as_json, 60_000),
+        ):
+            start = time.perf_counter()
+            plan.render(batch, 5000, limit)
+            taken[name].append((time.perf_counter() - start) / count)
+    point = _point(list(FLOW_RECORD.unpack(batch[: POINTS * FLOW_RECORD.size])))
+    ns = {name: statistics.median(times) * 1e9 for name, times in taken.items()}
+    ours = ns["ring to batch"] + ns["batch to line protocol"]
+    print("| step | ns per record |")
+    print("|---|---|")
+    for name, value in ns.items():
+        print(f"| {name} | {value:.0f} |")
+    print(f"| **ring to line protocol** | **{ours:.0f}** |")
+    print(f"| influxdb-client's `Point`, to line protocol | {point:.0f} |")
+    print(f"| ratio | {point / ours:.0f} |")
+    objects.close()
+
+
+def _frame(number: int) -> bytes:
+    ip = struct.pack(">BBHHHBBHII", 0x45, 0, 128, 0, 0, 64, 17, 0, 0xC0000201, 0xC6336400 + number)
+    udp = struct.pack(">HHHH", 1024 + number % 50_000, 53, 108, 0)
+    return bytes(12) + b"\x08\x00" + ip + udp + bytes(100)
+
+
+def _point(decoded: list[dict[str, int]]) -> float:
+    """Ns per record for the same columns, the values computed beforehand."""
+    best = []
+    for _ in range(3):
+        start = time.perf_counter()
+        for r in decoded:
+            (
+                Point("vtap_flow")
+                .tag("device", "192.0.2.2")
+                .tag("direction", "ingress")
+                .tag("dst_ip", str(ipaddress.IPv4Address(r["dst_ip"][:4])))
+                .tag("dst_port", str(r["dst_port"]))
+                .tag("interface", "lo")
+                .tag("protocol", "udp")
+                .tag("src_ip", str(ipaddress.IPv4Address(r["src_ip"][:4])))
+                .tag("src_port", str(r["src_port"]))
+                .field("packets", r["packets"])
+                .field("bytes", r["bytes"])
+                .field("payload_bytes", r["payload_bytes"])
+                .field("throughput_bytes_per_second", r["bytes"] * 1e9 / r["duration"])
+                .field("goodput_bytes_per_second", r["payload_bytes"] * 1e9 / r["duration"])
+                .field("iat_mean_ms", r["iat_sum"] / r["iat_count"] / 1e6)
+                .field("jitter_ms", 0.123456)
+                .field("iat_min_ms", r["iat_min"] / 1e6)
+                .field("iat_max_ms", r["iat_max"] / 1e6)
+                .time(r["time"], WritePrecision.NS)
+                .to_line_protocol()
+            )
+        best.append((time.perf_counter() - start) / len(decoded))
+    return statistics.median(best) * 1e9

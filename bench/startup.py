@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the command's start to the first packet measured, and the memory it then takes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import statistics
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+from lab.namespace import Namespace, veth
+
+TITLE = "(c) Start-up and memory"
+ROUNDS = 5
+GAP = 0.001  # seconds between packets
+RUN = 6.0
+
+
+def main() -> None:
+    """Print the table."""
+    rows = [_once() for _ in range(ROUNDS)]
+    seconds, peak, child, steady = (statistics.median(column) for column in zip(*rows, strict=True))
+    print("| what | measured |")
+    print("|---|---|")
+    print(f"| start to first packet measured | {seconds:.2f} s |")
+    print(f"| steady memory (RSS) | {steady:.1f} MB |")
+    print(f"| peak memory of the process | {peak:.1f} MB |")
+    print(f"| peak memory of the compiling child, which then ends | {child:.1f} MB |")
+
+
+def _once() -> tuple[float, float, float, float]:
+    with Namespace() as sender, Namespace() as receiver:
+        veth(sender, "bench0", receiver, "bench0", ipv4=("192.0.2.1", "192.0.2.2"))
+        listener = receiver.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        received: list[bytes] = []
+        reader = threading.Thread(target=_read, args=(listener, received))
+        reader.start()
+        times: list[float] = []
+        done = threading.Event()
+        source = sender.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        traffic = threading.Thread(target=_send, args=(source, times, done))
+        traffic.start()
+        start = time.monotonic()
+        process = receiver.popen(
+            *(".venv/bin/vtap-stream", "-f", "json", "-i", "bench0", "127.0.0.1"),
+            str(listener.getsockname()[1]),
+            stderr=subprocess.DEVNULL,
+        )
+        peak_of_child = 0.0
+        while time.monotonic() - start < RUN:
+            peak_of_child = max(peak_of_child, *(_memory(pid, "VmHWM") for pid in _children(process.pid)), 0)
+            time.sleep(0.005)
+        steady, peak = _memory(process.pid, "VmRSS"), _memory(process.pid, "VmHWM")
+        done.set()
+        traffic.join()
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        reader.join()
+        source.close()
+        listener.close()
+        measured = sum(
+            record["packets"]
+            for line in b"".join(received).splitlines()
+            for record in json.loads(line)
+            if record["name"] == "vtap_flow"
+        )
+        return times[len(times) - measured] - start, peak, peak_of_child, steady
+
+
+def _send(out: socket.socket, times: list[float], done: threading.Event) -> None:
+    out.connect(("192.0.2.2", 9))
+    while not done.wait(GAP):
+        times.append(time.monotonic())
+        try:
+            out.send(bytes(100))
+        except ConnectionRefusedError:  # the answer to an earlier one; this one was not sent
+            out.send(bytes(100))
+
+
+def _read(listener: socket.socket, into: list[bytes]) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        while part := connection.recv(1 << 20):
+            into.append(part)
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _memory(pid: int, field: str) -> float:
+    """A field of /proc/PID/status in MB (10^6 bytes); 0 if the process is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(l.split()[1]) * 1024 / 1e6 for l in lines if l.startswith(field)), 0.0)

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flow program by itself: crafted frames in, one at a time; what it made of each out.
+
+The programs are those of the product, compiled and loaded by the product. There are two ways in:
+
+- `FlowProgram.run`: the kernel runs a program on our bytes (BPF_PROG_TEST_RUN). Nothing is attached,
+  and the context may say that the packet is a merged one. The kernel has limits here: what fits in
+  a page, linear memory, no tag taken off by a driver, and not less than the fixed IP header where
+  the frame's first ethertype is IP.
+- `Wire.send`: the frame really goes through a loopback interface of its own, by a packet socket.
+  Frames of more than a page have only their first 14 bytes in linear memory, and at ingress the
+  kernel has taken the outermost VLAN tag off.
+
+See: bpf(2), bpf_prog_test_run_skb() in net/bpf/test_run.c, packet_snd() in net/packet/af_packet.c
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import struct
+import time
+from dataclasses import dataclass, replace
+from functools import cached_property
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, Self
+
+from lab.namespace import Namespace
+from trapstream_vtap.bpf import attach, compile as compiler, kernel
+from trapstream_vtap.config import DIRECTIONS, NS, Collector, Settings
+from trapstream_vtap.interfaces import interfaces
+from trapstream_vtap.probes.flow import source
+from trapstream_vtap.records import FLOW_KEY, FLOW_SLOT, FLOW_STATE, KEY_FIELDS, LINK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+PROGRAMS = ("vtap_ingress", "vtap_egress", "vtap_ingress_l3", "vtap_egress_l3")
+LOOPBACK = 1
+"""The loopback interface's index in every network namespace."""
+
+SHORTEST = 14
+"""The kernel builds no shorter frame (ETH_HLEN)."""
+
+LONGEST = 3500
+"""What the kernel's own headroom and tailroom surely leave of a page of 4096 bytes."""
+
+NOT_LINEAR = 6000
+"""Frames that long, sent on a wire, have only their first 14 bytes in linear memory."""
+
+CONTEXT = {"ifindex": 40, "wire_len": 160, "gso_segs": 164, "gso_size": 176}
+"""Members of `struct __sk_buff` that a test run may set, and their offsets in bytes."""
+
+_CONTEXT_SIZE = 192
+_TABLE_SIZE = 1024
+_DEADLINE = 5.0  # seconds
+_UNSPEC = 0xFFFFFFFF  # TC_ACT_UNSPEC, -1: go on with the packet
+_VLAN_PRESENT = 0x1000
+
+
+class _TestRun(ctypes.Structure):
+    """`struct bpf_test_run_opts` of libbpf 1.1, /usr/include/bpf/bpf.h."""
+
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("data_in", ctypes.c_char_p),
+        ("data_out", ctypes.c_void_p),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("ctx_in", ctypes.c_char_p),
+        ("ctx_out", ctypes.c_void_p),
+        ("ctx_size_in", ctypes.c_uint32),
+        ("ctx_size_out", ctypes.c_uint32),
+        ("retval", ctypes.c_uint32),
+        ("repeat", ctypes.c_int),
+        ("duration", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+        ("batch_size", ctypes.c_uint32),
+    )
+
+
+@dataclass(frozen=True)
+class Flow:
+    """An entry of the flow table: its key, decoded, and what it has gathered.
+
+    An address or protocol that is not part of the key is as the kernel program leaves it: zero.
+    """
+
+    src: IPv4Address | IPv6Address | None
+    dst: IPv4Address | IPv6Address | None
+    protocol: int
+    ports: tuple[int, int] | None
+    vlans: tuple[int, ...]
+    egress: bool
+    interface: int
+    packets: int
+    bytes: int
+    payload_bytes: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one frame did to counters and table."""
+
+    counters: dict[str, int]
+    flows: tuple[Flow, ...]
+
+    def count(self, reason: str) -> tuple[int, int]:
+        """Packets and bytes counted as `seen`, `counted`, `not_ip`, `malformed` or `no_flow`."""
+        return self.counters[f"{reason}_packets"], self.counters[f"{reason}_bytes"]
+
+    @cached_property
+    def reason(self) -> str:
+        """The one reason other than `seen` under which anything was counted."""
+        reasons = [r for r in ("counted", "not_ip", "malformed", "no_flow") if any(self.count(r))]
+        assert len(reasons) == 1, self.counters
+        return reasons[0]
+
+    @property
+    def flow(self) -> Flow:
+        """The one flow into which the frame was counted."""
+        assert len(self.flows) == 1, self.flows
+        return self.flows[0]
+
+
+def settings(
+    key: Sequence[str] = KEY_FIELDS,
+    direction: str = "both",
+    interval: int = 3600 * NS,
+    flow_table_size: int = _TABLE_SIZE,
+    layers: Sequence[bool] = (True, False),
+) -> Settings:
+    """Settings for the loopback interface; LAYERS: with an Ethernet header, without, or both."""
+    loopback = interfaces()["lo"]
+    assert loopback.index == LOOPBACK
+    return Settings(
+        collector=Collector(socket.AF_INET, ("127.0.0.1", 8094)),
+        interfaces=tuple(replace(loopback, ethernet=ethernet) for ethernet in layers),
+        device="127.0.0.1",
+        interval=interval,
+        directions=DIRECTIONS[direction],
+        key=tuple(key),
+        flow_table_size=flow_table_size,
+    )
+
+
+class FlowProgram:
+    """The loaded programs; the flow table is empty between two frames."""
+
+    def __init__(self, key: Sequence[str] = KEY_FIELDS) -> None:
+        """Compile and load for the loopback interface, in both directions and on both layers."""
+        self.objects = compiler.load(source(settings(key)))
+        self._libbpf = ctypes.CDLL("libbpf.so.1")
+        self._cpus = kernel.possible_cpus()
+
+    def close(self) -> None:
+        """Give all of it back to the kernel."""
+        self.objects.close()
+
+    def run(self, frame: bytes, program: str = "vtap_ingress", **context: int) -> Outcome:
+        """Let PROGRAM see FRAME once, with CONTEXT in its `struct __sk_buff`.
+
+        Raises:
+            OSError: The kernel does not build such a frame (EINVAL).
+        """
+        return self.watch(lambda: self._run(self.objects.programs[program], frame, context))
+
+    def watch(self, action: Callable[[], None]) -> Outcome:
+        """What happens to counters and table by ACTION, which makes one packet pass a program."""
+        before = self._counters()
+        action()
+        deadline = time.monotonic() + _DEADLINE
+        while (after := self._counters()) == before:  # ingress has a queue ahead of it
+            if time.monotonic() > deadline:
+                raise TimeoutError("The packet did not reach the program.")
+        counters = {name: n - before[name] for name, n in after.items()}
+        return Outcome(counters, tuple(self._take_flows()))
+
+    def _run(self, program: int, frame: bytes, context: dict[str, int]) -> None:
+        opts = _TestRun(
+            sz=ctypes.sizeof(_TestRun), data_in=frame, data_size_in=len(frame), repeat=1
+        )
+        if context:
+            members = bytearray(_CONTEXT_SIZE)
+            for name, value in context.items():
+                struct.pack_into("=I", members, CONTEXT[name], value)
+            opts.ctx_in, opts.ctx_size_in = bytes(members), _CONTEXT_SIZE
+        failed = self._libbpf.bpf_prog_test_run_opts(program, ctypes.byref(opts))
+        if failed:
+            raise OSError(-failed, os.strerror(-failed))
+        assert opts.retval == _UNSPEC
+
+    def _counters(self) -> dict[str, int]:
+        """Of all interfaces and CPUs together: that interfaces are told apart is a flow's matter."""
+        total = dict.fromkeys(LINK.offsets, 0)
+        for link in range(LOOPBACK + 1):
+            data = kernel.read_element(self.objects.maps["links"], link, LINK.size * self._cpus)
+            for row in LINK.unpack(data):
+                for name, value in row.items():
+                    total[name] += value
+        return total
+
+    def _take_flows(self) -> Iterator[Flow]:
+        """Empty the flow table."""
+        table = self.objects.maps["flows"]
+        key = ctypes.create_string_buffer(FLOW_KEY.size)
+        value = ctypes.create_string_buffer(FLOW_STATE.size)
+        while self._libbpf.bpf_map_get_next_key(table, None, key) == 0:
+            assert self._libbpf.bpf_map_lookup_elem(table, key, value) == 0
+            assert self._libbpf.bpf_map_delete_elem(table, key) == 0
+            yield _flow(key.raw, value.raw)
+
+
+class Wire:
+    """A loopback interface in a namespace of its own, with one direction under the program's eye.
+
+    The kernel there never answers: the frames' destination must not be the interface's address,
+    which is all zero.
+    """
+
+    def __init__(self, program: FlowProgram, direction: attach.Direction) -> None:
+        """Make it, and attach."""
+        self._program = program
+        self._namespace = Namespace()
+        name = f"vtap_{direction.name.lower()}"
+        with self._namespace.entered():
+            loopback = interfaces()["lo"]
+            self._detach = attach.attach(program.objects.programs[name], loopback, direction)
+        self._socket = self._namespace.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        self._socket.bind(("lo", 0))
+
+    def __enter__(self) -> Self:
+        """Made already."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Detach and remove it."""
+        self._detach()
+        self._socket.close()
+        self._namespace.close()
+
+    def send(self, frame: bytes) -> Outcome:
+        """What the program made of FRAME on its way through the interface.
+
+        Raises:
+            OSError: The frame is shorter than an Ethernet header or longer than the interface bears.
+        """
+        return self._program.watch(lambda: self._send(frame))
+
+    def _send(self, frame: bytes) -> None:
+        assert self._socket.send(frame) == len(frame)
+
+
+def _flow(key: bytes, value: bytes) -> Flow:
+    (k,) = FLOW_KEY.unpack(key)
+    slots = list(FLOW_SLOT.unpack(value[FLOW_STATE.offsets["slot"] :]))
+    gathers = value[FLOW_STATE.offsets["end"]] & 1  # the lowest byte's lowest bit
+    slot = slots[gathers]
+    assert not any(slots[1 - gathers].values())
+    assert k["ports"] in (0, 1)
+    vlans = [k["vlan"] & 0xFFFF, k["vlan"] >> 16]
+    return Flow(
+        src=_address(k["src_ip"], k["family"]),
+        dst=_address(k["dst_ip"], k["family"]),
+        protocol=k["protocol"],
+        ports=(k["src_port"], k["dst_port"]) if k["ports"] else None,
+        vlans=tuple(vlan & ~_VLAN_PRESENT for vlan in vlans if vlan & _VLAN_PRESENT),
+        egress=bool(k["direction"]),
+        interface=k["interface"],
+        packets=slot["arrivals"] + slot["merged"],
+        bytes=slot["bytes"],
+        payload_bytes=slot["payload"],
+    )
+
+
+def _address(data: bytes, family: int) -> IPv4Address | IPv6Address | None:
+    if family == 4:  # noqa: PLR2004 - the version
+        assert not any(data[4:])
+        return IPv4Address(data[:4])
+    return IPv6Address(data) if family else None

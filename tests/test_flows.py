@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real traffic in namespaces: what is streamed equals what a capture of the same packets says."""
+
+from __future__ import annotations
+
+import random
+import socket
+import struct
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import captured
+import pytest
+import tap
+
+from lab.capture import Capture
+from lab.namespace import Namespace, veth
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+V4 = ("192.0.2.1", "192.0.2.2")
+V6 = ("2001:db8::1", "2001:db8::2")
+TOLERANCE_MS = 0.005
+
+
+class Wire:
+    """Two namespaces, `sender` and `receiver`, and interface `wire0` in each, joined."""
+
+    def __init__(self, *, offload: bool = False) -> None:
+        self.sender, self.receiver = Namespace(), Namespace()
+        veth(self.sender, "wire0", self.receiver, "wire0", ipv4=V4, ipv6=V6, offload=offload)
+        self._open: list[socket.socket] = []
+
+    def close(self) -> None:
+        """Let the namespaces and the sockets go."""
+        for kept in self._open:
+            kept.close()
+        self.sender.close()
+        self.receiver.close()
+
+    def udp(self, family: int, port: int) -> socket.socket:
+        """A socket that sends to PORT on the other side, where somebody listens."""
+        address = V6[1] if family == socket.AF_INET6 else V4[1]
+        listener = self.receiver.socket(family, socket.SOCK_DGRAM)
+        listener.bind((address, port))
+        sender = self.sender.socket(family, socket.SOCK_DGRAM)
+        sender.connect((address, port))
+        self._open += [listener, sender]
+        return sender
+
+    def tcp(self, family: int, port: int) -> tuple[socket.socket, socket.socket]:
+        """A connection from the sender's side: its two ends."""
+        address = V6[1] if family == socket.AF_INET6 else V4[1]
+        listener = self.receiver.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen()
+        ours = self.sender.socket(family, socket.SOCK_STREAM)
+        ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        ours.connect((address, port))
+        theirs, _ = listener.accept()
+        self._open += [listener, ours, theirs]
+        return ours, theirs
+
+    def ping(self, family: int) -> socket.socket:
+        """A socket that sends ICMP echo requests by `send(request)`."""
+        protocol = socket.IPPROTO_ICMPV6 if family == socket.AF_INET6 else socket.IPPROTO_ICMP
+        sender = self.sender.socket(family, socket.SOCK_RAW, protocol)
+        sender.connect((V6[1] if family == socket.AF_INET6 else V4[1], 0))
+        self._open.append(sender)
+        return sender
+
+
+def echo_request(family: int, sequence: int, size: int) -> bytes:
+    """An ICMP echo request with SIZE bytes of data (RFC 792, RFC 4443)."""
+    kind = 128 if family == socket.AF_INET6 else 8
+    message = struct.pack(">BBHHH", kind, 0, 0, 0x7654, sequence) + bytes(size)
+    if family == socket.AF_INET6:
+        return message  # the kernel fills the checksum in
+    padded = message + bytes(len(message) % 2)
+    total = sum(struct.unpack(f">{len(padded) // 2}H", padded))
+    total = (total >> 16) + (total & 0xFFFF)
+    checksum = ~(total + (total >> 16)) & 0xFFFF
+    return message[:2] + struct.pack(">H", checksum) + message[4:]
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    """A wire without offloads: what passes is what was sent."""
+    wire = Wire()
+    yield wire
+    wire.close()
+
+
+def expect(records: list[dict[str, object]], found: list[captured.Packet]) -> None:
+    """Every flow and interval: counts equal, inter-arrival times within 5 µs."""
+    expected = captured.summaries(found)
+    streamed = {(captured.Flow.of(r), r["timestamp"]): r for r in tap.flows(records)}
+    assert len(streamed) == len(tap.flows(records))
+    ends = {flow: max(end for f, end in expected if f == flow) for flow, _ in expected}
+    # the last interval of a flow may have been closed at the end of the run, off the grid
+    for (flow, end), record in list(streamed.items()):
+        if end % captured.NS:
+            assert end <= ends[flow]
+            del streamed[flow, end]
+            streamed[flow, ends[flow]] = record
+    assert streamed.keys() == expected.keys()
+    for key, summary in expected.items():
+        record = streamed[key]
+        counts = (record["packets"], record["bytes"], record["payload_bytes"])
+        assert counts == summary[:3], key
+        if summary.iat_mean is None:
+            assert "iat_mean_ms" not in record
+            assert "jitter_ms" not in record
+        else:
+            assert record["iat_mean_ms"] == pytest.approx(summary.iat_mean, abs=TOLERANCE_MS), key
+            assert record["jitter_ms"] == pytest.approx(summary.jitter, abs=TOLERANCE_MS), key
+
+
+def paced(seconds: float, gap: float, send: Callable[[int], object], seed: int) -> None:
+    """Call SEND about every GAP seconds, unevenly, but never close to a grid line."""
+    chance = random.Random(seed)
+    end = time.monotonic() + seconds
+    number = 0
+    while time.monotonic() < end:
+        time.sleep(chance.uniform(0.2, 1.8) * gap)
+        tap.wait_past_line()
+        send(number)
+        number += 1
+
+
+def together(*drives: Callable[[], None]) -> None:
+    """Run DRIVES at the same time, each to its end."""
+    threads = [threading.Thread(target=drive) for drive in drives]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_all_protocols_exact(wire: Wire, tmp_path: Path) -> None:
+    """Per flow and interval: packets, bytes, payload exact; jitter within 5 µs of the capture."""
+    path = tmp_path / "in.pcap"
+    with (
+        Capture(wire.receiver, "wire0", path, filter="inbound") as capture,
+        tap.Tap(wire.receiver, "-i", "wire0") as tapped,
+    ):
+        tap.wait_past_line()
+        drives = []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            datagrams, (ours, theirs), ping = (
+                wire.udp(family, 7001),
+                wire.tcp(family, 7002),
+                wire.ping(family),
+            )
+            drives += [
+                lambda s=datagrams: paced(4, 0.010, lambda n: s.send(bytes(n % 1400)), 1),
+                lambda s=ours: paced(4, 0.015, lambda n: s.send(bytes(1 + n % 1300)), 2),
+                lambda s=theirs: paced(4, 0.020, lambda n: s.send(bytes(1 + n % 900)), 3),
+                lambda s=ping, f=family: paced(
+                    4, 0.012, lambda n: s.send(echo_request(f, n, n % 1000)), 4
+                ),
+            ]
+        together(*drives)
+        capture.stop()
+        found = captured.packets(path)
+        records = tapped.stop()
+    expect(records, found)
+    account = tap.agent(records, "wire0")
+    assert account["seen_packets"] == len(found)
+    assert account["seen_bytes"] == sum(packet.bytes for packet in found)
+    assert account["counted_packets"] == account["packets_sent"] == len(found)
+    assert {p.flow.protocol for p in found} == {"udp", "tcp", "icmp", "icmpv6"}

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Line protocol, as InfluxDB's own parser reads it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from expected import INT64_MAX, INTERFACES, SHIFT, Flow, flow_records, keys, names, says_name
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from oracle import Oracle, Point, Refused
+
+from trapstream_vtap import formats
+from trapstream_vtap.records import AGENT, KEY_FIELDS, flow_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trapstream_vtap.records import Schema
+
+deterministic = settings(derandomize=True, deadline=None, max_examples=300)
+interfaces = st.lists(names(), min_size=len(INTERFACES), max_size=len(INTERFACES), unique=True).map(
+    lambda chosen: dict(zip(INTERFACES, chosen, strict=True))
+)
+
+_TEXT = r"(?:[^\x00-\x20\x7f-\x9f\\,=]|\\[ ,=])+"  # escaped where it must be; no backslash else
+_NUMBER = r"(?:\d+i|\d+\.\d+)"
+SAFE_LINE = re.compile(
+    rf"vtap_(?:flow|agent)(?:,[a-z_]+={_TEXT})+ [a-z_]+={_NUMBER}(?:,[a-z_]+={_NUMBER})* \d+"
+)
+"""The safe subset: shared/notes/collectors.md, section 4b."""
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Iterator[Oracle]:
+    """InfluxDB's parser, running."""
+    with Oracle() as running:
+        yield running
+
+
+def rendered(schema: Schema, labels: formats.Labels, batch: bytes) -> bytes:
+    """The one payload that a batch makes."""
+    plan = formats.compile_plan(formats.INFLUX, schema, labels, coarse_shift=SHIFT)
+    ((payload, _, _),), (too_large, _) = plan.render(batch, 10**6, 10**9)
+    assert too_large == 0
+    return payload
+
+
+def numbers(flow: Flow, *, bits: bool) -> dict[str, int | float]:
+    """The fields that a point must have."""
+    decimals = flow.decimals_with(bits=bits)
+    return flow.counts | {name: float(text) for name, text in decimals.items()}
+
+
+@deterministic
+@given(
+    flows=st.lists(flow_records(), min_size=1, max_size=5),
+    device=names(),
+    interface=interfaces,
+    key=keys(),
+    bits=st.booleans(),
+)
+def test_flow_records(  # noqa: PLR0913 - what varies
+    oracle: Oracle,
+    flows: list[Flow],
+    device: str,
+    interface: dict[int, str],
+    key: tuple[str, ...],
+    bits: bool,  # noqa: FBT001 - drawn
+) -> None:
+    """InfluxDB reads from every payload exactly the records that went in, types included."""
+    payload = rendered(
+        flow_schema(key, bits=bits),
+        formats.Labels(device, interface),
+        b"".join(flow.packed for flow in flows),
+    )
+
+    points = oracle.parse(payload)
+
+    assert len(flows) == len(points)
+    for flow, point in zip(flows, points, strict=True):
+        named = {"device": device, "interface": interface[flow.columns["interface"]]}
+        for tag, name in named.items():
+            assert says_name(point.tags.pop(tag), name)
+        expected = Point("vtap_flow", flow.tags_of(key), numbers(flow, bits=bits), flow.time)
+        assert expected == point
+        types = {name: type(value) for name, value in expected.fields.items()}
+        assert types == {name: type(value) for name, value in point.fields.items()}
+
+
+@deterministic
+@given(
+    flows=st.lists(flow_records(), min_size=1, max_size=5),
+    device=names(),
+    interface=interfaces,
+)
+def test_safe_subset(flows: list[Flow], device: str, interface: dict[int, str]) -> None:
+    """Every line keeps to what all parsers read alike, and is as short as a decimal can be."""
+    payload = rendered(
+        flow_schema(KEY_FIELDS),
+        formats.Labels(device, interface),
+        b"".join(flow.packed for flow in flows),
+    )
+
+    *lines, rest = payload.decode().split("\n")
+
+    assert rest == ""
+    for flow, line in zip(flows, lines, strict=True):
+        assert SAFE_LINE.fullmatch(line), line
+        tags = re.findall(r"(?<!\\),([a-z_]+)=", re.split(r"(?<!\\) ", line)[0])
+        assert sorted(set(tags)) == tags
+        fields = dict(pair.split("=") for pair in line.split(" ")[-2].split(","))
+        counts = {name: f"{value}i" for name, value in flow.counts.items()}
+        assert counts | flow.decimals_with(bits=False) == fields
+
+
+@deterministic
+@given(values=st.lists(st.integers(0, INT64_MAX), min_size=20, max_size=20), device=names())
+def test_agent_records(oracle: Oracle, values: list[int], device: str) -> None:
+    """The exporter's own account reaches InfluxDB as integers, all of them."""
+    columns = [c.name for c in AGENT.layout.columns if c.name not in ("interface", "reserved", "time")]
+    counts = dict(zip(columns, values, strict=True))
+    record = AGENT.layout.pack({"interface": 7, "time": 1_700_000_000_000_000_000, **counts})
+
+    payload = rendered(AGENT, formats.Labels(device, {7: "eth0"}), record)
+
+    (point,) = oracle.parse(payload)
+    assert says_name(point.tags.pop("device"), device)
+    assert Point("vtap_agent", {"interface": "eth0"}, counts, 1_700_000_000_000_000_000) == point
+    assert SAFE_LINE.fullmatch(payload.decode()[:-1])
+
+
+@deterministic
+@given(one=names(), other=names())
+@example(one="\\", other="%5C")
+@example(one="a b", other="a\\ b")
+@example(one="\udcc3", other="Ã")
+@example(one="%", other="%25")
+def test_names_stay_apart(oracle: Oracle, one: str, other: str) -> None:
+    """Two different names, as device and as interface, become two different tags."""
+    record = AGENT.layout.pack({"interface": 1})
+
+    (first, second) = (
+        oracle.parse(rendered(AGENT, formats.Labels(name, {1: name}), record))[0]
+        for name in (one, other)
+    )
+
+    assert (one == other) == (first.tags["device"] == second.tags["device"])
+    assert (one == other) == (first.tags["interface"] == second.tags["interface"])
+
+
+def test_interface_without_a_name() -> None:
+    """An interface that has no name in this run is told by its index."""
+    record = AGENT.layout.pack({"interface": 4294967295})
+
+    payload = rendered(AGENT, formats.Labels("d", {}), record)
+
+    assert payload.startswith(b"vtap_agent,device=d,interface=4294967295 ")
+
+
+def test_counts_above_int64_are_refused(oracle: Oracle) -> None:
+    """A count of 2⁶³ would be refused; it takes a century and more of what interfaces can carry.
+
+    At 400 Gbit/s, the byte counter of an interface is there after five years of one run; the other
+    counters, and all of `vtap_flow`, which begin anew with every interval, cannot get there.
+    """
+    fits = AGENT.layout.pack({"interface": 1, "seen_bytes": INT64_MAX})
+    exceeds = AGENT.layout.pack({"interface": 1, "seen_bytes": INT64_MAX + 1})
+    labels = formats.Labels("d", {1: "eth0"})
+
+    assert INT64_MAX == oracle.parse(rendered(AGENT, labels, fits))[0].fields["seen_bytes"]
+    with pytest.raises(Refused, match="value out of range"):
+        oracle.parse(rendered(AGENT, labels, exceeds))
