@@ -85,14 +85,18 @@ class Capture:
             while True:
                 self._said = ""
                 self._process.send_signal(signal.SIGUSR1)
-                match = self._wait_for(r"(\d+) packets? captured, (\d+) packets? received by filter")
+                match = self._wait_for(
+                    r"(\d+) packets? captured, (\d+) packets? received by filter"
+                )
                 if match[1] == match[2]:
                     break
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"tcpdump does not keep up: {match[0]}")
                 time.sleep(0.01)
             self._process.send_signal(signal.SIGINT)
-            match = self._wait_for(r"(\d+) packets? captured(?s:.*?)(\d+) packets? dropped by kernel")
+            match = self._wait_for(
+                r"(\d+) packets? captured(?s:.*?)(\d+) packets? dropped by kernel"
+            )
             self._process.wait(DEADLINE)
         finally:
             self._kill()
@@ -117,7 +121,9 @@ class Capture:
                 lambda: re.search(pattern, self._said) or self._ended, DEADLINE
             )
         if not isinstance(found, re.Match):
-            raise RuntimeError(f"tcpdump did not say “{pattern}”, but:\n{self._said}")
+            raise RuntimeError(  # noqa: TRY004 - not a wrong type, but no match
+                f"tcpdump did not say “{pattern}”, but:\n{self._said}"
+            )
         return found
 
     def _kill(self) -> None:

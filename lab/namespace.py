@@ -115,7 +115,8 @@ class Namespace:
         with self.entered():
             done = subprocess.run(
                 _mortal(command),
-                **{"capture_output": True, "text": True, "check": False, **options},
+                check=False,
+                **{"capture_output": True, "text": True, **options},
             )
         if check and done.returncode:
             error = subprocess.CalledProcessError(
@@ -185,7 +186,8 @@ def veth(
                     f"neigh add {pair[there]} lladdr {macs[there]} dev {name} nud permanent",
                 ]
         if not offload:
-            switches = "tso off gso off gro off tx off rx off".split()
+            features = ("tso", "gso", "gro", "tx", "rx")
+            switches = [word for feature in features for word in (feature, "off")]
             namespace.run("ethtool", "-K", name, *switches)
         namespace.run("ip", "-batch", "-", input="\n".join(commands))
 

@@ -76,10 +76,10 @@ class Server:
 
     def __enter__(self) -> Self:
         self._namespace = self._given or Namespace.current()
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by _stop
+        self._log = tempfile.TemporaryFile()
         self._process: subprocess.Popen[bytes] | None = None
         try:
-            private = f"mount -t tmpfs lab {DIRECTORY} && cat >{CONFIG} && exec \"$@\""
+            private = f'mount -t tmpfs lab {DIRECTORY} && cat >{CONFIG} && exec "$@"'
             self._process = self._namespace.popen(
                 *("unshare", "--mount", "sh", "-c", private, "sh", *self._command()),
                 stdin=subprocess.PIPE,
@@ -231,7 +231,7 @@ class Influxd(Server):
         return series
 
     def udp_stats(self) -> dict[str, int]:
-        """InfluxDB's counters of its UDP listener: pointsRx, pointsParseFail, batchesTx, …"""
+        """InfluxDB's counters of its UDP listener, among them pointsRx and pointsParseFail."""
         (series,) = self.query("SHOW STATS FOR 'udp'")
         return dict(zip(series["columns"], series["values"][0], strict=True))
 

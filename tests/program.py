@@ -53,6 +53,7 @@ CONTEXT = {"ifindex": 40, "wire_len": 160, "gso_segs": 164, "gso_size": 176}
 """Members of `struct __sk_buff` that a test run may set, and their offsets in bytes."""
 
 _CONTEXT_SIZE = 192
+_MTU = 70_000  # more than an IP header can say
 _TABLE_SIZE = 1024
 _DEADLINE = 5.0  # seconds
 _UNSPEC = 0xFFFFFFFF  # TC_ACT_UNSPEC, -1: go on with the packet
@@ -85,19 +86,19 @@ class _TestRun(ctypes.Structure):
 class Flow:
     """An entry of the flow table: its key, decoded, and what it has gathered.
 
-    An address or protocol that is not part of the key is as the kernel program leaves it: zero.
+    What is not part of the key is None or 0.
     """
 
     src: IPv4Address | IPv6Address | None
     dst: IPv4Address | IPv6Address | None
     protocol: int
     ports: tuple[int, int] | None
-    vlans: tuple[int, ...]
-    egress: bool
-    interface: int
-    packets: int
     bytes: int
     payload_bytes: int
+    packets: int = 1
+    vlans: tuple[int, ...] = ()
+    egress: bool = False
+    interface: int = LOOPBACK
 
 
 @dataclass(frozen=True)
@@ -149,9 +150,9 @@ def settings(
 class FlowProgram:
     """The loaded programs; the flow table is empty between two frames."""
 
-    def __init__(self, key: Sequence[str] = KEY_FIELDS) -> None:
-        """Compile and load for the loopback interface, in both directions and on both layers."""
-        self.objects = compiler.load(source(settings(key)))
+    def __init__(self, chosen: Settings) -> None:
+        """Compile and load; CHOSEN is of `settings`."""
+        self.objects = compiler.load(source(chosen))
         self._libbpf = ctypes.CDLL("libbpf.so.1")
         self._cpus = kernel.possible_cpus()
 
@@ -224,6 +225,7 @@ class Wire:
         """Make it, and attach."""
         self._program = program
         self._namespace = Namespace()
+        self._namespace.run("ip", "link", "set", "lo", "mtu", str(_MTU))
         name = f"vtap_{direction.name.lower()}"
         with self._namespace.entered():
             loopback = interfaces()["lo"]

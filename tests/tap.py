@@ -106,7 +106,7 @@ def agent(records: list[dict[str, Any]], interface: str) -> dict[str, Any]:
     return [r for r in records if r["name"] == "vtap_agent" and r["interface"] == interface][-1]
 
 
-def wait_past_line(guard: float = 0.05, interval: float = 1.0) -> None:
+def wait_past_line(guard: float = 0.1, interval: float = 1.0) -> None:
     """Return at a moment that is further than GUARD seconds from any grid line."""
     while not guard < time.time() % interval < interval - guard:
         time.sleep(guard / 2)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 V4 = ("192.0.2.1", "192.0.2.2")
 V6 = ("2001:db8::1", "2001:db8::2")
+INBOUND = f"dst host {V4[1]} or dst host {V6[1]}"
 TOLERANCE_MS = 0.005
 
 
@@ -72,6 +73,15 @@ class Wire:
         sender.connect((V6[1] if family == socket.AF_INET6 else V4[1], 0))
         self._open.append(sender)
         return sender
+
+
+    def settle(self) -> None:
+        """Wait until nothing has passed for longer than an acknowledgement may be delayed."""
+        before, since = self.receiver.counters("wire0"), time.monotonic()
+        while time.monotonic() - since < 0.3:
+            now = self.receiver.counters("wire0")
+            if now != before:
+                before, since = now, time.monotonic()
 
 
 def echo_request(family: int, sequence: int, size: int) -> bytes:
@@ -145,7 +155,7 @@ def test_all_protocols_exact(wire: Wire, tmp_path: Path) -> None:
     """Per flow and interval: packets, bytes, payload exact; jitter within 5 µs of the capture."""
     path = tmp_path / "in.pcap"
     with (
-        Capture(wire.receiver, "wire0", path, filter="inbound") as capture,
+        Capture(wire.receiver, "wire0", path, filter=INBOUND) as capture,
         tap.Tap(wire.receiver, "-i", "wire0") as tapped,
     ):
         tap.wait_past_line()
@@ -165,6 +175,7 @@ def test_all_protocols_exact(wire: Wire, tmp_path: Path) -> None:
                 ),
             ]
         together(*drives)
+        wire.settle()
         capture.stop()
         found = captured.packets(path)
         records = tapped.stop()

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from expected import INT64_MAX, INTERFACES, SHIFT, Flow, flow_records, keys, names, says_name
+from expected import INT64_MAX, INTERFACES, SHIFT, Flow, agree, flow_records, keys, names, says_name
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracle import Oracle, Point, Refused
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from trapstream_vtap.records import Schema
 
-deterministic = settings(derandomize=True, deadline=None, max_examples=300)
+deterministic = settings(derandomize=True, deadline=None, max_examples=200)
 interfaces = st.lists(names(), min_size=len(INTERFACES), max_size=len(INTERFACES), unique=True).map(
     lambda chosen: dict(zip(INTERFACES, chosen, strict=True))
 )
@@ -48,15 +48,18 @@ def rendered(schema: Schema, labels: formats.Labels, batch: bytes) -> bytes:
     return payload
 
 
-def numbers(flow: Flow, *, bits: bool) -> dict[str, int | float]:
-    """The fields that a point must have."""
+def fields(flow: Flow, *, bits: bool) -> dict[str, Any]:
+    """The fields that a point must have; the last place of jitter may differ (`expected.agree`)."""
     decimals = flow.decimals_with(bits=bits)
-    return flow.counts | {name: float(text) for name, text in decimals.items()}
+    values: dict[str, Any] = flow.counts | {name: float(text) for name, text in decimals.items()}
+    if "jitter_ms" in values:
+        values["jitter_ms"] = pytest.approx(values["jitter_ms"], rel=0, abs=1.5e-9)
+    return values
 
 
 @deterministic
 @given(
-    flows=st.lists(flow_records(), min_size=1, max_size=5),
+    flows=st.lists(flow_records(), min_size=1, max_size=3),
     device=names(),
     interface=interfaces,
     key=keys(),
@@ -84,20 +87,20 @@ def test_flow_records(  # noqa: PLR0913 - what varies
         named = {"device": device, "interface": interface[flow.columns["interface"]]}
         for tag, name in named.items():
             assert says_name(point.tags.pop(tag), name)
-        expected = Point("vtap_flow", flow.tags_of(key), numbers(flow, bits=bits), flow.time)
+        expected = Point("vtap_flow", flow.tags_of(key), fields(flow, bits=bits), flow.time)
         assert expected == point
-        types = {name: type(value) for name, value in expected.fields.items()}
-        assert types == {name: type(value) for name, value in point.fields.items()}
+        integers = {name for name, value in point.fields.items() if isinstance(value, int)}
+        assert flow.counts.keys() == integers
 
 
 @deterministic
 @given(
-    flows=st.lists(flow_records(), min_size=1, max_size=5),
+    flows=st.lists(flow_records(), min_size=1, max_size=3),
     device=names(),
     interface=interfaces,
 )
 def test_safe_subset(flows: list[Flow], device: str, interface: dict[int, str]) -> None:
-    """Every line keeps to what all parsers read alike, and is as short as a decimal can be."""
+    """Every line keeps to what all parsers read alike, and writes decimals no longer than need be."""
     payload = rendered(
         flow_schema(KEY_FIELDS),
         formats.Labels(device, interface),
@@ -111,9 +114,10 @@ def test_safe_subset(flows: list[Flow], device: str, interface: dict[int, str]) 
         assert SAFE_LINE.fullmatch(line), line
         tags = re.findall(r"(?<!\\),([a-z_]+)=", re.split(r"(?<!\\) ", line)[0])
         assert sorted(set(tags)) == tags
-        fields = dict(pair.split("=") for pair in line.split(" ")[-2].split(","))
-        counts = {name: f"{value}i" for name, value in flow.counts.items()}
-        assert counts | flow.decimals_with(bits=False) == fields
+        written = dict(pair.split("=") for pair in line.split(" ")[-2].split(","))
+        counts = {name: written.pop(name) for name in flow.counts}
+        assert {name: f"{value}i" for name, value in flow.counts.items()} == counts
+        assert agree(flow.decimals_with(bits=False), written)
 
 
 @deterministic
@@ -161,11 +165,8 @@ def test_interface_without_a_name() -> None:
 
 
 def test_counts_above_int64_are_refused(oracle: Oracle) -> None:
-    """A count of 2⁶³ would be refused; it takes a century and more of what interfaces can carry.
-
-    At 400 Gbit/s, the byte counter of an interface is there after five years of one run; the other
-    counters, and all of `vtap_flow`, which begin anew with every interval, cannot get there.
-    """
+    """InfluxDB refuses a count of 2⁶³, which a byte counter reaches in 5.8 years at 400 Gbit/s."""
+    # Flows begin anew with every interval, and what is refused is a payload of accounts alone.
     fits = AGENT.layout.pack({"interface": 1, "seen_bytes": INT64_MAX})
     exceeds = AGENT.layout.pack({"interface": 1, "seen_bytes": INT64_MAX + 1})
     labels = formats.Labels("d", {1: "eth0"})

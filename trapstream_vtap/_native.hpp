@@ -164,7 +164,9 @@ struct Slot {
         case Kind::VLAN: text = 9; break;
         case Kind::COUNT:
         case Kind::TIME: text = 20; break;
-        default: text = 21; break;  // 20 digits and a point
+        case Kind::RATE:
+        case Kind::BIT_RATE: text = 27; break;  // 20 digits, a point, 6 digits
+        default: text = 21; break;              // 20 digits and a point
         }
         return before.size() + text + behind.size();
     }

@@ -71,6 +71,8 @@ static __always_inline u64 close_interval(struct flow_key *key, struct flow *f, 
 	struct slot *s;
 	struct flow_record *r;
 
+	if (by_packet) /* a receive timestamp runs ahead where the wall clock has just been set forward */
+		now = bpf_ktime_get_ns();
 	if (now < line && !force)
 		return end;
 	c = control();
@@ -173,8 +175,9 @@ static __always_inline void count(struct flow_key *key, struct flow *f, u64 now,
 	raise_to(&s->iat_min_inverted, ~iat);
 }
 
-static __always_inline struct flow *new_flow(struct flow_key *key, u64 now)
+static __always_inline struct flow *new_flow(struct flow_key *key)
 {
+	u64 now = bpf_ktime_get_ns();
 	struct control *c = control();
 	struct flow fresh = {};
 
@@ -193,9 +196,26 @@ static __always_inline struct flow *new_flow(struct flow_key *key, u64 now)
 	return flows.lookup(key);
 }
 
+/*
+ * When the packet arrived, CLOCK_MONOTONIC: the receive timestamp that the kernel gave it, where
+ * there is one (user space has it turned on), as that knows nothing of what has delayed us since.
+ */
+static __always_inline u64 arrival(struct __sk_buff *skb, const bool egress)
+{
+	u64 stamp = egress ? 0 : skb->tstamp;
+	struct control *c;
+
+	if (stamp) {
+		c = control();
+		if (c)
+			return stamp - c->clock_offset;
+	}
+	return bpf_ktime_get_ns();
+}
+
 static __always_inline void measure(struct __sk_buff *skb, const bool egress, const bool layer3)
 {
-	u64 now = bpf_ktime_get_ns();
+	u64 now = arrival(skb, egress);
 	struct link *l = link_of(skb->ifindex);
 	struct packet p = { .interface = skb->ifindex, .traits = egress ? TRAITS_EGRESS : 0 };
 	struct flow_key *key = (struct flow_key *)&p;
@@ -252,7 +272,7 @@ static __always_inline void measure(struct __sk_buff *skb, const bool egress, co
 
 	f = flows.lookup(key);
 	if (unlikely(!f))
-		f = new_flow(key, now);
+		f = new_flow(key);
 	if (unlikely(!f)) {
 		l->no_flow_packets += packets;
 		l->no_flow_bytes += bytes;

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ _RING_HEADER = 8  # bytes that the ring buffer adds to each record
 _SMALLEST_RING = 256 << 10
 _LARGEST_RING = 8 << 20  # mapped twice into our memory
 _CLOCK_STEP_NS = 1_000_000
+_SO_TIMESTAMP = 29  # include/uapi/asm-generic/socket.h
 _PROGRAMS = {
     (attach.Direction.INGRESS, True): "vtap_ingress",
     (attach.Direction.EGRESS, True): "vtap_egress",
@@ -108,6 +110,7 @@ class FlowProbe:
         """
         objects = compiler.load(source(self._settings))
         self.prepare(objects)
+        self._stamping = receive_timestamps()
         try:
             for interface in self._settings.interfaces:
                 for direction in self._settings.directions:
@@ -141,6 +144,7 @@ class FlowProbe:
         """Detach everywhere; when this returns, no program runs any more."""
         while self._detach:
             self._detach.pop()()
+        self._stamping.close()
         kernel.wait_for_programs()
 
     def keep_clock(self) -> bool:
@@ -210,6 +214,16 @@ class FlowProbe:
         kernel.write_element(
             self._maps["controls"], 0, CONTROL.pack({"clock_offset": self._clock_offset})
         )
+
+
+def receive_timestamps() -> socket.socket:
+    """While this is open, the kernel gives every packet that it receives a timestamp.
+
+    See: socket(7), SO_TIMESTAMP
+    """
+    asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    asking.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMP, 1)
+    return asking
 
 
 def _slot_offsets(name: str) -> tuple[int, int]:
