@@ -33,7 +33,7 @@ test: setup  ## run every test; PYTEST_ARGS='-k name' to choose
 lint: setup  ## linter, formatter check, strict type check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/cython-lint --max-line-length 100 trapstream_vtap/_native.pyx
+	PATH=$(BIN):$$PATH cython-lint --max-line-length 100 trapstream_vtap/_native.pyx
 	$(BIN)/mypy trapstream_vtap lab
 
 bench: setup  ## measure the cost of measuring

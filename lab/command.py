@@ -99,5 +99,5 @@ class VtapStream:
         with self._process.stdout as stream:
             for line in stream:
                 self._said.append(line)
-                if line.startswith("measuring"):
+                if line.startswith("vtap-stream: measuring"):
                     self._measuring.set()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a frame is, read from the RFCs in plain Python: the judge of the kernel program's reading.
 
-Written from the documents named below and the rules of the product, not from the program under test.
-A frame is never more than 64 KiB here: merged packets that outgrow their own length field are none
-of this file's business.
+Written from the documents named below and the rules of the product, not from the program under
+test. A frame is never more than 64 KiB here: merged packets that outgrow their own length field are
+none of this file's business.
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ def dissect(frame: bytes, *, ethertype: int | None = None) -> Packet | Not:
                     return Not.WELL_FORMED
                 vlans.append(reader.number(2) % 4096)
                 ethertype = reader.number(2)
-        if ethertype == 0x0800:  # noqa: PLR2004 - RFC 894
+        if ethertype == 0x0800:  # RFC 894
             return _ipv4(reader, tuple(vlans))
-        if ethertype == 0x86DD:  # noqa: PLR2004 - RFC 2464 section 3
+        if ethertype == 0x86DD:  # RFC 2464 section 3
             return _ipv6(reader, tuple(vlans))
     except _MalformedError:
         return Not.WELL_FORMED

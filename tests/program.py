@@ -3,10 +3,10 @@
 
 The programs are those of the product, compiled and loaded by the product. There are two ways in:
 
-- `FlowProgram.run`: the kernel runs a program on our bytes (BPF_PROG_TEST_RUN). Nothing is attached,
-  and the context may say that the packet is a merged one. The kernel has limits here: what fits in
-  a page, linear memory, no tag taken off by a driver, and not less than the fixed IP header where
-  the frame's first ethertype is IP.
+- `FlowProgram.run`: the kernel runs a program on our bytes (BPF_PROG_TEST_RUN). Nothing is
+  attached, and the context may say that the packet is a merged one. The kernel has limits here:
+  what fits in a page, linear memory, no tag taken off by a driver, and not less than the fixed IP
+  header where the frame's first ethertype is IP.
 - `Wire.send`: the frame really goes through a loopback interface of its own, by a packet socket.
   Frames of more than a page have only their first 14 bytes in linear memory, and at ingress the
   kernel has taken the outermost VLAN tag off.
@@ -27,7 +27,8 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Self
 
 from lab.namespace import Namespace
-from trapstream_vtap.bpf import attach, compile as compiler, kernel
+from trapstream_vtap.bpf import attach, kernel
+from trapstream_vtap.bpf import compile as compiler
 from trapstream_vtap.config import DIRECTIONS, NS, Collector, Settings
 from trapstream_vtap.interfaces import interfaces
 from trapstream_vtap.probes.flow import source
@@ -194,7 +195,7 @@ class FlowProgram:
         assert opts.retval == _UNSPEC
 
     def _counters(self) -> dict[str, int]:
-        """Of all interfaces and CPUs together: that interfaces are told apart is a flow's matter."""
+        """Of all interfaces and CPUs together."""
         total = dict.fromkeys(LINK.offsets, 0)
         for link in range(LOOPBACK + 1):
             data = kernel.read_element(self.objects.maps["links"], link, LINK.size * self._cpus)
@@ -247,7 +248,7 @@ class Wire:
         """What the program made of FRAME on its way through the interface.
 
         Raises:
-            OSError: The frame is shorter than an Ethernet header or longer than the interface bears.
+            OSError: The frame is longer than the interface bears.
         """
         return self._program.watch(lambda: self._send(frame))
 
@@ -278,7 +279,7 @@ def _flow(key: bytes, value: bytes) -> Flow:
 
 
 def _address(data: bytes, family: int) -> IPv4Address | IPv6Address | None:
-    if family == 4:  # noqa: PLR2004 - the version
+    if family == 4:
         assert not any(data[4:])
         return IPv4Address(data[:4])
     return IPv6Address(data) if family else None

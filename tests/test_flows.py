@@ -3,106 +3,29 @@
 
 from __future__ import annotations
 
-import random
 import socket
-import struct
-import threading
 import time
 from typing import TYPE_CHECKING
 
 import captured
 import pytest
 import tap
+from traffic import INBOUND, V4, Wire, echo_request, paced, together
 
 from lab.capture import Capture
-from lab.namespace import Namespace, veth
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-V4 = ("192.0.2.1", "192.0.2.2")
-V6 = ("2001:db8::1", "2001:db8::2")
-INBOUND = f"dst host {V4[1]} or dst host {V6[1]}"
 TOLERANCE_MS = 0.005
-
-
-class Wire:
-    """Two namespaces, `sender` and `receiver`, and interface `wire0` in each, joined."""
-
-    def __init__(self, *, offload: bool = False) -> None:
-        self.sender, self.receiver = Namespace(), Namespace()
-        veth(self.sender, "wire0", self.receiver, "wire0", ipv4=V4, ipv6=V6, offload=offload)
-        self._open: list[socket.socket] = []
-
-    def close(self) -> None:
-        """Let the namespaces and the sockets go."""
-        for kept in self._open:
-            kept.close()
-        self.sender.close()
-        self.receiver.close()
-
-    def udp(self, family: int, port: int) -> socket.socket:
-        """A socket that sends to PORT on the other side, where somebody listens."""
-        address = V6[1] if family == socket.AF_INET6 else V4[1]
-        listener = self.receiver.socket(family, socket.SOCK_DGRAM)
-        listener.bind((address, port))
-        sender = self.sender.socket(family, socket.SOCK_DGRAM)
-        sender.connect((address, port))
-        self._open += [listener, sender]
-        return sender
-
-    def tcp(self, family: int, port: int) -> tuple[socket.socket, socket.socket]:
-        """A connection from the sender's side: its two ends."""
-        address = V6[1] if family == socket.AF_INET6 else V4[1]
-        listener = self.receiver.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address, port))
-        listener.listen()
-        ours = self.sender.socket(family, socket.SOCK_STREAM)
-        ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        ours.connect((address, port))
-        theirs, _ = listener.accept()
-        self._open += [listener, ours, theirs]
-        return ours, theirs
-
-    def ping(self, family: int) -> socket.socket:
-        """A socket that sends ICMP echo requests by `send(request)`."""
-        protocol = socket.IPPROTO_ICMPV6 if family == socket.AF_INET6 else socket.IPPROTO_ICMP
-        sender = self.sender.socket(family, socket.SOCK_RAW, protocol)
-        sender.connect((V6[1] if family == socket.AF_INET6 else V4[1], 0))
-        self._open.append(sender)
-        return sender
-
-
-    def settle(self) -> None:
-        """Wait until nothing has passed for longer than an acknowledgement may be delayed."""
-        before, since = self.receiver.counters("wire0"), time.monotonic()
-        while time.monotonic() - since < 0.3:
-            now = self.receiver.counters("wire0")
-            if now != before:
-                before, since = now, time.monotonic()
-
-
-def echo_request(family: int, sequence: int, size: int) -> bytes:
-    """An ICMP echo request with SIZE bytes of data (RFC 792, RFC 4443)."""
-    kind = 128 if family == socket.AF_INET6 else 8
-    message = struct.pack(">BBHHH", kind, 0, 0, 0x7654, sequence) + bytes(size)
-    if family == socket.AF_INET6:
-        return message  # the kernel fills the checksum in
-    padded = message + bytes(len(message) % 2)
-    total = sum(struct.unpack(f">{len(padded) // 2}H", padded))
-    total = (total >> 16) + (total & 0xFFFF)
-    checksum = ~(total + (total >> 16)) & 0xFFFF
-    return message[:2] + struct.pack(">H", checksum) + message[4:]
 
 
 @pytest.fixture
 def wire() -> Iterator[Wire]:
     """A wire without offloads: what passes is what was sent."""
-    wire = Wire()
-    yield wire
-    wire.close()
+    with Wire() as wire:
+        yield wire
 
 
 def expect(records: list[dict[str, object]], found: list[captured.Packet]) -> None:
@@ -128,27 +51,6 @@ def expect(records: list[dict[str, object]], found: list[captured.Packet]) -> No
         else:
             assert record["iat_mean_ms"] == pytest.approx(summary.iat_mean, abs=TOLERANCE_MS), key
             assert record["jitter_ms"] == pytest.approx(summary.jitter, abs=TOLERANCE_MS), key
-
-
-def paced(seconds: float, gap: float, send: Callable[[int], object], seed: int) -> None:
-    """Call SEND about every GAP seconds, unevenly, but never close to a grid line."""
-    chance = random.Random(seed)
-    end = time.monotonic() + seconds
-    number = 0
-    while time.monotonic() < end:
-        time.sleep(chance.uniform(0.2, 1.8) * gap)
-        tap.wait_past_line()
-        send(number)
-        number += 1
-
-
-def together(*drives: Callable[[], None]) -> None:
-    """Run DRIVES at the same time, each to its end."""
-    threads = [threading.Thread(target=drive) for drive in drives]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
 
 
 def test_all_protocols_exact(wire: Wire, tmp_path: Path) -> None:
@@ -185,3 +87,68 @@ def test_all_protocols_exact(wire: Wire, tmp_path: Path) -> None:
     assert account["seen_bytes"] == sum(packet.bytes for packet in found)
     assert account["counted_packets"] == account["packets_sent"] == len(found)
     assert {p.flow.protocol for p in found} == {"udp", "tcp", "icmp", "icmpv6"}
+
+
+@pytest.mark.parametrize("direction", ["egress", "both"])
+def test_direction(wire: Wire, tmp_path: Path, direction: str) -> None:
+    """Egress is what leaves, both is both, and each flow says which it is."""
+    path = tmp_path / "all.pcap"
+    with (
+        Capture(wire.receiver, "wire0", path) as capture,
+        tap.Tap(wire.receiver, "-i", "wire0", "--direction", direction) as tapped,
+    ):
+        ping = wire.ping(socket.AF_INET)  # the kernel answers each
+        tap.wait_past_line()
+        for number in range(20):
+            ping.send(echo_request(socket.AF_INET, number, number))
+        wire.settle()
+        capture.stop()
+        found = captured.packets(path)
+        records = tapped.stop()
+    outward = [packet for packet in found if packet.flow.src_ip == V4[1]]
+    expected = outward if direction == "egress" else found
+    assert len(outward) == 20
+    totals = {
+        (r["src_ip"], r["direction"]): (r["packets"], r["bytes"], r["payload_bytes"])
+        for r in tap.flows(records)
+    }
+    for source in {packet.flow.src_ip for packet in expected}:
+        mine = [packet for packet in expected if packet.flow.src_ip == source]
+        side = "egress" if source == V4[1] else "ingress"
+        assert totals.pop((source, side)) == (
+            len(mine),
+            sum(packet.bytes for packet in mine),
+            sum(packet.payload for packet in mine),
+        )
+    assert not totals
+
+
+def test_stop_of_a_flow(wire: Wire) -> None:
+    """A pause of more than two seconds enters no inter-arrival field."""
+    with tap.Tap(wire.receiver, "-i", "wire0") as tapped:
+        sender = wire.udp(socket.AF_INET, 7001)
+        for pause in (0.02, 0.02, 2.2, 0.02):
+            sender.send(b"x")
+            time.sleep(pause)
+        sender.send(b"x")
+        wire.settle()
+        records = tap.flows(tapped.stop())
+    assert sum(record["packets"] for record in records) == 5
+    longest = [record["iat_max_ms"] for record in records if "iat_max_ms" in record]
+    assert longest
+    assert max(longest) < 1000
+    assert sum("iat_max_ms" not in record for record in records) <= 2
+
+
+def test_bits_and_interval(wire: Wire) -> None:
+    """With --bits rates are eight times the bytes, over the interval's own length."""
+    with tap.Tap(wire.receiver, "-i", "wire0", "--bits", "-t", "0.5") as tapped:
+        sender = wire.udp(socket.AF_INET, 7001)
+        tap.wait_past_line(0.1, 0.5)
+        sender.send(bytes(58))
+        time.sleep(0.6)
+        (record,) = tap.flows(tapped.stop())
+    assert record["timestamp"] % 500_000_000 == 0
+    assert record["throughput_bits_per_second"] == 100 * 8 / 0.5
+    assert record["goodput_bits_per_second"] == 58 * 8 / 0.5
+    assert "throughput_bytes_per_second" not in record

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -32,9 +33,32 @@ class _Key(click.ParamType[tuple[str, ...]]):
             self.fail(str(error), param, ctx)
 
 
+class _Port(click.ParamType[int]):
+    """A TCP or UDP port."""
+
+    name = "port"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        """The number."""
+        if str(value).isdecimal() and 0 < int(value) < 1 << 16:
+            return int(value)
+        self.fail(f"{value!r} is not a port: give a number from 1 to 65535.", param, ctx)
+
+
+class _Seconds(click.FloatRange):
+    """A length of time; unlike any other number, NaN is in every range."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """The number."""
+        seconds = float(super().convert(value, param, ctx))
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+        return seconds
+
+
 @click.command(context_settings=_CONTEXT)
 @click.argument("host", metavar="COLLECTOR_IP")
-@click.argument("port", metavar="COLLECTOR_PORT", type=click.IntRange(1, 65535))
+@click.argument("port", metavar="COLLECTOR_PORT", type=_Port())
 @click.option(
     "-i",
     "--interface",
@@ -64,7 +88,7 @@ class _Key(click.ParamType[tuple[str, ...]]):
     "-t",
     "--interval",
     metavar="SECONDS",
-    type=click.FloatRange(0.1, 3600),
+    type=_Seconds(0.1, 3600),
     default=1.0,
     show_default=True,
     help="Length of a measuring interval, 0.1 to 3600.",
@@ -130,7 +154,7 @@ class _Key(click.ParamType[tuple[str, ...]]):
 @click.option(
     "--duration",
     metavar="SECONDS",
-    type=click.FloatRange(0, min_open=True),
+    type=_Seconds(0, min_open=True),
     help="Stop by itself.  [default: run until SIGINT or SIGTERM]",
 )
 @click.option("-v", "--verbose", is_flag=True, help="A line of progress for each interval.")
@@ -167,7 +191,10 @@ def _settings(
 ) -> config.Settings:
     """The options as one frozen object."""
     collector = config.resolve(host, port)
-    interfaces = choose(tuple(n for name in names for n in config.split(name)))
+    wanted = tuple(word for name in names for word in config.split(name))
+    if names and not wanted:
+        raise UsageError("--interface is empty: name an interface, or leave the option out.")
+    interfaces = choose(wanted)
     if device is not None and not device.strip():
         raise UsageError("--device-ip is empty: give the address that names this device.")
     interval = round(options.pop("interval") * config.NS) & ~1

@@ -83,6 +83,8 @@ class Sender:
         self._queue: deque[Payload] = deque()
         self._unsettled: deque[Payload] = deque()
         self._waiting_bytes = 0
+        self._failures = 0  # connections lost since a payload has settled
+        self._down = False
         self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
         self._thread.start()
 
@@ -122,7 +124,6 @@ class Sender:
             try:
                 self._connect()
                 while payload := self._next():
-                    self._unsettled.append(payload)
                     self._sink.send(payload.data)
                     self._settle()
             except tenacity.RetryError:
@@ -134,29 +135,28 @@ class Sender:
         """Open the sink, however long it takes."""
         attempts = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(OSError),
-            wait=tenacity.wait_exponential_jitter(_FIRST_WAIT, _LONGEST_WAIT),
+            wait=tenacity.wait_exponential(multiplier=_FIRST_WAIT, max=_LONGEST_WAIT)
+            + tenacity.wait_random(0, _FIRST_WAIT),
             stop=tenacity.stop_when_event_set(self._give_up),
             sleep=self._sleep,
-            before_sleep=self._down,
+            before_sleep=self._not_open,
         )
         attempts(self._sink.open)
-        if attempts.statistics["attempt_number"] > 1:
-            self._report(f"Collector {self._sink} is back.")
 
     def _sleep(self, seconds: float) -> None:
         """Wait; when the end is near, not for long."""
         if self._closing.wait(seconds):
             self._give_up.wait(min(seconds, _FIRST_WAIT))
 
-    def _down(self, state: tenacity.RetryCallState) -> None:
+    def _not_open(self, state: tenacity.RetryCallState) -> None:
         """Say that the collector is down, at once and then ever more rarely."""
-        attempt = state.attempt_number
-        if attempt & (attempt - 1) == 0 and state.outcome:
+        self._down = True
+        if _worth_saying(state.attempt_number) and state.outcome:
             why = _reason(state.outcome.exception())
             self._report(f"Collector {self._sink} is down ({why}); records wait in memory.")
 
     def _lost_connection(self, error: OSError) -> None:
-        """Put what has not settled back to the head of the queue."""
+        """Put what has not settled back to the head of the queue, and wait ever longer."""
         with self._changed:
             if self._give_up.is_set():
                 return
@@ -164,17 +164,21 @@ class Sender:
                 self._ledger.failed(payload.tallies)
                 self._queue.appendleft(payload)
             self._unsettled.clear()
-        self._report(f"Collector {self._sink}: {_reason(error)}; sending again.")
-        self._sleep(_FIRST_WAIT)
+        self._down = True
+        self._failures += 1
+        if _worth_saying(self._failures):
+            self._report(f"Collector {self._sink}: {_reason(error)}; sending again.")
+        self._sleep(min(_FIRST_WAIT * 2.0 ** min(self._failures - 1, 9), _LONGEST_WAIT))
 
     def _next(self) -> Payload | None:
-        """The next payload; meanwhile see to those that have not settled. None: give up."""
+        """The next payload, from now on unsettled; meanwhile see to the others. None: give up."""
         while True:
             with self._changed:
                 if self._give_up.is_set():
                     return None
                 if self._queue:
-                    return self._queue.popleft()
+                    self._unsettled.append(self._queue.popleft())
+                    return self._unsettled[-1]
                 self._changed.wait(_SETTLE_SECONDS if self._unsettled else 1.0)
                 if self._queue or self._give_up.is_set():
                     continue
@@ -191,6 +195,14 @@ class Sender:
                 self._waiting_bytes -= len(payload.data)
                 self._ledger.sent(payload.tallies)
             self._changed.notify_all()
+        if self._down:
+            self._report(f"Collector {self._sink} is back.")
+        self._failures, self._down = 0, False
+
+
+def _worth_saying(attempt: int) -> bool:
+    """Whether it is a power of two: at once, and then ever more rarely."""
+    return attempt & (attempt - 1) == 0
 
 
 def _reason(error: BaseException | None) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trapstream_vtap.config import Collector
 
 _CONNECT_SECONDS = 5.0
-_POLL_SECONDS = 0.2
+_POLL_MS = 200
 
 
 class TcpSink:
@@ -67,9 +67,10 @@ class TcpSink:
         connection = self._connected()
         self._ends.append(self._written + len(data))
         rest = memoryview(data)
+        writable = select.poll()  # select(2) takes no descriptor above 1023
+        writable.register(connection, select.POLLOUT)
         while rest:
-            _, writable, _ = select.select([], [connection], [], _POLL_SECONDS)
-            if writable:
+            if writable.poll(_POLL_MS):
                 done = connection.send(rest)
                 self._written += done
                 rest = rest[done:]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,14 +20,14 @@ class UdpSink:
     """Datagrams to a collector's UDP port.
 
     What is lost on the way, or in the collector's receive buffer, nobody tells the sender. Only that
-    the port is closed: then the latest datagram is known to be lost.
+    the port is closed, a round trip later: then none of the latest datagrams can be trusted to have
+    arrived, and some may come twice.
     """
 
     def __init__(self, collector: Collector) -> None:
         self._collector = collector
         self._socket: socket.socket | None = None
-        self._unsettled = 0
-        self._latest = 0.0
+        self._sent: deque[float] = deque()  # when, of those that have not settled
 
     def __str__(self) -> str:
         """The collector as messages name it."""
@@ -45,7 +46,8 @@ class UdpSink:
         except BaseException:
             sending.close()
             raise
-        self._socket, self._unsettled = sending, 0
+        self._socket = sending
+        self._sent.clear()
 
     def send(self, data: bytes) -> None:
         """Send one datagram.
@@ -54,19 +56,20 @@ class UdpSink:
             OSError: Not sent; with ECONNREFUSED, what has not settled is lost, too.
         """
         self._connected().send(data)
-        self._unsettled += 1
-        self._latest = time.monotonic()
+        self._sent.append(time.monotonic())
 
     def settled(self) -> int:
-        """How many more datagrams are as good as delivered: all but one that may yet come back.
+        """How many more datagrams are as good as delivered: no answer has come back in time.
 
         Raises:
             OSError: The collector's port is closed.
         """
         self.check()
-        young = time.monotonic() - self._latest < _ANSWER_SECONDS
-        count = max(0, self._unsettled - young)
-        self._unsettled -= count
+        count = 0
+        answered = time.monotonic() - _ANSWER_SECONDS
+        while self._sent and self._sent[0] < answered:
+            self._sent.popleft()
+            count += 1
         return count
 
     def check(self) -> None:

@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command as a person meets it: sentences, exit codes, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import trapstream_vtap
+from lab.command import COMMAND, VtapStream
+from lab.namespace import Namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEADLINE = 30.0  # seconds
+COLLECTOR = ("127.0.0.1", "8094")
+OPTIONS = (
+    *("--interface", "--format", "--transport", "--interval", "--batch-size", "--device-ip"),
+    *("--direction", "--key", "--bits", "--flow-table-size", "--max-datagram", "--duration"),
+    *("--verbose", "--version", "--help", "-i", "-f", "-t", "-b", "-d", "-v", "--max-memory"),
+)
+SUMMARY = re.compile(r"vtap-stream: \d+ records sent \(\d+ packets\), \d+ records lost.*")
+BPF_SYSCALL = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
+
+USAGE = {
+    "no arguments": ((), "Missing argument 'COLLECTOR_IP'."),
+    "no port": (("127.0.0.1",), "Missing argument 'COLLECTOR_PORT'."),
+    "unknown option": (("--colour", *COLLECTOR), "No such option '?--colour'?[.:].*"),
+    "port 0": (("::1", "0"), ".*'0' is not a port: give a number from 1 to 65535."),
+    "port 65536": (("::1", "65536"), ".*'65536' is not a port: give a number from 1 to 65535."),
+    "port abc": (("::1", "abc"), ".*'abc' is not a port: give a number from 1 to 65535."),
+    "port -1": (("--", "::1", "-1"), ".*'-1' is not a port: give a number from 1 to 65535."),
+    "unknown interface": (
+        ("-i", "nope0", *COLLECTOR),
+        "There is no interface 'nope0'; there are lo.",
+    ),
+    "unknown interface in a list": (
+        ("-i", "lo,nope1", *COLLECTOR),
+        "There is no interface 'nope1'; there are lo.",
+    ),
+    "empty interface": (("-i", ",", *COLLECTOR), "--interface is empty: name an interface.*"),
+    "bytes as interface": (
+        ("-i", os.fsdecode(b"\xff\x1b"), *COLLECTOR),
+        r"There is no interface '\\udcff\\x1b'; there are lo.",
+    ),
+    "no interface up": (COLLECTOR, "No interface is up; name one with --interface."),
+    "unknown key field": (
+        ("--key", "src_ip,colour", *COLLECTOR),
+        ".*There is no key field 'colour'; there are src_ip, dst_ip, src_port, dst_port, "
+        "protocol, vlan.",
+    ),
+    "unknown format": (
+        ("-f", "xml", *COLLECTOR),
+        "Invalid value for '-f' / '--format': 'xml' is not one of 'influx', 'json'.",
+    ),
+    "unknown transport": (
+        ("--transport", "sctp", *COLLECTOR),
+        "Invalid value for '--transport': 'sctp' is not one of 'tcp', 'udp'.",
+    ),
+    "unknown direction": (
+        ("--direction", "up", *COLLECTOR),
+        "Invalid value for '--direction': 'up' is not one of 'ingress', 'egress', 'both'.",
+    ),
+    "unresolvable host": (
+        ("no-such-host.invalid", "8094"),
+        r"Cannot resolve the collector's name 'no-such-host.invalid' \(.+\): give an IP address, "
+        "or check DNS.",
+    ),
+    "not a host name": (
+        ("a..b", "8094"),
+        r"Cannot resolve the collector's name 'a..b' \(not a host name\): give an IP address.*",
+    ),
+    "interval too short": (("-t", "0.09", *COLLECTOR), ".*0.09 is not in the range 0.1<=x<=3600."),
+    "interval too long": (("-t", "3601", *COLLECTOR), ".*3601.0 is not in the range.*3600."),
+    "interval nan": (("-t", "nan", *COLLECTOR), ".*'nan' is not a number of seconds."),
+    "interval word": (("-t", "soon", *COLLECTOR), ".*'--interval': 'soon' is not a valid float.*"),
+    "duration 0": (("--duration", "0", *COLLECTOR), ".*'--duration': 0.0 is not in the range x>0."),
+    "duration inf": (("--duration", "inf", *COLLECTOR), ".*'inf' is not a number of seconds."),
+    "empty device": (
+        ("-i", "lo", "-d", " ", *COLLECTOR),
+        "--device-ip is empty: give the address that names this device.",
+    ),
+    "batch size 0": (("-b", "0", *COLLECTOR), ".*'--batch-size': 0 is not in the range.*"),
+    "flow table size 0": (
+        ("--flow-table-size", "0", *COLLECTOR),
+        ".*'--flow-table-size': 0 is not in the range.*",
+    ),
+    "small datagram": (
+        ("-i", "lo", "--transport", "udp", "--max-datagram", "200", *COLLECTOR),
+        r"--max-datagram 200 is too small: with these options a record may take \d+ bytes.",
+    ),
+    "large datagram": (
+        ("--max-datagram", "65508", *COLLECTOR),
+        ".*'--max-datagram': 65508 is not in the range.*",
+    ),
+}
+
+
+@pytest.fixture
+def namespace() -> Iterator[Namespace]:
+    """A namespace with nothing but loopback, so that no other traffic is measured."""
+    with Namespace() as new:
+        yield new
+
+
+@pytest.fixture
+def listener(namespace: Namespace) -> Iterator[socket.socket]:
+    """A collector on the namespace's loopback, which takes what comes as far as memory goes."""
+    with namespace.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
+        listening.bind((COLLECTOR[0], int(COLLECTOR[1])))
+        listening.listen()
+        yield listening
+
+
+def failure(done: subprocess.CompletedProcess[str], code: int) -> str:
+    """What a command that failed said: nothing but one sentence, after usage if it was that."""
+    assert code == done.returncode, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.splitlines()
+    if code == 2:
+        usage = "Usage: vtap-stream [OPTIONS] COLLECTOR_IP COLLECTOR_PORT"
+        assert [usage, "Try 'vtap-stream --help' for help.", ""] == lines[:3]
+        del lines[:3]
+    (sentence,) = lines
+    return sentence.removeprefix("Error: " if code == 2 else "vtap-stream: ")
+
+
+@pytest.mark.parametrize("case", USAGE)
+def test_usage_errors(namespace: Namespace, case: str) -> None:
+    """Each argument that cannot be taken has its own sentence, and exit code 2."""
+    arguments, sentence = USAGE[case]
+
+    done = namespace.run(str(COMMAND), *arguments, check=False, timeout=DEADLINE)
+
+    assert re.fullmatch(sentence, failure(done, 2))
+
+
+def run_in(namespace: Namespace, *command: str, **environment: str) -> str:
+    """The sentence of a command that fails at run time, in that environment."""
+    done = namespace.run(
+        *(*command, str(COMMAND), "-i", "lo", *COLLECTOR),
+        check=False,
+        timeout=DEADLINE,
+        env={**os.environ, **environment},
+    )
+    return failure(done, 1)
+
+
+def test_not_root(namespace: Namespace) -> None:
+    """Another user than root is told what is missing."""
+    become = ("setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups")
+
+    sentence = run_in(namespace, *become)
+
+    assert sentence.startswith("The kernel refuses to load BPF programs: run as root (CAP_BPF ")
+
+
+def test_root_without_capabilities(namespace: Namespace) -> None:
+    """Root in a container that may not load programs is told the same as another user."""
+    drop = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+
+    sentence = run_in(namespace, *drop)
+
+    assert sentence.startswith("The kernel refuses to load BPF programs: run as root (CAP_BPF ")
+
+
+def test_no_bcc(namespace: Namespace, tmp_path: Path) -> None:
+    """Without BCC the sentence names the distribution's package, and warns of the other one."""
+    (tmp_path / "bcc.py").write_text("raise ImportError('No module named bcc')\n")
+
+    sentence = run_in(namespace, PYTHONPATH=str(tmp_path))
+
+    assert sentence.startswith("BCC is missing from this Python: install")
+    assert "python3-bpfcc" in sentence
+
+
+def test_no_bpf(namespace: Namespace) -> None:
+    """A kernel without bpf(2) is named as the reason, with what the kernel said."""
+    with without_bpf() as wrapper:
+        sentence = run_in(namespace, *wrapper)
+
+    assert sentence.startswith("This kernel does not support what is needed of BPF (5.12 or newer")
+    assert os.strerror(errno.ENOSYS) in sentence
+
+
+@contextlib.contextmanager
+def without_bpf() -> Iterator[tuple[str, ...]]:
+    """A command that runs another one for which bpf(2) does not exist (ENOSYS), by seccomp(2)."""
+    code = (
+        "import ctypes, os, sys; libc = ctypes.CDLL(None); "
+        "text = ctypes.create_string_buffer(bytes.fromhex(sys.argv[1])); "
+        "program = (ctypes.c_void_p * 2)(4, ctypes.addressof(text)); "
+        "assert libc.prctl(38, 1, 0, 0, 0) == 0; "  # PR_SET_NO_NEW_PRIVS
+        "assert libc.prctl(22, 2, program, 0, 0) == 0; "  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+        "os.execv(sys.argv[2], sys.argv[2:])"
+    )
+    instructions = (
+        (0x20, 0, 0, 0),  # load the number of the system call
+        (0x15, 0, 1, BPF_SYSCALL),
+        (0x06, 0, 0, 0x00050000 | errno.ENOSYS),  # SECCOMP_RET_ERRNO
+        (0x06, 0, 0, 0x7FFF0000),  # SECCOMP_RET_ALLOW
+    )
+    text = b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)
+    assert ctypes.sizeof(ctypes.c_void_p) == 8
+    yield (str(COMMAND.with_name("python")), "-c", code, text.hex())
+
+
+def test_no_route(namespace: Namespace) -> None:
+    """Without a route there is no address to tag records with, and the option for it is named."""
+    done = namespace.run(str(COMMAND), "-i", "lo", "192.0.2.1", "8094", check=False)
+
+    assert re.fullmatch(
+        r"No route to the collector 192.0.2.1:8094 \(Network is unreachable\): say with "
+        "--device-ip what the tag device shall be.",
+        failure(done, 1),
+    )
+
+
+def test_version() -> None:
+    """The version is the package's."""
+    done = subprocess.run([COMMAND, "--version"], capture_output=True, text=True, check=True)
+
+    assert f"vtap-stream, version {trapstream_vtap.__version__}\n" == done.stdout
+
+
+def test_help() -> None:
+    """Every option is in the help, each with a text of its own."""
+    done = subprocess.run([COMMAND, "--help"], capture_output=True, text=True, check=True)
+
+    described = re.findall(r"^  (-.+?)(?:  +|\n +)[A-Z]", done.stdout, re.MULTILINE)
+    named = {word for option in described for word in re.findall(r"(?<!\S)--?[a-z-]+", option)}
+    assert named >= set(OPTIONS)
+    assert all(len(line) <= 100 for line in done.stdout.splitlines())
+
+
+def check_end(code: int, said: str) -> None:
+    """A run that ended well: exit code 0, and one line of summary, the last."""
+    assert code == 0, said
+    assert "Traceback" not in said
+    summaries = [line for line in said.splitlines() if SUMMARY.fullmatch(line)]
+    assert said.splitlines()[-1:] == summaries
+
+
+def test_duration(namespace: Namespace, listener: socket.socket) -> None:
+    """It stops by itself, and says in one line what became of the records."""
+    begin = time.monotonic()
+
+    done = namespace.run(str(COMMAND), "-i", "lo", "--duration", "0.5", *COLLECTOR)
+
+    assert time.monotonic() - begin >= 0.5
+    check_end(done.returncode, done.stderr)
+    assert done.stdout == ""
+    assert listener
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals(namespace: Namespace, listener: socket.socket, number: signal.Signals) -> None:
+    """SIGINT and SIGTERM end it as an end: what it measured is sent, and summed up in one line."""
+    with VtapStream(namespace, "-i", "lo", "-t", "3600", *COLLECTOR) as command:
+        command.wait_until_measuring()
+        with namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for _ in range(7):
+                sender.sendto(b"x", ("127.0.0.1", 9))
+        os.kill(command.pid, number)
+        summary = command.wait()
+
+        check_end(0, command.said)
+    assert SUMMARY.fullmatch(summary)
+    connection, _ = listener.accept()
+    with connection, connection.makefile() as stream:
+        lines = list(stream)
+    flows = [line for line in lines if ",dst_port=9," in line]
+    assert sum(int(re.search(r" packets=(\d+)i,", line)[1]) for line in flows) == 7
+    sent = sum(line.startswith("vtap_flow,") for line in lines)
+    assert summary.startswith(f"vtap-stream: {sent} records sent (")
+
+
+def test_interrupt_while_starting(namespace: Namespace, listener: socket.socket) -> None:
+    """Ctrl-C before it measures, which every process of the terminal gets, is an end like any."""
+    process = namespace.popen(
+        *(str(COMMAND), "-i", "lo", *COLLECTOR),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        deadline = time.monotonic() + DEADLINE
+        while not children.read_text().strip():
+            assert time.monotonic() < deadline
+        os.killpg(process.pid, signal.SIGINT)
+        said, _ = process.communicate(timeout=DEADLINE)
+    finally:
+        process.kill()
+        process.wait()
+
+    check_end(process.returncode, said)
+    assert listener
+
+
+def test_collector_down(namespace: Namespace) -> None:
+    """A collector that is down does not stop the measuring; what it missed is summed up as lost."""
+    with VtapStream(namespace, "-i", "lo", "-t", "3600", *COLLECTOR) as command:
+        command.wait_until_measuring()
+        with namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"x", ("127.0.0.1", 9))
+        summary = command.stop()
+
+        check_end(0, command.said)
+        assert "is down (Connection refused); records wait in memory." in command.said
+    assert re.search(r"0 records sent .* [1-9]\d* records lost: undelivered \d+ \(\d+ p", summary)

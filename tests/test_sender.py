@@ -1,0 +1,446 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sender and its sinks against real sockets that are away, die, do not read, or refuse."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, Self
+
+import pytest
+
+from lab.namespace import Namespace, veth
+from trapstream_vtap.config import Collector
+from trapstream_vtap.ledger import Ledger
+from trapstream_vtap.sinks import Payload, Sender, TcpSink, UdpSink, sender as sender_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from types import TracebackType
+
+DEADLINE = 20.0  # seconds
+HOST = "127.0.0.1"
+INTERFACE = 3
+_SO_ATTACH_FILTER = 26  # include/uapi/asm-generic/socket.h
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Return as soon as CONDITION holds.
+
+    Raises:
+        AssertionError: It does not within the deadline.
+    """
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def payload(number: int, size: int = 100) -> bytes:
+    """A line that is told by its number, SIZE bytes with its end."""
+    return f"{number:06}".encode().ljust(size - 1, b".") + b"\n"
+
+
+def numbers_of(lines: Iterable[bytes]) -> list[int]:
+    """The numbers of the lines, none of which may be broken."""
+    found = []
+    for line in lines:
+        number = int(line[:6])
+        assert payload(number, len(line)) == line
+        found.append(number)
+    return found
+
+
+class Sending:
+    """A sender, its ledger, and what it said to the person at the terminal."""
+
+    def __init__(self, kind: type[TcpSink | UdpSink], port: int, **options: object) -> None:
+        self.ledger = Ledger()
+        self.said: list[str] = []
+        give_up = threading.Event()
+        host = str(options.get("host", HOST))
+        collector = Collector(socket.AF_INET, (host, port))
+        sink = TcpSink(collector, give_up) if kind is TcpSink else UdpSink(collector)
+        memory = options.get("memory", 64 << 20)
+        assert isinstance(memory, int)
+        self.sender = Sender(sink, self.ledger, memory, self.said.append, give_up)
+        self.handed = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.sender.close()
+
+    def put(self, *payloads: bytes) -> None:
+        """Hand over payloads as the stream does: one record of two packets in each."""
+        for data in payloads:
+            tally = {INTERFACE: (1, 2, len(data))}
+            self.ledger.handed(tally)
+            self.sender.put(Payload(data, tally))
+            self.handed += 1
+
+    @property
+    def sent(self) -> int:
+        """Records that the ledger has as sent."""
+        return self.ledger.values(INTERFACE)["summaries_sent"]
+
+    @property
+    def failed(self) -> int:
+        """Payloads that the ledger has as failed."""
+        return self.ledger.values(INTERFACE)["payloads_failed"]
+
+    def check_books(self) -> None:
+        """After `close`: sent and lost are all that was handed over, in records and in bytes."""
+        handed, sent, lost = self.ledger.totals()
+        assert self.handed == handed.records == sent.records + sum(a.records for a in lost.values())
+        assert handed.bytes == sent.bytes + sum(a.bytes for a in lost.values())
+        assert self.ledger.values(INTERFACE)["summaries_pending"] == 0
+
+
+class Peer:
+    """A TCP port on which nobody listens until `listen` is called."""
+
+    def __init__(self) -> None:
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        self.socket.bind((HOST, 0))
+        self.socket.settimeout(DEADLINE)
+        self.port: int = self.socket.getsockname()[1]
+
+    def accept(self) -> socket.socket:
+        """The next connection."""
+        connection, _ = self.socket.accept()
+        connection.settimeout(DEADLINE)
+        return connection
+
+    def close(self) -> None:
+        """Release the port."""
+        self.socket.close()
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    """A TCP port that nobody listens on yet."""
+    with closing(Peer()) as new:
+        yield new
+
+
+@pytest.fixture
+def closed_udp_port() -> int:
+    """A UDP port that nobody has."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
+        holder.bind((HOST, 0))
+        port: int = holder.getsockname()[1]
+    return port
+
+
+def read_until_end(connection: socket.socket) -> list[bytes]:
+    """The lines up to the end of the connection."""
+    with connection, connection.makefile("rb") as stream:
+        return stream.readlines()
+
+
+def die(connection: socket.socket) -> bytes:
+    """Vanish as a machine does: nothing that comes is acknowledged any more; then reset.
+
+    Returns what was acknowledged before and not read yet.
+    """
+    # One instruction of classic BPF, `return 0`: the socket takes no packet. See: socket(7)
+    instruction = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
+    program = struct.pack("HP", 1, ctypes.addressof(instruction))
+    connection.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+    rest = b""
+    connection.settimeout(0.1)  # for packets that were past the filter
+    try:
+        while part := connection.recv(1 << 20):
+            rest += part
+    except TimeoutError:
+        pass
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+    return rest
+
+
+def test_collector_comes_late(peer: Peer) -> None:
+    """What is handed over while nobody listens waits, and all of it arrives once somebody does."""
+    with Sending(TcpSink, peer.port) as sending:
+        sending.put(*(payload(i) for i in range(500)))
+        wait_for(lambda: sending.said)
+        assert "is down (Connection refused); records wait in memory." in sending.said[0]
+        assert (0, 0) == (sending.sent, sending.failed)
+
+        peer.socket.listen()
+        connection = peer.accept()
+        wait_for(lambda: sending.sent == 500)
+        sending.sender.close()
+
+        assert list(range(500)) == numbers_of(read_until_end(connection))
+        wait_for(lambda: "is back." in sending.said[-1])
+    sending.check_books()
+
+
+def test_collector_dies_in_mid_stream(peer: Peer) -> None:
+    """A new connection begins with the first payload that the dead one had not acknowledged."""
+    count, size = 600, 20_000
+    peer.socket.listen()
+    with Sending(TcpSink, peer.port) as sending:
+        sending.put(*(payload(i, size) for i in range(count)))
+        first = peer.accept()
+        before = b""
+        while len(before) < 5 * size:
+            before += first.recv(10_000)
+        before += die(first)
+        second = peer.accept()
+        after: list[bytes] = []
+        reader = threading.Thread(target=lambda: after.extend(read_until_end(second)))
+        reader.start()
+        wait_for(lambda: sending.sent == count)
+        sending.sender.close()
+        reader.join()
+
+    early = numbers_of(before.splitlines(keepends=True)[: before.count(b"\n")])
+    late = numbers_of(after)
+    assert list(range(len(early))) == early
+    assert list(range(late[0], count)) == late
+    assert late[0] <= len(early)  # none is missing
+    assert 0 < late[0] < count
+    assert sending.failed > 0
+    assert "sending again." in sending.said[0]
+    sending.check_books()
+
+
+def test_collector_restarts_while_idle(peer: Peer) -> None:
+    """A payload right after the collector went away arrives at the one that comes next."""
+    peer.socket.listen()
+    with Sending(TcpSink, peer.port) as sending:
+        sending.put(payload(0))
+        first = peer.accept()
+        wait_for(lambda: sending.sent == 1)
+        first.recv(100)
+        first.close()
+
+        sending.put(payload(1))
+        second = peer.accept()
+        wait_for(lambda: sending.sent == 2)
+        sending.sender.close()
+
+        assert [1] == numbers_of(read_until_end(second))
+    sending.check_books()
+
+
+def test_collector_that_goes_is_noticed_without_traffic(peer: Peer) -> None:
+    """With nothing to send, a closed connection is noticed, said, and made anew."""
+    peer.socket.listen()
+    with Sending(TcpSink, peer.port) as sending:
+        sending.put(payload(0))
+        first = peer.accept()
+        wait_for(lambda: sending.sent == 1)
+        first.recv(100)
+        first.close()
+
+        with peer.accept():
+            assert "the collector closed the connection" in sending.said[0]
+
+
+def test_memory_limit(peer: Peer) -> None:
+    """Behind a collector that does not read, the oldest that wait are dropped, each counted."""
+    large, size, kept, dropped = 8_000_000, 10_000, 400, 1600
+    peer.socket.listen()
+    with Sending(TcpSink, peer.port, memory=large + kept * size) as sending:
+        connection = peer.accept()
+        sending.put(payload(0, large))  # more than the kernel takes: the sender hangs in it
+        wait_for(lambda: sending.sender._unsettled)
+
+        for i in range(1, 1 + dropped + kept):
+            sending.put(payload(i, size))
+            assert max(0, i - kept) == sending.ledger.values(INTERFACE)["summaries_lost"]
+            assert min(i, kept) + 1 == sending.ledger.values(INTERFACE)["summaries_pending"]
+        received: list[bytes] = []
+        reader = threading.Thread(target=lambda: received.extend(read_until_end(connection)))
+        reader.start()
+        assert sending.sender.drain(DEADLINE)
+        sending.sender.close()
+        reader.join()
+
+    assert [0, *range(1 + dropped, 1 + dropped + kept)] == numbers_of(received)
+    assert dropped == sending.ledger.totals()[2]["memory"].records
+    assert 2 * dropped == sending.ledger.totals()[2]["memory"].packets
+    sending.check_books()
+
+
+def test_close_while_the_collector_does_not_read(peer: Peer) -> None:
+    """At the end, a collector that does not read holds nobody up; what it did not take is booked."""
+    peer.socket.listen()
+    with Sending(TcpSink, peer.port) as sending, peer.accept() as connection:
+        sending.put(*(payload(i, 100_000) for i in range(200)))
+        assert not sending.sender.drain(0.2)
+
+        begin = time.monotonic()
+        sending.sender.close()
+
+        assert time.monotonic() - begin < 2
+        lost = sending.ledger.totals()[2]["undelivered"].records
+        assert 0 < lost == 200 - sending.sent
+        sending.check_books()
+        assert connection.recv(6) == b"000000"
+
+
+@pytest.mark.parametrize("kind", [TcpSink, UdpSink])
+def test_close_while_nobody_is_there(
+    kind: type[TcpSink | UdpSink], peer: Peer, closed_udp_port: int
+) -> None:
+    """At the end, what nobody took is booked as undelivered, all of it and once."""
+    port = peer.port if kind is TcpSink else closed_udp_port
+    with Sending(kind, port) as sending:
+        sending.put(*(payload(i) for i in range(30)))
+        wait_for(lambda: sending.said)
+        assert not sending.sender.drain(0.1)
+
+    assert 30 == sending.ledger.totals()[2]["undelivered"].records
+    sending.check_books()
+
+
+@pytest.mark.parametrize("kind", [TcpSink, UdpSink])
+def test_messages_become_rare(
+    kind: type[TcpSink | UdpSink],
+    peer: Peer,
+    closed_udp_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a collector that stays down, only attempts 1, 2, 4, 8, … are worth a message."""
+    attempts = []
+
+    class Counted(kind):  # type: ignore[misc, valid-type]
+        def open(self) -> None:
+            attempts.append(time.monotonic())
+            super().open()
+
+    monkeypatch.setattr(sender_module, "_FIRST_WAIT", 0.001)
+    monkeypatch.setattr(sender_module, "_LONGEST_WAIT", 0.002)
+    give_up = threading.Event()
+    said: list[str] = []
+    collector = Collector(socket.AF_INET, (HOST, peer.port if kind is TcpSink else closed_udp_port))
+    sink = Counted(collector, give_up) if kind is TcpSink else Counted(collector)
+    sender = Sender(sink, Ledger(), 1 << 20, said.append, give_up)
+    sender.put(Payload(payload(0), {}))
+
+    wait_for(lambda: len(attempts) > 20)
+    sender.close()
+
+    assert 5 <= len(said) <= 1 + len(attempts).bit_length()
+    assert all("Connection refused" in sentence for sentence in said)
+
+
+def test_collector_that_closes_every_connection_is_not_pestered(peer: Peer) -> None:
+    """Attempts at a collector that hangs up at once become rarer."""
+    peer.socket.listen()
+    accepted = []
+    with Sending(TcpSink, peer.port):
+        while len(accepted) < 3:
+            connection = peer.accept()
+            accepted.append(time.monotonic())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+
+    waits = [later - earlier for earlier, later in zip(accepted, accepted[1:], strict=False)]
+    assert waits[0] < waits[1]
+
+
+def test_udp_port_opens_late(closed_udp_port: int) -> None:
+    """A closed UDP port fails payloads and loses none: they arrive when it opens."""
+    with Sending(UdpSink, closed_udp_port) as sending:
+        sending.put(*(payload(i) for i in range(40)))
+        wait_for(lambda: sending.failed)
+        assert "Connection refused" in sending.said[0]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
+            collector.settimeout(DEADLINE)
+            collector.bind((HOST, closed_udp_port))
+            found = numbers_of(collector.recv(2000) for _ in range(40))
+            assert sending.sender.drain(DEADLINE)
+        assert sorted(found) == list(range(40))
+        assert 40 == sending.sent
+        assert "is back." in sending.said[-1]
+    sending.check_books()
+
+
+def test_udp_refusal_from_afar() -> None:
+    """That a port is closed is heard a round trip later; no datagram of that time counts as sent."""
+    count = 50
+    with ExitStack() as stack:
+        here, there = (stack.enter_context(Namespace()) for _ in range(2))
+        veth(here, "here", there, "there", ipv4=("192.0.2.1", "192.0.2.2"))
+        # A slow line back, and something on it ahead of the answer
+        there.run(*"tc qdisc add dev there root tbf rate 1mbit burst 2000 limit 60000".split())
+        queue = stack.enter_context(there.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        for _ in range(4):
+            queue.sendto(bytes(1000), ("192.0.2.1", 9))
+        with here.entered():  # the sender's thread stays there
+            sending = stack.enter_context(Sending(UdpSink, 8094, host="192.0.2.2"))
+        sending.put(*(payload(i) for i in range(count)))
+        wait_for(lambda: sending.failed)
+        assert 0 == sending.sent
+
+        collector = stack.enter_context(there.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        collector.settimeout(DEADLINE)
+        collector.bind(("192.0.2.2", 8094))
+        found: Counter[bytes] = Counter()
+        while len(found) < count:
+            found[collector.recv(2000)] += 1
+        assert sending.sender.drain(DEADLINE)
+        assert count == sending.sent
+        assert list(range(count)) == sorted(numbers_of(found))
+
+
+def test_datagrams_are_payloads(closed_udp_port: int) -> None:
+    """Each payload is a datagram of its own, in order, and settles without an answer."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
+        collector.settimeout(DEADLINE)
+        collector.bind((HOST, closed_udp_port))
+        with Sending(UdpSink, closed_udp_port) as sending:
+            sending.put(*(payload(i, 1400) for i in range(20)))
+
+            assert list(range(20)) == numbers_of(collector.recv(2000) for _ in range(20))
+            assert sending.sender.drain(DEADLINE)
+            assert 20 == sending.sent
+    assert sending.said == []
+
+
+def test_many_descriptors(peer: Peer) -> None:
+    """A process with a thousand interfaces has as many descriptors open; the sender works on."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
+    peer.socket.listen()
+    low = [os.dup(0) for _ in range(1100)]
+    try:
+        with Sending(TcpSink, peer.port) as sending, peer.accept() as connection:
+            sending.put(payload(0))
+            assert [0] == numbers_of([connection.recv(100)])
+            wait_for(lambda: sending.sent == 1)
+    finally:
+        for descriptor in low:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_accounts_are_not_booked(peer: Peer) -> None:
+    """A payload that tells no flows is sent like any other, and is in no account."""
+    peer.socket.listen()
+    with Sending(TcpSink, peer.port) as sending, peer.accept() as connection:
+        sending.sender.put(Payload(payload(7), {}))
+
+        assert [7] == numbers_of([connection.recv(100)])
+        assert sending.sender.drain(DEADLINE)
+    assert (0, {}) == (sending.ledger.totals()[0].records, sending.ledger.totals()[2])

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real traffic over a wire between two namespaces."""
+
+from __future__ import annotations
+
+import random
+import socket
+import struct
+import threading
+import time
+from typing import TYPE_CHECKING, Self
+
+import tap
+
+from lab.namespace import Namespace, veth
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+V4 = ("192.0.2.1", "192.0.2.2")
+V6 = ("2001:db8::1", "2001:db8::2")
+INBOUND = f"dst host {V4[1]} or dst host {V6[1]}"
+"""What tcpdump sees coming in at the receiver."""
+
+
+class Wire:
+    """Two namespaces, `sender` and `receiver`, and interface `wire0` in each, joined."""
+
+    def __init__(self, *, offload: bool = False) -> None:
+        self.sender, self.receiver = Namespace(), Namespace()
+        veth(self.sender, "wire0", self.receiver, "wire0", ipv4=V4, ipv6=V6, offload=offload)
+        self._open: list[socket.socket] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let the namespaces and the sockets go."""
+        for kept in self._open:
+            kept.close()
+        self.sender.close()
+        self.receiver.close()
+
+    def udp(self, family: int, port: int) -> socket.socket:
+        """A socket that sends to PORT on the other side, where somebody listens."""
+        address = V6[1] if family == socket.AF_INET6 else V4[1]
+        listener = self.receiver.socket(family, socket.SOCK_DGRAM)
+        listener.bind((address, port))
+        sender = self.sender.socket(family, socket.SOCK_DGRAM)
+        sender.connect((address, port))
+        self._open += [listener, sender]
+        return sender
+
+    def tcp(self, family: int, port: int) -> tuple[socket.socket, socket.socket]:
+        """A connection from the sender's side: its two ends."""
+        address = V6[1] if family == socket.AF_INET6 else V4[1]
+        listener = self.receiver.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen()
+        ours = self.sender.socket(family, socket.SOCK_STREAM)
+        ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        ours.connect((address, port))
+        theirs, _ = listener.accept()
+        self._open += [listener, ours, theirs]
+        return ours, theirs
+
+    def ping(self, family: int) -> socket.socket:
+        """A socket that sends ICMP echo requests by `send(request)`."""
+        protocol = socket.IPPROTO_ICMPV6 if family == socket.AF_INET6 else socket.IPPROTO_ICMP
+        sender = self.sender.socket(family, socket.SOCK_RAW, protocol)
+        sender.connect((V6[1] if family == socket.AF_INET6 else V4[1], 0))
+        self._open.append(sender)
+        return sender
+
+
+    def settle(self) -> None:
+        """Wait until nothing has passed for longer than an acknowledgement may be delayed."""
+        before, since = self.receiver.counters("wire0"), time.monotonic()
+        while time.monotonic() - since < 0.3:
+            now = self.receiver.counters("wire0")
+            if now != before:
+                before, since = now, time.monotonic()
+
+
+def echo_request(family: int, sequence: int, size: int) -> bytes:
+    """An ICMP echo request with SIZE bytes of data (RFC 792, RFC 4443)."""
+    kind = 128 if family == socket.AF_INET6 else 8
+    message = struct.pack(">BBHHH", kind, 0, 0, 0x7654, sequence) + bytes(size)
+    if family == socket.AF_INET6:
+        return message  # the kernel fills the checksum in
+    padded = message + bytes(len(message) % 2)
+    total = sum(struct.unpack(f">{len(padded) // 2}H", padded))
+    total = (total >> 16) + (total & 0xFFFF)
+    checksum = ~(total + (total >> 16)) & 0xFFFF
+    return message[:2] + struct.pack(">H", checksum) + message[4:]
+
+
+def paced(seconds: float, gap: float, send: Callable[[int], object], seed: int) -> None:
+    """Call SEND about every GAP seconds, unevenly, but never close to a grid line."""
+    chance = random.Random(seed)
+    end = time.monotonic() + seconds
+    number = 0
+    while time.monotonic() < end:
+        time.sleep(chance.uniform(0.2, 1.8) * gap)
+        tap.wait_past_line()
+        send(number)
+        number += 1
+
+
+def together(*drives: Callable[[], None]) -> None:
+    """Run DRIVES at the same time, each to its end."""
+    threads = [threading.Thread(target=drive) for drive in drives]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
