@@ -169,6 +169,17 @@ class FlowProgram:
         """
         return self.watch(lambda: self._run(self.objects.programs[program], frame, context))
 
+    def run_many(self, frame: bytes, repeat: int) -> None:
+        """Let `vtap_ingress` see FRAME that often; the flow table keeps what comes of it."""
+        opts = _TestRun(
+            sz=ctypes.sizeof(_TestRun), data_in=frame, data_size_in=len(frame), repeat=repeat
+        )
+        failed = self._libbpf.bpf_prog_test_run_opts(
+            self.objects.programs["vtap_ingress"], ctypes.byref(opts)
+        )
+        if failed:
+            raise OSError(-failed, os.strerror(-failed))
+
     def watch(self, action: Callable[[], None]) -> Outcome:
         """What happens to counters and table by ACTION, which makes one packet pass a program."""
         before = self._counters()

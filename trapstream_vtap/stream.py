@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _GRACE_NS = 5_000_000  # after the grid line, for packets that close their flows themselves
 _DRAIN_SECONDS = 5.0  # at the end, for the collector to take what is left
+_LAST_SWEEPS = 100
 _NO_LIMIT = 1 << 62
 
 
@@ -201,8 +202,10 @@ class Stream:
     def _finish(self) -> None:
         """Close every interval, send it, detach, account for everything, say so."""
         self._probe.detach()
-        for _ in range(2):  # the second for stragglers in the slot that the first left
+        for _ in range(_LAST_SWEEPS):
             self._sweep(force=True)
+            if not self._probe.held():  # nor stragglers in the slot that the sweep before left
+                break
         self._sender.drain(_DRAIN_SECONDS)
         self._agent(time.monotonic_ns())
         self._sender.drain(_DRAIN_SECONDS)

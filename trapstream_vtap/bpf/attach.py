@@ -12,6 +12,8 @@ import contextlib
 import enum
 import errno
 import os
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trapstream_vtap.bpf import kernel
@@ -62,33 +64,58 @@ def _netlink() -> Any:
     return IPRoute()
 
 
-def _alive(name: str) -> bool:
-    """Whether the process that a filter is named after still runs."""
-    pid = name.rpartition(":")[2]
-    return pid.isdigit() and os.path.exists(f"/proc/{pid}")  # noqa: PTH110 - asked, not opened
+@dataclass(frozen=True)
+class _Filter:
+    """A filter of ours, as its name says: whose it is, and whether clsact was made for it."""
+
+    parent: int
+    preference: int
+    handle: int
+    name: str
+
+    @property
+    def pid(self) -> int:
+        """The process that attached it."""
+        return int(self.name.split(":")[1])
+
+    @property
+    def made_clsact(self) -> bool:
+        """Whether clsact was not there before."""
+        return self.name.endswith(":made")
 
 
-def _ours(route: Any, interface: Interface) -> list[tuple[int, int, int, str]]:
-    """Filters of ours on INTERFACE: parent, preference, handle, name."""
+def _ours(route: Any, interface: Interface) -> list[_Filter]:
+    """Filters of vtap-stream on INTERFACE."""
     found = []
     for parent in _PARENTS.values():
-        with contextlib.suppress(Exception):  # no clsact there
-            for message in route.get_filters(index=interface.index, parent=parent):
-                options = dict(message.get("attrs", [])).get("TCA_OPTIONS")
-                name = dict(options["attrs"]).get("TCA_BPF_NAME", "") if options else ""
-                if name.startswith(_FILTER_NAME):
-                    found.append((parent, message["info"] >> 16, message["handle"], name))
+        for message in _filters(route, interface, parent):
+            options = message.get_attr("TCA_OPTIONS")
+            name = (options and options.get_attr("TCA_BPF_NAME")) or ""
+            if name.startswith(f"{_FILTER_NAME}:"):
+                found.append(_Filter(parent, message["info"] >> 16, message["handle"], name))
     return found
 
 
-def _remove(route: Any, interface: Interface, parent: int, preference: int, handle: int) -> None:
-    """Remove one filter, and clsact with it if it was the last of all."""
+def _filters(route: Any, interface: Interface, parent: int) -> list[Any]:
+    with contextlib.suppress(Exception):  # there is no clsact
+        return list(route.get_filters(index=interface.index, parent=parent))
+    return []
+
+
+def _remove(route: Any, interface: Interface, mine: _Filter) -> None:
+    """Remove one filter, and with the last of all a clsact that was made for it."""
     with contextlib.suppress(Exception):  # somebody was faster
         route.tc(
-            "del-filter", "bpf", interface.index, handle, parent=parent, prio=preference, protocol=3
+            "del-filter",
+            "bpf",
+            interface.index,
+            mine.handle,
+            parent=mine.parent,
+            prio=mine.preference,
+            protocol=3,
         )
-    if not any(
-        route.get_filters(index=interface.index, parent=other) for other in _PARENTS.values()
+    if mine.made_clsact and not any(
+        _filters(route, interface, parent) for parent in _PARENTS.values()
     ):
         with contextlib.suppress(Exception):
             route.tc("del", "clsact", interface.index)
@@ -96,14 +123,17 @@ def _remove(route: Any, interface: Interface, parent: int, preference: int, hand
 
 def attach_clsact(program: int, interface: Interface, direction: Direction) -> Callable[[], None]:
     """Attach by a filter of the clsact queueing discipline, which is made if it is not there."""
-    name = f"{_FILTER_NAME}:{os.getpid()}"
     parent = _PARENTS[direction]
     with _netlink() as route:
-        for at, preference, handle, owner in _ours(route, interface):
-            if not _alive(owner):
-                _remove(route, interface, at, preference, handle)
-        with contextlib.suppress(Exception):  # it is there: EEXIST
+        there = _ours(route, interface)
+        for old in there:
+            if not Path(f"/proc/{old.pid}").exists():
+                _remove(route, interface, old)
+        made = any(mine.pid == os.getpid() and mine.made_clsact for mine in there)
+        with contextlib.suppress(Exception):  # EEXIST
             route.tc("add", "clsact", interface.index)
+            made = True
+        name = f"{_FILTER_NAME}:{os.getpid()}" + (":made" if made else "")
         try:
             route.tc(
                 "add-filter",
@@ -122,8 +152,8 @@ def attach_clsact(program: int, interface: Interface, direction: Direction) -> C
 
     def detach() -> None:
         with _netlink() as route:
-            for at, preference, handle, owner in _ours(route, interface):
-                if owner == name and at == parent:
-                    _remove(route, interface, at, preference, handle)
+            for mine in _ours(route, interface):
+                if mine.name == name and mine.parent == parent:
+                    _remove(route, interface, mine)
 
     return detach

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attaching and letting go: both ways, beside others, and after SIGKILL."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import tap
+from traffic import V4, Wire
+
+from trapstream_vtap.bpf import attach, kernel
+from trapstream_vtap.config import DIRECTIONS, Collector, Settings
+from trapstream_vtap.errors import RunError
+from trapstream_vtap.interfaces import choose
+from trapstream_vtap.probes.flow import FlowProbe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lab.namespace import Namespace
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    """A wire without offloads."""
+    with Wire() as wire:
+        yield wire
+
+
+@pytest.fixture
+def old_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel before 6.6 answers EINVAL to a tcx link."""
+
+    def refuse(*_: int) -> int:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(kernel, "link_tcx", refuse)
+
+
+def probe(wire: Wire) -> FlowProbe:
+    """A probe on both directions of the receiver's end."""
+    with wire.receiver.entered():
+        settings = Settings(
+            Collector(socket.AF_INET, ("127.0.0.1", 9)),
+            choose(("wire0",)),
+            "127.0.0.1",
+            directions=DIRECTIONS["both"],
+        )
+        found = FlowProbe(settings)
+        found.start()
+    return found
+
+
+def filters(namespace: Namespace) -> str:
+    """What tc shows of filters and of clsact."""
+    shown = [
+        namespace.run("tc", "filter", "show", "dev", "wire0", side).stdout
+        for side in ("ingress", "egress")
+    ]
+    return "".join(shown) + namespace.run("tc", "qdisc", "show", "dev", "wire0", "clsact").stdout
+
+
+def attached(namespace: Namespace, name: str) -> int:
+    """How many programs hang on the tcx hooks of an interface (BPF_PROG_QUERY)."""
+    total = 0
+    with namespace.entered():
+        index = socket.if_nametoindex(name)
+        for kind in (kernel.BPF_TCX_INGRESS, kernel.BPF_TCX_EGRESS):
+            count = ctypes.c_uint32(0)
+            failed = ctypes.CDLL("libbpf.so.1").bpf_prog_query(
+                index, kind, 0, None, None, ctypes.byref(count)
+            )
+            assert failed == 0, os.strerror(-failed)
+            total += count.value
+    return total
+
+
+def exchange(wire: Wire, count: int) -> None:
+    """COUNT datagrams in, and an ICMP message out for each."""
+    with wire.sender.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sender:
+        for number in range(count):
+            head = bytes((8, 0)) + (0xFFFF - 0x800 - number).to_bytes(2)
+            sender.sendto(head + bytes(2) + number.to_bytes(2), (V4[1], 0))
+    wire.settle()
+
+
+@pytest.mark.usefixtures("old_kernel")
+def test_clsact(wire: Wire) -> None:
+    """Without tcx, clsact filters count both directions, and all of it goes at the end."""
+    measuring = probe(wire)
+    assert f"vtap-stream:{os.getpid()}" in filters(wire.receiver)
+    exchange(wire, 20)
+    with wire.receiver.entered():
+        measuring.detach()
+    (counts,) = measuring.counters().values()
+    assert counts["seen_packets"] == counts["counted_packets"] == 40
+    assert filters(wire.receiver) == ""
+
+
+@pytest.mark.usefixtures("old_kernel")
+def test_clsact_leaves_others_alone(wire: Wire) -> None:
+    """A clsact that somebody else has made stays."""
+    wire.receiver.run("tc", "qdisc", "add", "dev", "wire0", "clsact")
+    before = filters(wire.receiver)
+    measuring = probe(wire)
+    with wire.receiver.entered():
+        measuring.detach()
+    assert filters(wire.receiver) == before
+
+
+KILLED = """
+import errno, os, signal
+from trapstream_vtap.bpf import kernel
+def refuse(*_):
+    raise OSError(errno.EINVAL, "no tcx")
+kernel.link_tcx = refuse
+from trapstream_vtap.config import *
+from trapstream_vtap.interfaces import choose
+from trapstream_vtap.probes.flow import FlowProbe
+import socket
+settings = Settings(Collector(socket.AF_INET, ("127.0.0.1", 9)), choose(("wire0",)), "x",
+                    directions=DIRECTIONS["both"])
+FlowProbe(settings).start()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.usefixtures("old_kernel")
+def test_clsact_after_sigkill(wire: Wire) -> None:
+    """Filters that a killed process has left are removed by the next one."""
+    killed = wire.receiver.run(sys.executable, "-c", KILLED, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert "vtap-stream:" in filters(wire.receiver)
+    measuring = probe(wire)
+    exchange(wire, 5)
+    with wire.receiver.entered():
+        measuring.detach()
+    assert filters(wire.receiver) == ""
+    (counts,) = measuring.counters().values()
+    assert counts["seen_packets"] == 10
+
+
+def test_tcx_after_sigkill(wire: Wire) -> None:
+    """With tcx links nothing is left of a process that was killed."""
+    with tap.Tap(wire.receiver, "-i", "wire0", "--direction", "both") as tapped:
+        assert attached(wire.receiver, "wire0") == 2
+        tapped.process.kill()
+        tapped.process.wait()
+    deadline = time.monotonic() + tap.DEADLINE
+    while attached(wire.receiver, "wire0"):
+        assert time.monotonic() < deadline
+
+
+def test_two_at_a_time(wire: Wire) -> None:
+    """Two instances on one interface do not see each other: both count everything."""
+    with (
+        tap.Tap(wire.receiver, "-i", "wire0") as first,
+        tap.Tap(wire.receiver, "-i", "wire0", "-t", "0.2") as second,
+    ):
+        exchange(wire, 30)
+        for tapped in (first, second):
+            account = tap.agent(tapped.stop(), "wire0")
+            assert account["seen_packets"] == account["packets_sent"] == 30
+
+
+def test_gone_interface(wire: Wire) -> None:
+    """An interface that goes between choosing and attaching: one sentence, nothing left attached."""
+    with wire.receiver.entered():
+        chosen = choose(("wire0", "lo"))
+        wire.receiver.run("ip", "link", "del", "wire0")
+        settings = Settings(Collector(socket.AF_INET, ("127.0.0.1", 9)), chosen[::-1], "127.0.0.1")
+        with pytest.raises(RunError, match="Cannot attach to ingress of wire0: No such device"):
+            FlowProbe(settings).start()
+    assert attached(wire.receiver, "lo") == 0

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flow table: nothing is lost between CPUs, in a full ring, under pressure; or it is admitted."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+import tap
+from program import FlowProgram, settings
+from traffic import V4, Wire
+
+from trapstream_vtap.probes import flow
+from trapstream_vtap.records import FLOW_RECORD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NS = 10**9
+SECONDS = 2.0
+
+
+def frame(number: int = 0, size: int = 100) -> bytes:
+    """A UDP datagram of flow NUMBER with SIZE bytes of payload."""
+    ip = struct.pack(">BBHHHBBHII", 0x45, 0, 28 + size, 0, 0, 64, 17, 0, 0xC0000201, number)
+    return bytes(12) + b"\x08\x00" + ip + struct.pack(">HHHH", 5000, 6000, 8 + size, 0) + bytes(size)
+
+
+class Table:
+    """The loaded program with its probe, attached nowhere: packets come from test runs."""
+
+    def __init__(self, **chosen: int) -> None:
+        plain = settings(key=("src_ip", "dst_ip"), direction="ingress", layers=(True,), **chosen)
+        self.program = FlowProgram(plain)
+        self.probe = flow.FlowProbe(plain)
+        self.probe.prepare(self.program.objects)
+        self.records: list[dict[str, int]] = []
+
+    def drain(self) -> None:
+        """Read what the ring holds."""
+        while batch := self.probe.read(1000):
+            self.records += FLOW_RECORD.unpack(batch)
+
+    def sweep(self, *, force: bool = False) -> None:
+        """Close intervals and read what comes of it."""
+        for _ in self.probe.sweep(force=force):
+            self.drain()
+
+    def finish(self) -> None:
+        """As at the end of a run."""
+        self.sweep(force=True)
+        while self.probe.held():
+            self.sweep(force=True)
+
+    def counted(self) -> int:
+        """Packets that the program counted into flows."""
+        return sum(link["counted_packets"] for link in self.probe.counters().values())
+
+    def exported(self) -> int:
+        """Packets in the records read."""
+        return sum(record["packets"] for record in self.records)
+
+
+@pytest.fixture
+def table(request: pytest.FixtureRequest) -> Iterator[Table]:
+    """A table with the settings of the test's parameter."""
+    table = Table(**request.param)
+    yield table
+    table.program.close()
+
+
+def hammer(table: Table, flows: int, cpu: int, until: float, ran: list[int]) -> None:
+    """Push packets of FLOWS flows through the program on one CPU as fast as it goes."""
+    os.sched_setaffinity(0, {cpu})
+    frames = [frame(number) for number in range(flows)]
+    count = 0
+    while time.monotonic() < until:
+        for data in frames:
+            table.program.run_many(data, 200)
+        count += 200 * flows
+    ran.append(count)
+
+
+@pytest.mark.parametrize("table", [{"interval": NS // 10}], indirect=True)
+@pytest.mark.parametrize("flows", [1, 50])
+def test_two_cpus(table: Table, flows: int) -> None:
+    """Two CPUs on the same flows, swept meanwhile, by force too: not one packet lost or doubled."""
+    until = time.monotonic() + SECONDS
+    ran: list[int] = []
+    cpus = sorted(os.sched_getaffinity(0))[:2]
+    assert len(cpus) == 2
+    threads = [
+        threading.Thread(target=hammer, args=(table, flows, cpu, until, ran)) for cpu in cpus
+    ]
+    for thread in threads:
+        thread.start()
+    rounds = 0
+    while time.monotonic() < until:
+        table.sweep(force=rounds % 3 == 2)
+        rounds += 1
+    for thread in threads:
+        thread.join()
+    table.finish()
+    assert rounds > 10
+    assert sum(ran) > 100_000
+    assert table.counted() == sum(ran)
+    assert table.exported() == sum(ran)
+    assert sum(record["bytes"] for record in table.records) == sum(ran) * len(frame())
+    assert sum(record["payload_bytes"] for record in table.records) == sum(ran) * 100
+    # each packet but the first of each flow has exactly one inter-arrival time
+    assert sum(record["iat_count"] for record in table.records) == sum(ran) - flows
+    _no_point_twice(table.records)
+
+
+def _no_point_twice(records: list[dict[str, int]]) -> None:
+    points = Counter((record["dst_ip"], record["time"]) for record in records)
+    assert max(points.values()) == 1
+
+
+def test_ring_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full ring defers summaries, which then cover the longer interval that they really have."""
+    monkeypatch.setattr(flow, "_LARGEST_RING", 4096)
+    monkeypatch.setattr(flow, "_SMALLEST_RING", 4096)
+    small = Table(interval=NS // 10)
+    flows = 100  # the ring has room for 28
+    deadline = time.monotonic() + 1.0
+    count = 0
+    while time.monotonic() < deadline:
+        for number in range(flows):
+            small.program.run_many(frame(number), 1)
+        count += flows
+    small.finish()
+    assert sum(link["ring_full"] for link in small.probe.counters().values()) > 0
+    assert small.exported() == small.counted() == count
+    longer = [record for record in small.records if record["duration"] > NS // 10]
+    assert longer
+    for record in small.records:
+        assert record["duration"] < 2 * NS
+    _no_point_twice(small.records)
+    small.program.close()
+
+
+@pytest.mark.parametrize("table", [{"flow_table_size": 1024}], indirect=True)
+def test_more_flows_than_entries(table: Table) -> None:
+    """What the LRU evicts is missing to the packet, and nothing else is."""
+    for number in range(4096):
+        table.program.run_many(frame(number), 3)
+    table.finish()
+    lost = table.counted() - table.exported()
+    assert table.counted() == 3 * 4096
+    assert lost > 0
+    assert lost % 3 == 0  # whole flows
+    assert len({record["dst_ip"] for record in table.records}) == len(table.records)
+
+
+@pytest.mark.parametrize("table", [{"flow_table_size": 1024}], indirect=True)
+def test_pressure_wakes(table: Table) -> None:
+    """After new flows for a quarter of the table the reader is woken, and sweeping resets that."""
+    for number in range(255):
+        table.program.run_many(frame(number), 1)
+    assert not table.probe.pressed()
+    table.program.run_many(frame(255), 1)
+    assert table.probe.pressed()
+    table.sweep(force=True)
+    assert not table.probe.pressed()
+    assert table.exported() == 256
+
+
+def test_evicted_is_admitted() -> None:
+    """The command with a table a quarter of the flows: the account closes exactly with evicted."""
+    with (
+        Wire() as wire,
+        tap.Tap(wire.receiver, "-i", "wire0", "--flow-table-size", "1024", "-t", "1") as tapped,
+    ):
+        with wire.sender.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for turn in range(3):
+                for port in range(10_000, 14_096):
+                    sender.sendto(bytes(turn), (V4[1], port))
+        wire.settle()
+        records = tapped.stop()
+    account = tap.agent(records, "wire0")
+    sent = sum(record["packets"] for record in tap.flows(records))
+    assert account["seen_packets"] == account["counted_packets"] == 3 * 4096
+    assert account["packets_sent"] == sent
+    assert account["counted_packets"] == sent + account["evicted_packets"]
+    assert account["counted_bytes"] == account["evicted_bytes"] + sum(
+        record["bytes"] for record in tap.flows(records)
+    )
+    points = Counter((r["dst_port"], r["src_port"], r["timestamp"]) for r in tap.flows(records))
+    assert max(points.values()) == 1
