@@ -34,8 +34,36 @@ LIMIT, SHIFT = square_limits(10**9, STOP_GAP_NS)
 
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
 _VLAN_PRESENT = 0x1000
-_HOSTILE = ("\\", "a\\", '"', '"x"', ",", "=", " ", " a", "a ", "a\nb", "\r", "\t", "\0", "%", "%5C")
-_HOSTILE += ("#", "i", "\x7f", "\x85", "\ufeff", "\u2028", "é", "\U0001f980", "\udcff", "a\udc80b", "'")
+_HOSTILE = (
+    "\\",
+    "a\\",
+    '"',
+    '"x"',
+    ",",
+    "=",
+    " ",
+    " a",
+    "a ",
+    "a\nb",
+    "\r",
+    "\t",
+    "\0",
+    "%",
+    "%5C",
+)
+_HOSTILE += (
+    "#",
+    "i",
+    "\x7f",
+    "\x85",
+    "\ufeff",
+    "\u2028",
+    "é",
+    "\U0001f980",
+    "\udcff",
+    "a\udc80b",
+    "'",
+)
 _PLAIN = re.compile(r"[^\x00-\x1f\x7f-\x9f\\%\udc80-\udcff]*")
 
 

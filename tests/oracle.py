@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""InfluxDB's own parser of line protocol as a judge: `oracle/lpcheck.go`, built once, fed by a pipe.
+"""InfluxDB's own parser of line protocol as a judge: `oracle/lpcheck.go`, built once, fed by pipe.
 
 See: Debian's golang-github-influxdb-influxdb-dev, models/points.go
 """

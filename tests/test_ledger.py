@@ -23,7 +23,7 @@ fates = st.sampled_from(("pending", "sent", "memory", "too_large", "undelivered"
 def test_every_record_has_one_fate(
     payloads: list[tuple[dict[int, tuple[int, int, int]], str]],
 ) -> None:
-    """Of each interface, and of all together, every record is sent, pending or lost for a reason."""
+    """Of each interface, and of all, every record is sent, pending or lost for a reason."""
     ledger = Ledger()
     records: Counter[tuple[int, str]] = Counter()
     packets: Counter[tuple[int, str]] = Counter()
@@ -64,7 +64,7 @@ def test_failures_are_counted_in_payloads() -> None:
     ledger.failed({1: (5, 5, 5), 2: (1, 1, 1)})
     ledger.failed({1: (5, 5, 5)})
 
-    assert [2, 1, 0] == [ledger.values(i)["payloads_failed"] for i in (1, 2, 3)]
+    assert [ledger.values(i)["payloads_failed"] for i in (1, 2, 3)] == [2, 1, 0]
 
 
 def test_values_are_columns_of_the_account() -> None:

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from trapstream_vtap._native import Plan, Tallies
 
 UNLIMITED = 1 << 62
-FORMATS = pytest.mark.parametrize("form", [INFLUX, JSON, JSON_DATAGRAM], ids=["influx", "tcp", "udp"])
+FORMATS = pytest.mark.parametrize(
+    "form", [INFLUX, JSON, JSON_DATAGRAM], ids=["influx", "tcp", "udp"]
+)
 deterministic = settings(derandomize=True, deadline=None, max_examples=120)
-batches = st.lists(
-    st.tuples(flow_records(), st.integers(1, 8)), min_size=1, max_size=4
-).map(lambda groups: [flow for flow, times in groups for _ in range(times)])
+batches = st.lists(st.tuples(flow_records(), st.integers(1, 8)), min_size=1, max_size=4).map(
+    lambda groups: [flow for flow, times in groups for _ in range(times)]
+)
 
 
 def plan_of(form: formats.Format, name: str = "eth0") -> Plan:
@@ -65,7 +67,7 @@ def tally(flows: list[Flow]) -> Tallies:
 def test_payloads(
     form: formats.Format, flows: list[Flow], name: str, most_records: int, most_bytes: int
 ) -> None:
-    """Payloads keep both limits and hold every record once, whole and in order, if it fits at all."""
+    """Payloads keep both limits and hold every record that fits at all once, whole, in order."""
     plan = plan_of(form, name)
     opening, separator, ending = form.frame
     records = numbered(flows)
@@ -99,7 +101,7 @@ def test_longest(form: formats.Format, flows: list[Flow], name: str) -> None:
 
     payloads, (too_large, lost) = plan.render(b"".join(numbered(flows)), 5000, plan.longest)
 
-    assert (0, {}) == (too_large, lost)
+    assert (too_large, lost) == (0, {})
     assert all(len(data) <= plan.longest for data, _, _ in payloads)
 
 
@@ -117,19 +119,21 @@ def test_longest_is_no_exaggeration(form: formats.Format) -> None:
 
 def test_nothing_makes_no_payload() -> None:
     """An empty batch makes no payload, not an empty one."""
-    assert ([], (0, {})) == plan_of(JSON).render(b"", 10, UNLIMITED)
+    assert plan_of(JSON).render(b"", 10, UNLIMITED) == ([], (0, {}))
 
 
 def test_large_batch() -> None:
     """A batch of many thousand records is rendered without a limit of its own."""
     plan = plan_of(INFLUX)
-    batch = b"".join(FLOW_RECORD.pack({"family": 4, "interface": 1, "time": i}) for i in range(50_000))
+    batch = b"".join(
+        FLOW_RECORD.pack({"family": 4, "interface": 1, "time": i}) for i in range(50_000)
+    )
 
     ((data, count, booked),), _ = plan.render(batch, 10**6, UNLIMITED)
 
     times = [int(line.rpartition(b" ")[2]) for line in data.splitlines()]
     assert (list(range(50_000)), 50_000) == (times, count)
-    assert {1: (50_000, 0, 0)} == booked
+    assert booked == {1: (50_000, 0, 0)}
 
 
 def test_text_of_accounts_is_not_counted_as_flows() -> None:
@@ -139,4 +143,4 @@ def test_text_of_accounts_is_not_counted_as_flows() -> None:
 
     ((_, count, booked),), _ = plan.render(batch, 10, UNLIMITED)
 
-    assert (3, {1: (2, 0, 0), 2: (1, 0, 0)}) == (count, booked)
+    assert (count, booked) == (3, {1: (2, 0, 0), 2: (1, 0, 0)})

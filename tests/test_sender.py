@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import resource
 import socket
@@ -19,7 +20,8 @@ import pytest
 from lab.namespace import Namespace, veth
 from trapstream_vtap.config import Collector
 from trapstream_vtap.ledger import Ledger
-from trapstream_vtap.sinks import Payload, Sender, TcpSink, UdpSink, sender as sender_module
+from trapstream_vtap.sinks import Payload, Sender, TcpSink, UdpSink
+from trapstream_vtap.sinks import sender as sender_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -180,7 +182,7 @@ def test_collector_comes_late(peer: Peer) -> None:
         sending.put(*(payload(i) for i in range(500)))
         wait_for(lambda: sending.said)
         assert "is down (Connection refused); records wait in memory." in sending.said[0]
-        assert (0, 0) == (sending.sent, sending.failed)
+        assert (sending.sent, sending.failed) == (0, 0)
 
         peer.socket.listen()
         connection = peer.accept()
@@ -237,7 +239,7 @@ def test_collector_restarts_while_idle(peer: Peer) -> None:
         wait_for(lambda: sending.sent == 2)
         sending.sender.close()
 
-        assert [1] == numbers_of(read_until_end(second))
+        assert numbers_of(read_until_end(second)) == [1]
     sending.check_books()
 
 
@@ -282,7 +284,7 @@ def test_memory_limit(peer: Peer) -> None:
 
 
 def test_close_while_the_collector_does_not_read(peer: Peer) -> None:
-    """At the end, a collector that does not read holds nobody up; what it did not take is booked."""
+    """At the end, a collector that does not read holds nobody up; what it left is booked."""
     peer.socket.listen()
     with Sending(TcpSink, peer.port) as sending, peer.accept() as connection:
         sending.put(*(payload(i, 100_000) for i in range(200)))
@@ -309,7 +311,7 @@ def test_close_while_nobody_is_there(
         wait_for(lambda: sending.said)
         assert not sending.sender.drain(0.1)
 
-    assert 30 == sending.ledger.totals()[2]["undelivered"].records
+    assert sending.ledger.totals()[2]["undelivered"].records == 30
     sending.check_books()
 
 
@@ -355,7 +357,7 @@ def test_collector_that_closes_every_connection_is_not_pestered(peer: Peer) -> N
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             connection.close()
 
-    waits = [later - earlier for earlier, later in zip(accepted, accepted[1:], strict=False)]
+    waits = [later - earlier for earlier, later in itertools.pairwise(accepted)]
     assert waits[0] < waits[1]
 
 
@@ -371,19 +373,35 @@ def test_udp_port_opens_late(closed_udp_port: int) -> None:
             found = numbers_of(collector.recv(2000) for _ in range(40))
             assert sending.sender.drain(DEADLINE)
         assert sorted(found) == list(range(40))
-        assert 40 == sending.sent
+        assert sending.sent == 40
         assert "is back." in sending.said[-1]
     sending.check_books()
 
 
 def test_udp_refusal_from_afar() -> None:
-    """That a port is closed is heard a round trip later; no datagram of that time counts as sent."""
+    """A closed port is heard of a round trip later; no datagram of that time counts as sent."""
     count = 50
     with ExitStack() as stack:
         here, there = (stack.enter_context(Namespace()) for _ in range(2))
         veth(here, "here", there, "there", ipv4=("192.0.2.1", "192.0.2.2"))
         # A slow line back, and something on it ahead of the answer
-        there.run(*"tc qdisc add dev there root tbf rate 1mbit burst 2000 limit 60000".split())
+        there.run(
+            *[
+                "tc",
+                "qdisc",
+                "add",
+                "dev",
+                "there",
+                "root",
+                "tbf",
+                "rate",
+                "1mbit",
+                "burst",
+                "2000",
+                "limit",
+                "60000",
+            ]
+        )
         queue = stack.enter_context(there.socket(socket.AF_INET, socket.SOCK_DGRAM))
         for _ in range(4):
             queue.sendto(bytes(1000), ("192.0.2.1", 9))
@@ -391,7 +409,7 @@ def test_udp_refusal_from_afar() -> None:
             sending = stack.enter_context(Sending(UdpSink, 8094, host="192.0.2.2"))
         sending.put(*(payload(i) for i in range(count)))
         wait_for(lambda: sending.failed)
-        assert 0 == sending.sent
+        assert sending.sent == 0
 
         collector = stack.enter_context(there.socket(socket.AF_INET, socket.SOCK_DGRAM))
         collector.settimeout(DEADLINE)
@@ -414,7 +432,7 @@ def test_datagrams_are_payloads(closed_udp_port: int) -> None:
 
             assert list(range(20)) == numbers_of(collector.recv(2000) for _ in range(20))
             assert sending.sender.drain(DEADLINE)
-            assert 20 == sending.sent
+            assert sending.sent == 20
     assert sending.said == []
 
 
@@ -427,7 +445,7 @@ def test_many_descriptors(peer: Peer) -> None:
     try:
         with Sending(TcpSink, peer.port) as sending, peer.accept() as connection:
             sending.put(payload(0))
-            assert [0] == numbers_of([connection.recv(100)])
+            assert numbers_of([connection.recv(100)]) == [0]
             wait_for(lambda: sending.sent == 1)
     finally:
         for descriptor in low:
@@ -441,6 +459,6 @@ def test_accounts_are_not_booked(peer: Peer) -> None:
     with Sending(TcpSink, peer.port) as sending, peer.accept() as connection:
         sending.sender.put(Payload(payload(7), {}))
 
-        assert [7] == numbers_of([connection.recv(100)])
+        assert numbers_of([connection.recv(100)]) == [7]
         assert sending.sender.drain(DEADLINE)
-    assert (0, {}) == (sending.ledger.totals()[0].records, sending.ledger.totals()[2])
+    assert (sending.ledger.totals()[0].records, sending.ledger.totals()[2]) == (0, {})

@@ -40,9 +40,9 @@ class _Port(click.ParamType[int]):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
         """The number."""
-        if str(value).isdecimal() and 0 < int(value) < 1 << 16:
-            return int(value)
-        self.fail(f"{value!r} is not a port: give a number from 1 to 65535.", param, ctx)
+        if not str(value).isdecimal() or not 0 < int(value) < 1 << 16:
+            self.fail(f"{value!r} is not a port: give a number from 1 to 65535.", param, ctx)
+        return int(value)
 
 
 class _Seconds(click.FloatRange):

@@ -141,8 +141,8 @@ static __always_inline void raise_to(u64 *extreme, u64 value)
 	}
 }
 
-static __always_inline void count(struct flow_key *key, struct flow *f, u64 now, u32 packets,
-				  u32 bytes, u32 payload)
+static __always_inline void count(struct flow_key *key, struct flow *f, u64 now, u64 packets,
+				  u64 bytes, u64 payload)
 {
 	u64 end = *(volatile u64 *)&f->end;
 	u64 last, gap, iat;
@@ -213,49 +213,57 @@ static __always_inline u64 arrival(struct __sk_buff *skb, const bool egress)
 	return bpf_ktime_get_ns();
 }
 
+#define KEPT_TRAITS                                                                                \
+	(TRAITS_EGRESS | (KEY_PROTOCOL ? TRAITS_PROTOCOL : 0) |                                    \
+	 (KEY_SRC_IP || KEY_DST_IP ? TRAITS_FAMILY : 0) |                                          \
+	 (KEY_SRC_PORT || KEY_DST_PORT ? TRAITS_PORTS : 0))
+
 static __always_inline void measure(struct __sk_buff *skb, const bool egress, const bool layer3)
 {
-	u64 now = arrival(skb, egress);
 	struct link *l = link_of(skb->ifindex);
-	struct packet p = { .interface = skb->ifindex, .traits = egress ? TRAITS_EGRESS : 0 };
+	struct packet p;
 	struct flow_key *key = (struct flow_key *)&p;
 	struct flow *f;
-	u32 tag = skb->vlan_present ? 4 : 0; /* on the wire, but not in the frame any more */
-	u32 packets = 1, bytes = skb->len + tag;
+	u64 packets = 1, now;
 	enum verdict verdict;
 
 	if (unlikely(!l))
 		return;
-	verdict = dissect(skb, &p, layer3);
+	p.interface = skb->ifindex;
+	verdict = dissect(skb, &p, layer3, egress ? TRAITS_EGRESS : 0);
+	if (unlikely(verdict != IS_IP)) { /* first, so that each exit of dissect() jumps right here */
+		if (skb->gso_size && skb->gso_segs)
+			packets = skb->gso_segs;
+		l->seen_packets += packets;
+		l->seen_bytes += p.bytes;
+		if (verdict == NOT_IP) {
+			l->not_ip_packets += packets;
+			l->not_ip_bytes += p.bytes;
+		} else {
+			l->malformed_packets += packets;
+			l->malformed_bytes += p.bytes;
+		}
+		return;
+	}
 	/* A merged packet (GRO, GSO) is many on the wire, each with all the headers */
 	if (unlikely(skb->gso_size)) {
-		u32 headers = p.payload_at + tag;
+		u64 tag = p.bytes - skb->len, headers = p.payload_at + tag;
 
 		packets = skb->gso_segs;
 		if (!packets) /* a sender that the kernel does not trust: a virtual machine */
 			packets = (p.payload + skb->gso_size - 1) / skb->gso_size;
 		if (!packets)
 			packets = 1;
-		if (verdict == IS_IP && packets > 1) {
-			bytes += (packets - 1) * headers;
+		if (packets > 1) {
+			p.bytes += (packets - 1) * headers;
 			/* only the kernel knows the headers inside a tunnel, and only when it sends */
-			if (skb->wire_len + packets * tag > bytes)
-				bytes = skb->wire_len + packets * tag;
-			p.payload = bytes - packets * headers;
+			if (skb->wire_len + packets * tag > p.bytes)
+				p.bytes = skb->wire_len + packets * tag;
+			p.payload = p.bytes - packets * headers;
 		}
 	}
 	l->seen_packets += packets;
-	l->seen_bytes += bytes;
-	if (unlikely(verdict == NOT_IP)) {
-		l->not_ip_packets += packets;
-		l->not_ip_bytes += bytes;
-		return;
-	}
-	if (unlikely(verdict == MALFORMED)) {
-		l->malformed_packets += packets;
-		l->malformed_bytes += bytes;
-		return;
-	}
+	l->seen_bytes += p.bytes;
 
 	/* What the user does not tell flows apart by is zero in every key */
 	if (!KEY_SRC_IP)
@@ -264,23 +272,25 @@ static __always_inline void measure(struct __sk_buff *skb, const bool egress, co
 		p.dst[0] = p.dst[1] = 0;
 	if (!KEY_SRC_PORT || !KEY_DST_PORT)
 		p.ports &= (KEY_SRC_PORT ? 0xFFFF0000 : 0) | (KEY_DST_PORT ? 0xFFFF : 0);
-	p.traits &= TRAITS_EGRESS | (KEY_PROTOCOL ? TRAITS_PROTOCOL : 0) |
-		    (KEY_SRC_IP || KEY_DST_IP ? TRAITS_FAMILY : 0) |
-		    (KEY_SRC_PORT || KEY_DST_PORT ? TRAITS_PORTS : 0);
+	if (KEPT_TRAITS != TRAITS_ALL)
+		p.traits &= KEPT_TRAITS;
 	if (!KEY_VLAN)
 		p.vlan = 0;
 
+	/* Not earlier: the clock waits for all work before it, the dissection does not */
+	now = arrival(skb, egress);
 	f = flows.lookup(key);
-	if (unlikely(!f))
-		f = new_flow(key);
 	if (unlikely(!f)) {
-		l->no_flow_packets += packets;
-		l->no_flow_bytes += bytes;
-		return;
+		f = new_flow(key);
+		if (!f) {
+			l->no_flow_packets += packets;
+			l->no_flow_bytes += p.bytes;
+			return;
+		}
 	}
-	count(key, f, now, packets, bytes, p.payload);
+	count(key, f, now, packets, p.bytes, p.payload);
 	l->counted_packets += packets;
-	l->counted_bytes += bytes;
+	l->counted_bytes += p.bytes;
 }
 
 /* Whatever is attached beside these goes on with the packet: TCX_NEXT and TC_ACT_UNSPEC are -1 */

@@ -78,10 +78,20 @@ struct extension_header {
 	__be16 fragment;
 };
 
+/* RFC 9293 section 3.1, as far as it matters */
+struct tcp_header {
+	__be32 ports;
+	__be32 sequence;
+	__be32 acknowledgement;
+	u8 data_offset; /* in the upper four bits */
+	u8 rest[7];
+};
+
+/* Lengths below are u64 all through: this LLVM follows each step of 32-bit arithmetic by two shifts. */
 enum verdict { IS_IP, NOT_IP, MALFORMED };
 
 /*
- * Begins with what `struct flow_key` holds, in words as wide as the hash table reads them: a wide
+ * Begins with what `struct flow_key` holds, in words as wide as the hash table compares them: a wide
  * load from where narrow stores have just been made stalls the processor for longer than the whole
  * dissection takes.
  */
@@ -91,8 +101,9 @@ struct packet {
 	u32 interface;
 	u32 traits; /* protocol, family << 8, ports present << 16, direction << 24 */
 	u32 vlan;   /* outermost id | VLAN_PRESENT, the second one 16 bits higher */
-	u32 payload_at; /* where the bytes behind the transport header begin, within the frame */
-	u32 payload;	/* how many there are, in all merged segments together */
+	u64 payload_at; /* where the bytes behind the transport header begin, within the frame */
+	u64 payload;	/* how many there are, in all merged segments together */
+	u64 bytes;	/* of the frame, with a tag that has been taken off */
 };
 
 #define TRAITS_PROTOCOL 0xFF
@@ -101,19 +112,21 @@ struct packet {
 #define TRAITS_FAMILY (0xFF << 8)
 #define TRAITS_PORTS (1 << 16)
 #define TRAITS_EGRESS (1 << 24)
+#define TRAITS_ALL (TRAITS_PROTOCOL | TRAITS_FAMILY | TRAITS_PORTS | TRAITS_EGRESS)
+
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
 
 /*
  * Copy the bytes at OFFSET of the frame into the object TO; not 0 where the frame is shorter. The
  * alignment is a promise that only chooses the width of the copy: BPF's machines read unaligned.
  */
-#define likely(x) __builtin_expect(!!(x), 1)
-#define unlikely(x) __builtin_expect(!!(x), 0)
 #define WIDTH(object) (sizeof(object) >= 8 ? 8 : sizeof(object))
 #define peek(skb, offset, to)                                                                      \
 	({                                                                                         \
 		void *from_ = (void *)(long)(skb)->data + (offset);                                \
 		int failed_ = 0;                                                                   \
-		if (likely(from_ + sizeof(to) <= (void *)(long)(skb)->data_end))                          \
+		if (likely(from_ + sizeof(to) <= (void *)(long)(skb)->data_end))                   \
 			__builtin_memcpy(__builtin_assume_aligned(&(to), WIDTH(to)),               \
 					 __builtin_assume_aligned(from_, WIDTH(to)), sizeof(to)); \
 		else                                                                               \
@@ -128,81 +141,93 @@ static __always_inline bool is_vlan(u16 ethertype)
 }
 
 /* Behind the IP headers: HEADER bytes of transport header, ROOM bytes with what is behind it. */
-static __always_inline enum verdict payload(struct packet *p, u32 offset, u32 header, u32 room,
-					    u32 traits)
+static __always_inline enum verdict payload(struct packet *p, u64 offset, u64 header, u64 room,
+					    u32 traits, u32 ports)
 {
 	if (unlikely(room < header))
 		return MALFORMED;
-	p->traits |= traits;
+	p->ports = ports;
+	p->traits = traits;
 	p->payload_at = offset + header;
 	p->payload = room - header;
 	return IS_IP;
 }
 
 /* The transport header at OFFSET, of which the IP header promises ROOM bytes with what is behind. */
-static __always_inline enum verdict transport(struct __sk_buff *skb, struct packet *p, u32 offset,
-					      u32 room, u32 protocol, u32 family)
+static __always_inline enum verdict transport(struct __sk_buff *skb, struct packet *p, u64 offset,
+					      u64 room, u64 protocol, u32 traits)
 {
-	u32 header;
-	u8 data_offset;
+	u64 header = MIN_UDP;
+	struct tcp_header tcp;
 	__be32 ports;
 
-	switch (protocol) {
-	case PROTOCOL_TCP:
-		if (room < MIN_TCP || peek(skb, offset + 12, data_offset))
+	traits |= protocol;
+	if (likely(protocol == PROTOCOL_TCP)) {
+		/* all of it, ports and length, in one reach */
+		if (room < MIN_TCP || peek(skb, offset, tcp))
 			return MALFORMED;
-		header = (data_offset >> 4) * 4;
-		if (header < MIN_TCP)
+		header = (tcp.data_offset >> 4) * 4;
+		if (unlikely(header < MIN_TCP))
 			return MALFORMED;
-		break;
-	case PROTOCOL_UDP:
-	case PROTOCOL_UDPLITE:
-		header = MIN_UDP;
-		break;
-	case PROTOCOL_SCTP:
-		header = MIN_SCTP;
-		break;
-	case PROTOCOL_ICMP:
-	case PROTOCOL_ICMPV6:
-		return payload(p, offset, MIN_ICMP, room, protocol | family);
-	default:
-		return payload(p, offset, 0, room, protocol | family);
+		return payload(p, offset, header, room, traits | TRAITS_PORTS, ntohl(tcp.ports));
+	}
+	if (unlikely(protocol != PROTOCOL_UDP)) {
+		switch (protocol) {
+		case PROTOCOL_UDPLITE:
+			break;
+		case PROTOCOL_SCTP:
+			header = MIN_SCTP;
+			break;
+		case PROTOCOL_ICMP:
+		case PROTOCOL_ICMPV6:
+			return payload(p, offset, MIN_ICMP, room, traits, 0);
+		default:
+			return payload(p, offset, 0, room, traits, 0);
+		}
 	}
 	if (peek(skb, offset, ports))
 		return MALFORMED;
-	p->ports = ntohl(ports);
-	return payload(p, offset, header, room, protocol | family | TRAITS_PORTS);
+	return payload(p, offset, header, room, traits | TRAITS_PORTS, ntohl(ports));
 }
 
-static __always_inline enum verdict ipv4(struct __sk_buff *skb, struct packet *p, u32 offset)
+static __always_inline enum verdict ipv4(struct __sk_buff *skb, struct packet *p, u64 offset,
+					 u32 traits)
 {
 	struct ipv4_header ip __attribute__((aligned(8)));
-	u32 length, header, there = skb->len - offset;
+	u64 length, header = sizeof(ip), there = skb->len - offset;
 
 	if (peek(skb, offset, ip))
 		return MALFORMED;
-	header = (ip.version_ihl & 0xF) * 4;
+	if (unlikely(ip.version_ihl != 0x45)) { /* 0x45 is version 4, no options: nothing to compute */
+		header = (ip.version_ihl & 0xF) * 4;
+		if (ip.version_ihl >> 4 != 4 || header < sizeof(ip))
+			return MALFORMED;
+	}
 	length = ntohs(ip.total_length);
 	/* more than 64 KiB of merged segments: the length does not fit its field and is 0 */
 	if (unlikely(length == 0 && there > 0xFFFF))
 		length = there;
-	if (unlikely(ip.version_ihl >> 4 != 4 || header < sizeof(ip) || length < header ||
-		     length > there))
+	if (unlikely(length < header || length > there))
 		return MALFORMED;
 	p->src[0] = ip.src;
+	p->src[1] = 0;
 	p->dst[0] = ip.dst;
+	p->dst[1] = 0;
 	offset += header;
 	length -= header;
+	traits |= TRAITS_IPV4;
 	if (unlikely(ip.fragment & htons(0x1FFF))) /* a later fragment has no transport header */
-		return payload(p, offset, 0, length, ip.protocol | TRAITS_IPV4);
-	return transport(skb, p, offset, length, ip.protocol, TRAITS_IPV4);
+		return payload(p, offset, 0, length, traits | ip.protocol, 0);
+	return transport(skb, p, offset, length, ip.protocol, traits);
 }
 
-static __always_inline enum verdict ipv6(struct __sk_buff *skb, struct packet *p, u32 offset)
+static __always_inline enum verdict ipv6(struct __sk_buff *skb, struct packet *p, u64 offset,
+					 u32 traits)
 {
 	struct ipv6_header ip;
 	struct extension_header x;
-	u32 room, there, next, length, i;
+	u64 room, there, next, length;
+	u32 i;
 
 	if (peek(skb, offset, ip))
 		return MALFORMED;
@@ -219,6 +244,7 @@ static __always_inline enum verdict ipv6(struct __sk_buff *skb, struct packet *p
 	p->dst[0] = ip.dst[0];
 	p->dst[1] = ip.dst[1];
 	next = ip.next;
+	traits |= TRAITS_IPV6;
 
 	for (i = 0; i <= MAX_EXTENSION_HEADERS; i++) {
 		switch (next) {
@@ -232,7 +258,7 @@ static __always_inline enum verdict ipv6(struct __sk_buff *skb, struct packet *p
 		case IPV6_SHIM6:
 			break;
 		default:
-			return transport(skb, p, offset, room, next, TRAITS_IPV6);
+			return transport(skb, p, offset, room, next, traits);
 		}
 		if (i == MAX_EXTENSION_HEADERS || room < 8 || peek(skb, offset, x))
 			return MALFORMED;
@@ -244,25 +270,28 @@ static __always_inline enum verdict ipv6(struct __sk_buff *skb, struct packet *p
 		offset += length;
 		room -= length;
 		if (next == IPV6_FRAGMENT && x.fragment & htons(0xFFF8))
-			return payload(p, offset, 0, room, x.next | TRAITS_IPV6);
+			return payload(p, offset, 0, room, traits | x.next, 0);
 		next = x.next;
 	}
 	return MALFORMED;
 }
 
 /*
- * Fill P, all of it zero but interface and direction, from the frame. LAYER3 is constant: the interface's frames begin with the IP
- * header (tunnels), not with an Ethernet header.
+ * Fill P, all but the interface, from the frame. LAYER3 is constant: the interface's frames begin
+ * with the IP header (tunnels), not with an Ethernet header.
  */
 static __always_inline enum verdict dissect(struct __sk_buff *skb, struct packet *p,
-					    const bool layer3)
+					    const bool layer3, const u32 traits)
 {
-	u32 offset = 0, tags = 0, i;
+	u64 offset = 0;
+	u32 tags = 0, vlan = 0, i;
 	u16 ethertype = skb->protocol;
 
+	p->bytes = skb->len;
 	if (unlikely(skb->vlan_present)) { /* the outermost tag, taken off the frame by driver or kernel */
-		p->vlan = (skb->vlan_tci & 0xFFF) | VLAN_PRESENT;
+		vlan = (skb->vlan_tci & 0xFFF) | VLAN_PRESENT;
 		tags = 1;
+		p->bytes += 4;
 	}
 	if (!layer3) {
 		offset = ETH_HEADER;
@@ -276,16 +305,17 @@ static __always_inline enum verdict dissect(struct __sk_buff *skb, struct packet
 				break;
 			if (tags == MAX_VLAN_TAGS || peek(skb, offset, tag))
 				return MALFORMED;
-			p->vlan |= ((ntohs(tag.tci) & 0xFFF) | VLAN_PRESENT) << (16 * tags);
+			vlan |= ((ntohs(tag.tci) & 0xFFF) | VLAN_PRESENT) << (16 * tags);
 			tags++;
 			offset += sizeof(tag);
 			ethertype = tag.next;
 		}
 	}
+	p->vlan = vlan;
 	if (likely(ethertype == htons(ETHERTYPE_IPV4)))
-		return ipv4(skb, p, offset);
+		return ipv4(skb, p, offset, traits);
 	if (ethertype == htons(ETHERTYPE_IPV6))
-		return ipv6(skb, p, offset);
+		return ipv6(skb, p, offset, traits);
 	return NOT_IP;
 }
 

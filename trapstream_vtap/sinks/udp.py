@@ -19,9 +19,9 @@ _ANSWER_SECONDS = 0.1
 class UdpSink:
     """Datagrams to a collector's UDP port.
 
-    What is lost on the way, or in the collector's receive buffer, nobody tells the sender. Only that
-    the port is closed, a round trip later: then none of the latest datagrams can be trusted to have
-    arrived, and some may come twice.
+    What is lost on the way, or in the collector's receive buffer, nobody tells the sender. Only
+    that the port is closed, a round trip later: then none of the latest datagrams can be trusted
+    to have arrived, and some may come twice.
     """
 
     def __init__(self, collector: Collector) -> None:
