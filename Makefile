@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help setup packages run test lint bench clean FORCE
+.PHONY: help setup packages run test lint bench docs clean FORCE
 
 # The distribution's interpreter, never the first on PATH: only it sees the distribution's BCC.
 PYTHON   := /usr/bin/python3
@@ -38,6 +38,9 @@ lint: setup  ## linter, formatter check, strict type check
 
 bench: setup  ## measure the cost of measuring
 	$(BIN)/python -m bench
+
+docs: setup  ## make the reference pages of fields and options anew
+	$(BIN)/python -m lab.reference
 
 clean:  ## remove everything that was made here
 	rm -rf .venv build dist *.egg-info .hypothesis trapstream_vtap/_native.cpp trapstream_vtap/*.so

@@ -101,7 +101,7 @@ def test_flow_records(
     interface=interfaces,
 )
 def test_safe_subset(flows: list[Flow], device: str, interface: dict[int, str]) -> None:
-    """Every line keeps to what all parsers read alike, and writes decimals no longer than need be."""
+    """Every line keeps to what all parsers read alike, and decimals are as short as can be."""
     payload = rendered(
         flow_schema(KEY_FIELDS),
         formats.Labels(device, interface),

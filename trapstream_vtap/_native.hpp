@@ -455,7 +455,8 @@ class Sweep {
         if (rc && rc != -ENOENT) return rc;
         first_ = false;
         std::vector<uint8_t> frame(kHead, 0);
-        frame[kHead - 2] = force;
+        frame[kForceAt] = force;
+        std::memcpy(&frame[kNowAt], &now, sizeof now);
         int failed = visit(count, now, force, frame);
         if (!failed && frame.size() > kHead) failed = flush(frame);
         return failed ? failed : !rc;
@@ -463,7 +464,7 @@ class Sweep {
 
   private:
     static constexpr uint32_t kBatch = 4096;
-    static constexpr size_t kHead = 16;
+    static constexpr size_t kForceAt = 14, kNowAt = 16, kHead = 24;  // as bpf/flow.c reads them
 
     int visit(uint32_t count, uint64_t now, bool force, std::vector<uint8_t> &frame) {
         for (uint32_t i = 0; i < count; i++) {

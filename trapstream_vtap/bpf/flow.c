@@ -98,6 +98,10 @@ static __always_inline u64 close_interval(struct flow_key *key, struct flow *f, 
 		return end;
 	}
 	start = f->start;
+	if (now <= start) { /* the interval has begun since the sweep did: it is not its turn */
+		summaries.ringbuf_discard(r, BPF_RB_NO_WAKEUP);
+		return end;
+	}
 	if (__sync_val_compare_and_swap(&f->end, end, next) != end) {
 		summaries.ringbuf_discard(r, BPF_RB_NO_WAKEUP);
 		return *(volatile u64 *)&f->end;
@@ -316,19 +320,21 @@ PROGRAM(vtap_egress_l3, true, true)
 
 /*
  * Run by user space on a made-up frame: 14 bytes that pass for an Ethernet header, 1 byte that
- * forces, 1 byte of padding, then keys. Closes the intervals of these flows.
+ * forces, 1 byte of padding, 8 bytes that say when it is (CLOCK_MONOTONIC, the same for all flows of
+ * a sweep), then keys. Closes the intervals of these flows.
  */
 int vtap_sweep(struct __sk_buff *skb)
 {
-	u64 now = bpf_ktime_get_ns();
 	struct flow_key key;
 	struct flow *f;
+	u64 now = 0;
 	u8 force = 0;
 	u32 i;
 
 	bpf_skb_load_bytes(skb, 14, &force, 1);
+	bpf_skb_load_bytes(skb, 16, &now, sizeof(now));
 	for (i = 0; i < SWEEP_KEYS; i++) {
-		if (bpf_skb_load_bytes(skb, 16 + i * sizeof(key), &key, sizeof(key)))
+		if (bpf_skb_load_bytes(skb, 24 + i * sizeof(key), &key, sizeof(key)))
 			break;
 		f = flows.lookup(&key);
 		if (f)

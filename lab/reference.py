@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reference pages of fields and options, made from the code: `make docs`."""
+
+from pathlib import Path
+
+import click
+
+from trapstream_vtap.cli import main as command
+from trapstream_vtap.records import AGENT, KEY_FIELDS, Role, Schema, flow_schema
+
+DOCS = Path(__file__).parent.parent / "docs"
+MADE = "<!-- Made by `make docs` from {}; do not edit. -->"
+
+
+def pages() -> dict[Path, str]:
+    """Every generated page: where it belongs, and its text."""
+    return {DOCS / "fields.md": fields(), DOCS / "options.md": options()}
+
+
+def fields() -> str:
+    """What is exported, measurement by measurement."""
+    return "\n".join(
+        (
+            MADE.format("`trapstream_vtap/records.py`"),
+            "# Measurements, tags and fields",
+            "",
+            "In line protocol tags are tags and fields are fields; in JSON both are members of one flat",
+            "object, tags as strings, beside `name` (the measurement) and `timestamp` (ns, integer).",
+            "Counts are integers; everything with a unit of time or a rate is a decimal number, rounded",
+            "half up: rates to 6 places, ms to 9 (`iat_min_ms`, `iat_max_ms` are whole nanoseconds).",
+            "",
+            _measurement(flow_schema(KEY_FIELDS)),
+            "Of the tags from `dst_ip` to `vlan` exactly those stand in a record that `--key` names.",
+            "With `--bits` the rates are `throughput_bits_per_second` and `goodput_bits_per_second`.",
+            "",
+            _measurement(AGENT),
+        )
+    )
+
+
+def _measurement(schema: Schema) -> str:
+    rows = [f"## `{schema.measurement}`", "", schema.doc, ""]
+    rows += ["| name | kind | unit | meaning |", "|---|---|---|---|"]
+    for field in schema.fields:
+        name = "time / `timestamp`" if field.role is Role.TIME else f"`{field.name}`"
+        rows.append(f"| {name} | {field.role.value} | {field.unit} | {field.doc} |")
+    return "\n".join((*rows, ""))
+
+
+def options() -> str:
+    """Every option of the command."""
+    rows = [
+        MADE.format("`trapstream_vtap/cli.py`"),
+        "# Options",
+        "",
+        "`vtap-stream [OPTIONS] COLLECTOR_IP COLLECTOR_PORT` (IPv4, IPv6 or a host name)",
+        "",
+        "| option | meaning | default |",
+        "|---|---|---|",
+    ]
+    for option in command.params:
+        if not isinstance(option, click.Option):
+            continue
+        names = ", ".join(f"`{name}`" for name in option.opts)
+        value = "" if option.is_flag else f" `{option.metavar or _choices(option)}`"
+        text, _, default = (option.help or "").partition("  [default: ")
+        shown = default.rstrip("]") or ("" if option.is_flag else str(option.default))
+        rows.append(f"| {names}{value} | {text} | {shown} |")
+    return "\n".join((*rows, ""))
+
+
+def _choices(option: click.Option) -> str:
+    kind = option.type
+    if isinstance(kind, click.Choice):
+        return "\\|".join(str(choice) for choice in kind.choices)
+    return kind.name
+
+
+def main() -> None:
+    """Write the pages."""
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
