@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make bench`: what measuring costs, as ratios within one run; prints docs/performance.md's tables."""
+"""`make bench`: what measuring costs, as ratios within one run, for docs/performance.md."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def main() -> None:
 
 def _processor() -> str:
     with open("/proc/cpuinfo", encoding="ascii") as info:  # noqa: PTH123 - one line of a file
-        return next(line.partition(":")[2].strip() for line in info if line.startswith("model name"))
+        return next(
+            line.partition(":")[2].strip() for line in info if line.startswith("model name")
+        )
 
 
 if __name__ == "__main__":

@@ -9,11 +9,13 @@ import statistics
 import subprocess
 import time
 
-from bench import testrun
-from lab.namespace import Namespace, veth
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
+
+from bench import testrun
+from lab.namespace import Namespace, veth
+from trapstream_vtap.probes import flow
 
 TITLE = "(a) The cost of a packet"
 ROUNDS, REPEAT = 15, 300_000
@@ -22,8 +24,14 @@ SECONDS = 3.0
 
 ETHER = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 FRAMES = {
-    "UDP over IPv4": ETHER / IP(src="192.0.2.1", dst="192.0.2.2") / UDP(sport=7, dport=9) / bytes(100),
-    "TCP over IPv4": ETHER / IP(src="192.0.2.1", dst="192.0.2.2") / TCP(sport=7, dport=9) / bytes(100),
+    "UDP over IPv4": ETHER
+    / IP(src="192.0.2.1", dst="192.0.2.2")
+    / UDP(sport=7, dport=9)
+    / bytes(100),
+    "TCP over IPv4": ETHER
+    / IP(src="192.0.2.1", dst="192.0.2.2")
+    / TCP(sport=7, dport=9)
+    / bytes(100),
     "UDP over IPv6": ETHER
     / IPv6(src="2001:db8::1", dst="2001:db8::2")
     / UDP(sport=7, dport=9)
@@ -41,22 +49,27 @@ def main() -> None:
 def _in_the_program() -> None:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     objects = testrun.load(testrun.settings())
-    print("| packet | empty program, ns | flow program, ns | above the empty one, ns |")
-    print("|---|---|---|---|")
+    flow.FlowProbe(testrun.settings()).prepare(objects)  # it tells the program the time
+    empty, program = objects.programs["empty"], objects.programs["vtap_ingress"]
+    print(
+        "| packet | empty program, ns | above it, with a receive timestamp | without |\n"
+        "|---|---|---|---|"
+    )
     for name, packet in FRAMES.items():
         frame = bytes(packet)
-        times: dict[str, list[int]] = {"empty": [], "vtap_ingress": []}
-        for _ in range(ROUNDS):  # in turns, so that a busy moment hits both
-            for program, taken in times.items():
-                taken.append(testrun.run(objects.programs[program], frame, REPEAT))
-        empty, full = (statistics.median(taken) for taken in times.values())
-        print(f"| {name} | {empty} | {full} | {full - empty} |")
+        taken: list[list[int]] = [[], [], []]
+        for _ in range(ROUNDS):  # in turns, so that a busy moment hits all
+            taken[0].append(testrun.run(empty, frame, REPEAT))
+            taken[1].append(testrun.run(program, frame, REPEAT, tstamp=time.time_ns()))
+            taken[2].append(testrun.run(program, frame, REPEAT))
+        base, stamped, unstamped = (statistics.median(times) for times in taken)
+        print(f"| {name} | {base} | **{stamped - base}** | **{unstamped - base}** |")
     objects.close()
     os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
 
 def _on_the_wire() -> None:
-    """UDP segmented by the kernel, so that sending costs little and the veth sees single packets."""
+    """UDP segmented by the kernel: sending costs little, and the veth sees single packets."""
     rates: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(3):
         for tapped, seen in rates.items():

@@ -8,8 +8,9 @@ import statistics
 import struct
 import time
 
-from bench import testrun
 from influxdb_client import Point, WritePrecision
+
+from bench import testrun
 from trapstream_vtap import formats
 from trapstream_vtap.probes import flow
 from trapstream_vtap.records import FLOW_RECORD, flow_schema
@@ -30,7 +31,11 @@ def main() -> None:
     labels = formats.Labels("192.0.2.2", {1: "lo"})
     influx = formats.compile_plan(formats.INFLUX, schema, labels)
     as_json = formats.compile_plan(formats.JSON, schema, labels)
-    taken: dict[str, list[float]] = {"ring to batch": [], "batch to line protocol": [], "batch to JSON": []}
+    taken: dict[str, list[float]] = {
+        "ring to batch": [],
+        "batch to line protocol": [],
+        "batch to JSON": [],
+    }
     batch = bytearray()
     for _ in range(ROUNDS):
         for number in range(FLOWS):
@@ -43,7 +48,8 @@ def main() -> None:
                 batch += part
             read += time.perf_counter() - start
         count = len(batch) // FLOW_RECORD.size
-        assert count >= FLOWS
+        if count < FLOWS:
+            raise RuntimeError(f"{count} records of {FLOWS} flows")
         taken["ring to batch"].append(read / count)
         for name, plan, limit in (
             ("batch to line protocol", influx, 1 << 62),

@@ -54,7 +54,9 @@ def _once() -> tuple[float, float, float, float]:
         )
         peak_of_child = 0.0
         while time.monotonic() - start < RUN:
-            peak_of_child = max(peak_of_child, *(_memory(pid, "VmHWM") for pid in _children(process.pid)), 0)
+            peak_of_child = max(
+                peak_of_child, *(_memory(pid, "VmHWM") for pid in _children(process.pid)), 0
+            )
             time.sleep(0.005)
         steady, peak = _memory(process.pid, "VmRSS"), _memory(process.pid, "VmHWM")
         done.set()
@@ -103,4 +105,5 @@ def _memory(pid: int, field: str) -> float:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return 0.0
-    return next((int(l.split()[1]) * 1024 / 1e6 for l in lines if l.startswith(field)), 0.0)
+    kib = next((int(line.split()[1]) for line in lines if line.startswith(field)), 0)
+    return kib * 1024 / 1e6

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from trapstream_vtap.probes import flow
 
 if TYPE_CHECKING:
     from trapstream_vtap.bpf.compile import Objects
+
+_CONTEXT_SIZE, _TSTAMP_AT = 192, 152  # struct __sk_buff, include/uapi/linux/bpf.h
 
 EMPTY = "int empty(struct __sk_buff *skb)\n{\n\treturn -1;\n}\n"
 
@@ -59,14 +62,18 @@ def load(chosen: Settings) -> Objects:
     )
 
 
-def run(program: int, frame: bytes, repeat: int = 1) -> int:
-    """Run PROGRAM on FRAME; ns per run, as the kernel measures it."""
+def run(program: int, frame: bytes, repeat: int = 1, *, tstamp: int = 0) -> int:
+    """Run PROGRAM on FRAME with that receive timestamp; ns per run, as the kernel measures it."""
+    context = bytearray(_CONTEXT_SIZE)
+    struct.pack_into("=Q", context, _TSTAMP_AT, tstamp)
     data = ctypes.create_string_buffer(frame, len(frame))
     options = _Options(
         sz=ctypes.sizeof(_Options),
         data_in=ctypes.addressof(data),
         data_size_in=len(frame),
         repeat=repeat,
+        ctx_in=ctypes.addressof((ctypes.c_char * _CONTEXT_SIZE).from_buffer(context)),
+        ctx_size_in=_CONTEXT_SIZE,
     )
     failed = ctypes.CDLL("libbpf.so.1").bpf_prog_test_run_opts(program, ctypes.byref(options))
     if failed:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a capture says of flows and intervals: the independent computation, with scapy and dpkt."""
+"""What a capture says of flows and intervals, computed independently, with scapy and dpkt."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Packet(NamedTuple):
 
 
 def packets(path: Path) -> list[Packet]:
-    """The IP packets of a nanosecond capture, in order; their original lengths, whatever was kept."""
+    """The IP packets of a nanosecond capture, in order, with their lengths on the wire."""
     with RawPcapReader(str(path)) as reader:
         assert reader.nano
         found = [
@@ -71,16 +71,18 @@ def _packet(header: tuple[int, int], frame: bytes) -> Packet | None:
     ports: tuple[str | None, str | None] = (None, None)
     payload = size
     if not later:
-        upper = ip.data if not isinstance(ip.data, bytes) else ip.data
-        transport = bytes(upper)
+        transport = bytes(ip.data)
         if protocol in (6, 17):
             ports = (
                 str(int.from_bytes(transport[0:2])),
                 str(int.from_bytes(transport[2:4])),
             )
-        payload = size - {1: 8, 6: (transport[12] >> 4) * 4 if protocol == 6 else 0, 17: 8, 58: 8}.get(
-            protocol, 0
-        )
+        payload = size - {
+            1: 8,
+            6: (transport[12] >> 4) * 4 if protocol == 6 else 0,
+            17: 8,
+            58: 8,
+        }.get(protocol, 0)
     flow = Flow(
         str(ipaddress.ip_address(ip.src)),
         str(ipaddress.ip_address(ip.dst)),

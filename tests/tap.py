@@ -39,7 +39,14 @@ class Tap:
         self._collector = threading.Thread(target=self._collect, args=(listener,), daemon=True)
         self._collector.start()
         self.process = self._namespace.popen(
-            *(str(COMMAND), "-f", "json", *self._options, "127.0.0.1", str(listener.getsockname()[1])),
+            *(
+                str(COMMAND),
+                "-f",
+                "json",
+                *self._options,
+                "127.0.0.1",
+                str(listener.getsockname()[1]),
+            ),
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -16,7 +16,7 @@ import pytest
 import tap
 from traffic import V4, Wire
 
-from trapstream_vtap.bpf import attach, kernel
+from trapstream_vtap.bpf import kernel
 from trapstream_vtap.config import DIRECTIONS, Collector, Settings
 from trapstream_vtap.errors import RunError
 from trapstream_vtap.interfaces import choose
@@ -172,7 +172,7 @@ def test_two_at_a_time(wire: Wire) -> None:
 
 
 def test_gone_interface(wire: Wire) -> None:
-    """An interface that goes between choosing and attaching: one sentence, nothing left attached."""
+    """An interface that is gone when attaching: one sentence, and nothing is left attached."""
     with wire.receiver.entered():
         chosen = choose(("wire0", "lo"))
         wire.receiver.run("ip", "link", "del", "wire0")

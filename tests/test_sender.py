@@ -346,19 +346,23 @@ def test_messages_become_rare(
     assert all("Connection refused" in sentence for sentence in said)
 
 
-def test_collector_that_closes_every_connection_is_not_pestered(peer: Peer) -> None:
-    """Attempts at a collector that hangs up at once become rarer."""
-    peer.socket.listen()
-    accepted = []
-    with Sending(TcpSink, peer.port):
-        while len(accepted) < 3:
-            connection = peer.accept()
-            accepted.append(time.monotonic())
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            connection.close()
+def test_attempts_become_rare(closed_udp_port: int) -> None:
+    """A collector that goes on refusing is tried again after a quarter of a second, then 0.5, 1, …"""
+    attempts: list[float] = []
 
-    waits = [later - earlier for earlier, later in itertools.pairwise(accepted)]
-    assert waits[0] < waits[1]
+    class Counted(UdpSink):
+        def open(self) -> None:
+            attempts.append(time.monotonic())
+            super().open()
+
+    sink = Counted(Collector(socket.AF_INET, (HOST, closed_udp_port)))
+    sender = Sender(sink, Ledger(), 1 << 20, lambda _: None, threading.Event())
+    sender.put(Payload(payload(0), {}))
+    wait_for(lambda: len(attempts) == 4)
+    sender.close()
+
+    waits = [later - earlier for earlier, later in itertools.pairwise(attempts)]
+    assert all(wait >= least for wait, least in zip(waits, (0.25, 0.5, 1), strict=True)), waits
 
 
 def test_udp_port_opens_late(closed_udp_port: int) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flow table: nothing is lost between CPUs, in a full ring, under pressure; or it is admitted."""
+"""The flow table: nothing is lost between CPUs or in a full ring; what is evicted is admitted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ SECONDS = 2.0
 def frame(number: int = 0, size: int = 100) -> bytes:
     """A UDP datagram of flow NUMBER with SIZE bytes of payload."""
     ip = struct.pack(">BBHHHBBHII", 0x45, 0, 28 + size, 0, 0, 64, 17, 0, 0xC0000201, number)
-    return bytes(12) + b"\x08\x00" + ip + struct.pack(">HHHH", 5000, 6000, 8 + size, 0) + bytes(size)
+    return (
+        bytes(12) + b"\x08\x00" + ip + struct.pack(">HHHH", 5000, 6000, 8 + size, 0) + bytes(size)
+    )
 
 
 class Table:

@@ -73,7 +73,6 @@ class Wire:
         self._open.append(sender)
         return sender
 
-
     def settle(self) -> None:
         """Wait until nothing has passed for longer than an acknowledgement may be delayed."""
         before, since = self.receiver.counters("wire0"), time.monotonic()
@@ -98,7 +97,7 @@ def echo_request(family: int, sequence: int, size: int) -> bytes:
 
 def paced(seconds: float, gap: float, send: Callable[[int], object], seed: int) -> None:
     """Call SEND about every GAP seconds, unevenly, but never close to a grid line."""
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311 - traffic, not secrets
     end = time.monotonic() + seconds
     number = 0
     while time.monotonic() < end:
@@ -115,5 +114,3 @@ def together(*drives: Callable[[], None]) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-
-

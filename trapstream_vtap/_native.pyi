@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections.abc import Iterable, Mapping
+from typing import TypeAlias
 
-Tallies = dict[int, tuple[int, int, int]]
-_Slot = tuple[int, bytes, bytes, tuple[int, ...], int, int, Mapping[int, bytes]]
+Tallies: TypeAlias = dict[int, tuple[int, int, int]]
+_Slot: TypeAlias = tuple[int, bytes, bytes, tuple[int, ...], int, int, Mapping[int, bytes]]
 
 class Ring:
     def __init__(self, map_fd: int, record_size: int) -> None: ...
@@ -44,5 +45,5 @@ class Sweep:
         bytes_at: tuple[int, int],
     ) -> None: ...
     def begin(self) -> None: ...
-    def step(self, now: int, force: bool) -> bool: ...  # noqa: FBT001 - the native signature
+    def step(self, now: int, force: bool) -> bool: ...
     def result(self) -> tuple[int, int, Tallies]: ...

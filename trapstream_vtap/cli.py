@@ -107,8 +107,8 @@ class _Seconds(click.FloatRange):
     "--device-ip",
     "device",
     metavar="IP",
-    help="Tag `device` of every record.  [default: the address that the kernel would use toward the "
-    "collector]",
+    help="Tag `device` of every record.  [default: the address that the kernel would use toward "
+    "the collector]",
 )
 @click.option(
     "--direction",
@@ -148,8 +148,8 @@ class _Seconds(click.FloatRange):
     type=click.IntRange(1, 1 << 20),
     default=64,
     show_default=True,
-    help="Most memory for records that wait for the collector; beyond it the oldest are dropped, and "
-    "counted.",
+    help="Most memory for records that wait for the collector; beyond it the oldest are dropped, "
+    "and counted.",
 )
 @click.option(
     "--duration",
@@ -162,10 +162,11 @@ class _Seconds(click.FloatRange):
 def main(
     host: str, port: int, names: tuple[str, ...], device: str | None, form: str, **options: Any
 ) -> None:
-    """Measure every flow on this machine's interfaces and stream it to a time-series collector.
+    r"""Measure every flow on this machine's interfaces and stream it to a time-series collector.
 
     The collector (Telegraf, InfluxDB, VictoriaMetrics, …) gets one record per flow and interval:
-    packets, bytes, throughput, goodput, jitter; and one per interface that accounts for every packet.
+    packets, bytes, throughput, goodput, jitter; and one per interface that accounts for every
+    packet.
 
     \b
     vtap-stream 192.0.2.10 8094                      all interfaces, line protocol over TCP

@@ -74,7 +74,8 @@ def resolve(host: str, port: int) -> Collector:
     except (OSError, UnicodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not a host name"
         raise UsageError(
-            f"Cannot resolve the collector's name {host!r} ({why}): give an IP address, or check DNS."
+            f"Cannot resolve the collector's name {host!r} ({why}): give an IP address, or check "
+            "DNS."
         ) from error
     return Collector(socket.AddressFamily(family), address)  # type: ignore[arg-type]
 
@@ -90,8 +91,8 @@ def address_toward(collector: Collector) -> str:
             probe.connect(collector.address)
         except OSError as error:
             raise RunError(
-                f"No route to the collector {collector} ({error.strerror}): say with --device-ip what "
-                "the tag device shall be."
+                f"No route to the collector {collector} ({error.strerror}): say with --device-ip "
+                "what the tag device shall be."
             ) from error
         return str(probe.getsockname()[0])
 

@@ -88,7 +88,7 @@ class Column:
     @property
     def code(self) -> str:
         """The format of this member for the `struct` module."""
-        return f"{self.count}s" if self.count else _CTYPES[self.base][0]
+        return f"{self.size}s" if self.count else _CTYPES[self.base][0]
 
 
 @dataclass(frozen=True)

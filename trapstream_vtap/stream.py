@@ -164,9 +164,7 @@ class Stream:
             missing = counts["counted_packets"] - handed.packets - packets
             if missing > evicted.packets:
                 evicted.packets = missing
-                evicted.bytes = max(
-                    evicted.bytes, counts["counted_bytes"] - handed.bytes - octets
-                )
+                evicted.bytes = max(evicted.bytes, counts["counted_bytes"] - handed.bytes - octets)
 
     def _agent(self, line: int) -> None:
         """One record of `vtap_agent` per interface, as of the grid line (CLOCK_MONOTONIC, ns)."""
@@ -195,9 +193,7 @@ class Stream:
         handed, sent, lost = self._ledger.totals()
         gone = sum(amount.records for amount in lost.values())
         pending = handed.records - sent.records - gone
-        return (
-            f"{seen} packets seen, {sent.records} records sent, {pending} pending, {gone} lost"
-        )
+        return f"{seen} packets seen, {sent.records} records sent, {pending} pending, {gone} lost"
 
     def _finish(self) -> None:
         """Close every interval, send it, detach, account for everything, say so."""

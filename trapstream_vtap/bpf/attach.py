@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attach programs to the two directions of an interface.
 
-With tcx links where the kernel has them (6.6): they go with the process, whatever ends it, and leave
-other programs alone. Else with clsact filters, which stay in the kernel until somebody removes them:
-at exit, or, after SIGKILL, at the next start.
+With tcx links where the kernel has them (6.6): they go with the process, whatever ends it, and
+leave other programs alone. Else with clsact filters, which stay in the kernel until somebody
+removes them: at exit, or, after SIGKILL, at the next start.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def attach(program: int, interface: Interface, direction: Direction) -> Callable
         if error.errno == errno.EINVAL:
             return attach_clsact(program, interface, direction)
         why = os.strerror(error.errno or 0)
-        raise RunError(f"Cannot attach to {direction.name.lower()} of {interface.name}: {why}.") from error
+        raise RunError(
+            f"Cannot attach to {direction.name.lower()} of {interface.name}: {why}."
+        ) from error
     return lambda: os.close(link)
 
 

@@ -28,8 +28,8 @@ _MESSAGE_SIZE = 1 << 16
 
 _NO_BCC = (
     "BCC is missing from this Python: install the distribution's package python3-bpfcc and use an "
-    "environment that sees it (made from /usr/bin/python3 with --system-site-packages); the package "
-    "named bcc of the Python index is something else."
+    "environment that sees it (made from /usr/bin/python3 with --system-site-packages); the "
+    "package named bcc of the Python index is something else."
 )
 _NOT_ALLOWED = "The kernel refuses to load BPF programs: run as root (CAP_BPF and CAP_NET_ADMIN)."
 _NO_BPF = "This kernel does not support what is needed of BPF (5.12 or newer is): "

@@ -252,6 +252,7 @@ static __always_inline void measure(struct __sk_buff *skb, const bool egress, co
 	/* A merged packet (GRO, GSO) is many on the wire, each with all the headers */
 	if (unlikely(skb->gso_size)) {
 		u64 tag = p.bytes - skb->len, headers = p.payload_at + tag;
+		u64 padding = skb->len - p.payload_at - p.payload;
 
 		packets = skb->gso_segs;
 		if (!packets) /* a sender that the kernel does not trust: a virtual machine */
@@ -263,7 +264,7 @@ static __always_inline void measure(struct __sk_buff *skb, const bool egress, co
 			/* only the kernel knows the headers inside a tunnel, and only when it sends */
 			if (skb->wire_len + packets * tag > p.bytes)
 				p.bytes = skb->wire_len + packets * tag;
-			p.payload = p.bytes - packets * headers;
+			p.payload = p.bytes - packets * headers - padding;
 		}
 	}
 	l->seen_packets += packets;

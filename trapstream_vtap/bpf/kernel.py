@@ -27,7 +27,7 @@ def _checked(result: int) -> int:
 
 
 def link_tcx(program: int, interface: int, attach_type: int) -> int:
-    """Attach PROGRAM to the interface of that index; the descriptor of the link that holds it there.
+    """Attach PROGRAM to an interface, by index; the descriptor of the link that holds it there.
 
     Raises:
         OSError: EINVAL on kernels before 6.6, which have no tcx.

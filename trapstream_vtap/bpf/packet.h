@@ -164,7 +164,7 @@ static __always_inline enum verdict transport(struct __sk_buff *skb, struct pack
 	traits |= protocol;
 	if (likely(protocol == PROTOCOL_TCP)) {
 		/* all of it, ports and length, in one reach */
-		if (room < MIN_TCP || peek(skb, offset, tcp))
+		if (peek(skb, offset, tcp))
 			return MALFORMED;
 		header = (tcp.data_offset >> 4) * 4;
 		if (unlikely(header < MIN_TCP))
@@ -260,7 +260,7 @@ static __always_inline enum verdict ipv6(struct __sk_buff *skb, struct packet *p
 		default:
 			return transport(skb, p, offset, room, next, traits);
 		}
-		if (i == MAX_EXTENSION_HEADERS || room < 8 || peek(skb, offset, x))
+		if (i == MAX_EXTENSION_HEADERS || peek(skb, offset, x))
 			return MALFORMED;
 		length = next == IPV6_FRAGMENT	     ? 8 :
 			 next == IPV6_AUTHENTICATION ? (x.length + 2) * 4 :

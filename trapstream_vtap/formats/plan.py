@@ -21,6 +21,11 @@ _KINDS = list(Kind)
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
 
 
+def _trusted(character: str) -> bool:
+    """Whether every collector reads CHARACTER as itself."""
+    return character.isprintable() and character not in "\\%"
+
+
 def safe_text(text: str) -> str:
     r"""TEXT as it is exported: what no collector can be trusted with, percent-encoded.
 
@@ -28,15 +33,12 @@ def safe_text(text: str) -> str:
     differ about one before a separator), bytes that are not UTF-8, and the percent sign itself, so
     that two different names stay different.
     """
-    raw = text.encode("utf-8", "surrogateescape")
-    out = []
-    for character in raw.decode("utf-8", "surrogateescape"):
-        code = ord(character)
-        if code < 0x20 or 0x7F <= code < 0xA0 or character in "\\%" or 0xDC80 <= code <= 0xDCFF:
-            out += [f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape")]
-        else:
-            out.append(character)
-    return "".join(out)
+    return "".join(
+        character
+        if _trusted(character)
+        else "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
+        for character in text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    )
 
 
 @dataclass(frozen=True)
@@ -112,9 +114,7 @@ def compile_plan(form: Format, schema: Schema, labels: Labels, *, coarse_shift: 
             )
         )
     counts = (offsets["packets"], offsets["bytes"]) if "packets" in offsets else None
-    return Plan(
-        slots, *form.frame, schema.layout.size, offsets["interface"], counts
-    )
+    return Plan(slots, *form.frame, schema.layout.size, offsets["interface"], counts)
 
 
 def is_first_value(schema: Schema, exported: Field) -> bool:

@@ -8,7 +8,8 @@ import time
 from typing import TYPE_CHECKING
 
 from trapstream_vtap._native import Ring, Sweep
-from trapstream_vtap.bpf import attach, compile as compiler, kernel
+from trapstream_vtap.bpf import attach, kernel
+from trapstream_vtap.bpf import compile as compiler
 from trapstream_vtap.config import STOP_GAP_NS
 from trapstream_vtap.records import (
     CONTROL,
@@ -44,9 +45,9 @@ _PROGRAMS = {
 def square_limits(interval: int, stop_gap: int) -> tuple[int, int]:
     """How squares of inter-arrival times are summed without overflow: limit (ns) and shift (bits).
 
-    Times below the limit are squared exactly; the others are cut by the shift first. The times of an
-    interval add up to its length and the gap before it at most, so that the sum of their squares is
-    at most that times the longest of them. There is room for four intervals.
+    Times below the limit are squared exactly; the others are cut by the shift first. The times of
+    an interval add up to its length and the gap before it at most, so that the sum of their squares
+    is at most that times the longest of them. There is room for four intervals.
     """
     span = 4 * (interval + stop_gap)
     limit = 1 << ((1 << 64) // span).bit_length() - 1
@@ -61,7 +62,9 @@ def source(settings: Settings) -> compiler.Source:
 
     Only numbers go into the text.
     """
-    programs = sorted({_PROGRAMS[d, i.ethernet] for d in settings.directions for i in settings.interfaces})
+    programs = sorted(
+        {_PROGRAMS[d, i.ethernet] for d in settings.directions for i in settings.interfaces}
+    )
     limit, shift = square_limits(settings.interval, STOP_GAP_NS)
     ring = _LARGEST_RING
     wanted = settings.flow_table_size * (FLOW_RECORD.size + _RING_HEADER)
