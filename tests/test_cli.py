@@ -33,7 +33,6 @@ OPTIONS = (
     *("--verbose", "--version", "--help", "-i", "-f", "-t", "-b", "-d", "-v", "--max-memory"),
 )
 SUMMARY = re.compile(r"vtap-stream: \d+ records sent \(\d+ packets\), \d+ records lost.*")
-reason_is_hidden = pytest.mark.xfail(reason="BCC's exception does not say why; what it prints does")
 BPF_SYSCALL = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
 
 USAGE = {
@@ -168,7 +167,6 @@ def test_not_root(namespace: Namespace) -> None:
     assert sentence.startswith("The kernel refuses to load BPF programs: run as root (CAP_BPF ")
 
 
-@reason_is_hidden
 def test_root_without_capabilities(namespace: Namespace) -> None:
     """Root in a container that may not load programs is told the same as another user."""
     drop = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
@@ -188,7 +186,6 @@ def test_no_bcc(namespace: Namespace, tmp_path: Path) -> None:
     assert "python3-bpfcc" in sentence
 
 
-@reason_is_hidden
 def test_no_bpf(namespace: Namespace) -> None:
     """A kernel without bpf(2) is named as the reason, with what the kernel said."""
     with without_bpf() as wrapper:
@@ -290,7 +287,6 @@ def test_signals(namespace: Namespace, listener: socket.socket, number: signal.S
     assert summary.startswith(f"vtap-stream: {sent} records sent (")
 
 
-@pytest.mark.xfail(reason="the compiling child gets Ctrl-C, too")
 def test_interrupt_while_starting(namespace: Namespace, listener: socket.socket) -> None:
     """Ctrl-C before it measures, which every process of the terminal gets, is an end like any."""
     process = namespace.popen(

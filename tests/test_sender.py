@@ -347,7 +347,7 @@ def test_messages_become_rare(
 
 
 def test_attempts_become_rare(closed_udp_port: int) -> None:
-    """A collector that goes on refusing is tried again after a quarter of a second, then 0.5, 1, …"""
+    """A collector that goes on refusing is tried again after 0.25 s, 0.5 s, 1 s and so on."""
     attempts: list[float] = []
 
     class Counted(UdpSink):

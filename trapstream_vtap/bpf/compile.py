@@ -81,13 +81,17 @@ def load(source: Source) -> Objects:
             pass_fds=[theirs.fileno()],
             capture_output=True,
             check=False,
+            start_new_session=True,  # Ctrl-C is for us: it ends the run when this is done
         )
         theirs.close()
         message, descriptors, _, _ = socket.recv_fds(ours, _MESSAGE_SIZE, _MOST_DESCRIPTORS)
-    if not message:
-        said = child.stderr.decode(errors="replace").strip()
-        raise RunError(f"Compiling the kernel program failed: {said or child.returncode}")
-    answer = orjson.loads(message)
+    said = child.stderr.decode(errors="replace").strip()
+    answer = orjson.loads(message) if message else {"refused": f"exit code {child.returncode}"}
+    if "refused" in answer:  # BCC prints why, and raises what
+        if os.strerror(errno.EPERM) in said:
+            raise RunError(_NOT_ALLOWED)
+        why = said.splitlines()[-1] if said else answer["refused"]
+        raise RunError(f"{_NO_BPF}{why}")
     if "error" in answer:
         raise RunError(answer["error"])
     names = iter(descriptors)
@@ -126,10 +130,7 @@ def _main() -> None:
         except RunError as error:
             parent.send(orjson.dumps({"error": str(error)}))
         except Exception as error:  # noqa: BLE001 - BCC raises bare Exception for all it meets
-            text = str(error)
-            refused = isinstance(error, PermissionError) or os.strerror(errno.EPERM) in text
-            message = _NOT_ALLOWED if refused else f"{_NO_BPF}{text}"
-            parent.send(orjson.dumps({"error": message}))
+            parent.send(orjson.dumps({"refused": str(error)}))
         else:
             socket.send_fds(parent, [b"{}"], descriptors)
 
