@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import os
-import re
+import unicodedata
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -64,7 +64,6 @@ _HOSTILE += (
     "a\udc80b",
     "'",
 )
-_PLAIN = re.compile(r"[^\x00-\x1f\x7f-\x9f\\%\udc80-\udcff]*")
 
 
 @dataclass(frozen=True)
@@ -139,10 +138,17 @@ def rate(count: int, duration: int) -> str:
     return decimal(Fraction(count * 10**9, duration), 6)
 
 
+def is_plain(character: str) -> bool:
+    """Whether CHARACTER is printed, and means nothing to any parser (`Zs` but a space does not)."""
+    return character == " " or (
+        unicodedata.category(character)[0] not in "CZ" and character not in "\\%"
+    )
+
+
 def says_name(tag: str, name: str) -> bool:
     """Whether TAG leads back to NAME, is safe, and has nothing encoded that need not be."""
-    plain = _PLAIN.fullmatch(name) is not None
-    safe = re.fullmatch(r"[^\x00-\x1f\x7f-\x9f\\\ud800-\udfff]+", tag) is not None
+    safe = all(is_plain(character) or character == "%" for character in tag)
+    plain = all(is_plain(character) for character in name)
     return safe and unquote_to_bytes(tag) == os.fsencode(name) and plain == (tag == name)
 
 

@@ -12,15 +12,20 @@ import contextlib
 import errno
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 
 from trapstream_vtap.errors import RunError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 HERE = Path(__file__).parent
 _MOST_DESCRIPTORS = 64
@@ -75,17 +80,19 @@ def load(source: Source) -> Objects:
         raise RunError(_NOT_ALLOWED)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        child = subprocess.run(
-            [sys.executable, "-m", __name__, str(theirs.fileno())],
-            input=orjson.dumps(asdict(source)),
-            pass_fds=[theirs.fileno()],
-            capture_output=True,
-            check=False,
-            start_new_session=True,  # Ctrl-C is for us: it ends the run when this is done
-        )
-        theirs.close()
+        with _signals_blocked():  # Ctrl-C is for us: it ends the run when this is done
+            child = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+            )
+        with child:
+            theirs.close()
+            _, errors = child.communicate(orjson.dumps(asdict(source)))
         message, descriptors, _, _ = socket.recv_fds(ours, _MESSAGE_SIZE, _MOST_DESCRIPTORS)
-    said = child.stderr.decode(errors="replace").strip()
+    said = errors.decode(errors="replace").strip()
     answer = orjson.loads(message) if message else {"refused": f"exit code {child.returncode}"}
     if "refused" in answer:  # BCC prints why, and raises what
         if os.strerror(errno.EPERM) in said:
@@ -99,6 +106,16 @@ def load(source: Source) -> Objects:
         {program.name: next(names) for program in source.programs},
         {name: next(names) for name in source.maps},
     )
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A child that is started meanwhile never sees SIGINT and SIGTERM."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _build(source: Source) -> list[int]:

@@ -29,9 +29,10 @@ def _trusted(character: str) -> bool:
 def safe_text(text: str) -> str:
     r"""TEXT as it is exported: what no collector can be trusted with, percent-encoded.
 
-    Control characters, backslashes (line protocol cannot say one at the end of a tag, and parsers
-    differ about one before a separator), bytes that are not UTF-8, and the percent sign itself, so
-    that two different names stay different.
+    Everything that is not printed (control and format characters, separators other than the space,
+    bytes that are not UTF-8), backslashes (line protocol cannot say one at the end of a tag, and
+    parsers differ about one before a separator), and the percent sign itself, so that two different
+    names stay different.
     """
     return "".join(
         character
