@@ -16,6 +16,7 @@ from trapstream_vtap.stream import Stream
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _MIB = 1 << 20
+_LONGEST_DEVICE = 255
 
 
 class _Key(click.ParamType[tuple[str, ...]]):
@@ -196,8 +197,11 @@ def _settings(
     if names and not wanted:
         raise UsageError("--interface is empty: name an interface, or leave the option out.")
     interfaces = choose(wanted)
-    if device is not None and not device.strip():
-        raise UsageError("--device-ip is empty: give the address that names this device.")
+    if device is not None and not 0 < len(device.strip()) <= _LONGEST_DEVICE:
+        raise UsageError(
+            f"--device-ip must have 1 to {_LONGEST_DEVICE} characters: give the address that names "
+            "this device."
+        )
     interval = round(options.pop("interval") * config.NS) & ~1
     return config.Settings(
         collector=collector,

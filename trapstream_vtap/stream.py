@@ -202,9 +202,9 @@ class Stream:
             self._sweep(force=True)
             if not self._probe.held():  # nor stragglers in the slot that the sweep before left
                 break
-        self._sender.drain(_DRAIN_SECONDS)
+        delivered = self._sender.drain(_DRAIN_SECONDS)
         self._agent(time.monotonic_ns())
-        self._sender.drain(_DRAIN_SECONDS)
+        self._sender.drain(_DRAIN_SECONDS if delivered else 0)
         self._sender.close()
         report(self._summary())
 
