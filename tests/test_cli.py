@@ -89,7 +89,7 @@ USAGE = {
     "duration inf": (("--duration", "inf", *COLLECTOR), ".*'inf' is not a number of seconds."),
     "empty device": (
         ("-i", "lo", "-d", " ", *COLLECTOR),
-        "--device-ip is empty: give the address that names this device.",
+        "--device-ip must have 1 to 255 characters: give the address that names this device.",
     ),
     "batch size 0": (("-b", "0", *COLLECTOR), ".*'--batch-size': 0 is not in the range.*"),
     "flow table size 0": (
