@@ -39,7 +39,7 @@ def attach(program: int, interface: Interface, direction: Direction) -> Callable
     """Attach PROGRAM; what detaches it again.
 
     Raises:
-        RunError: The kernel refuses, or is too old for tcx and pyroute2 is not there.
+        RunError: The kernel refuses.
     """
     kind = (kernel.BPF_TCX_INGRESS, kernel.BPF_TCX_EGRESS)[direction]
     try:
@@ -56,13 +56,8 @@ def attach(program: int, interface: Interface, direction: Direction) -> Callable
 
 def _netlink() -> Any:
     """A netlink socket; pyroute2 is large, and only kernels before 6.6 need it."""
-    try:
-        from pyroute2 import IPRoute  # noqa: PLC0415
-    except ImportError as error:
-        raise RunError(
-            "This kernel has no tcx (6.6); attaching otherwise needs pyroute2: install the package "
-            "python3-pyroute2."
-        ) from error
+    from pyroute2 import IPRoute  # noqa: PLC0415
+
     return IPRoute()
 
 
