@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trapstream_vtap.interfaces import Interface
+    from trapstream_vtap.rules import Rule
 
 NS = 1_000_000_000
 DEFAULT_KEY = KEY_FIELDS[:5]
@@ -61,6 +62,7 @@ class Settings:
     max_memory: int = 64 << 20
     duration: float | None = None
     verbose: bool = False
+    rules: tuple[Rule, ...] = ()
 
 
 def resolve(host: str, port: int) -> Collector:

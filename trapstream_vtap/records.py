@@ -248,6 +248,8 @@ LINK = Layout(
             "not_ip_bytes",
             "malformed_packets",
             "malformed_bytes",
+            "filtered_packets",
+            "filtered_bytes",
             "no_flow_packets",
             "no_flow_bytes",
             "ring_full",
@@ -261,6 +263,7 @@ CONTROL = Layout(
     (
         Column("clock_offset", "u64", "CLOCK_REALTIME - CLOCK_MONOTONIC, ns, even"),
         Column("inserts", "u64", "new flows since the last sweep"),
+        Column("began", "u64", "when this program took over from another one, or 0"),
     ),
 )
 """What user space and the kernel program tell each other."""
@@ -410,6 +413,8 @@ _AGENT_COUNTS = {
     "not_ip_bytes": ("bytes", "of the packets that are not IP"),
     "malformed_packets": ("packets", "whose headers are cut off or contradict themselves"),
     "malformed_bytes": ("bytes", "of the malformed packets"),
+    "filtered_packets": ("packets", "that no rule matches"),
+    "filtered_bytes": ("bytes", "of the packets filtered"),
     "no_flow_packets": ("packets", "for which the flow table gave no entry"),
     "no_flow_bytes": ("bytes", "of the packets without an entry"),
     "evicted_packets": (

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from trapstream_vtap._native import Ring, Sweep
 from trapstream_vtap.bpf import attach, kernel
 from trapstream_vtap.bpf import compile as compiler
+from trapstream_vtap.bpf.wanted import define_wanted
 from trapstream_vtap.config import STOP_GAP_NS
 from trapstream_vtap.records import (
     CONTROL,
@@ -87,6 +88,8 @@ def source(settings: Settings) -> compiler.Source:
         for layout in (FLOW_KEY, FLOW_RECORD, FLOW_SLOT, FLOW_STATE, LINK, CONTROL)
     )
     text += "".join(f"#define {name} {value}ULL\n" for name, value in constants.items())
+    if settings.rules:
+        text += f"#define RULES {len(settings.rules)}\n" + define_wanted(settings.rules)
     text += (compiler.HERE / "flow.c").read_text(encoding="ascii")
     return compiler.Source(
         text,
