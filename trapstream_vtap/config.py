@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trapstream_vtap.bpf.attach import Direction
+from trapstream_vtap.configfile import SEQUENCE_THRESHOLD
 from trapstream_vtap.errors import RunError, UsageError
 from trapstream_vtap.records import KEY_FIELDS
 
@@ -63,6 +64,10 @@ class Settings:
     duration: float | None = None
     verbose: bool = False
     rules: tuple[Rule, ...] = ()
+    hidden: frozenset[str] = frozenset()
+    pattern: int | None = None
+    offset: int | None = None
+    sequence_threshold: int = SEQUENCE_THRESHOLD
 
 
 def resolve(host: str, port: int) -> Collector:

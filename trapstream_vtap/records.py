@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import itertools
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -402,6 +402,21 @@ def flow_schema(key: Sequence[str] = KEY_FIELDS[:5], *, bits: bool = False) -> S
             _TIME,
         ),
     )
+
+
+DISPLAYED = {
+    "Throughput": ("throughput_",),
+    "Goodput": ("goodput_",),
+    "Jitter": ("iat_", "jitter_"),
+}
+"""What the names of the fields begin with that a configuration file can switch off."""
+
+
+def without(schema: Schema, hidden: frozenset[str]) -> Schema:
+    """SCHEMA without the fields that belong to HIDDEN, keys of `DISPLAYED` and others."""
+    gone = tuple(start for name in hidden for start in DISPLAYED.get(name, ()))
+    kept = tuple(f for f in schema.fields if not (gone and f.name.startswith(gone)))
+    return replace(schema, fields=kept)
 
 
 _AGENT_COUNTS = {
