@@ -134,7 +134,7 @@ def _plain(option: click.Option, key: str, value: Any) -> Any:
     type=_File(),
     is_eager=True,
     help="JSON file with rules, and with options that the command line does not say; SIGHUP reads "
-    "it again.",
+    "it again.  [default: none]",
 )
 @click.option(
     "-i",
