@@ -33,11 +33,13 @@ from trapstream_vtap.config import DIRECTIONS, NS, Collector, Settings
 from trapstream_vtap.interfaces import interfaces
 from trapstream_vtap.probes.flow import source
 from trapstream_vtap.records import FLOW_KEY, FLOW_SLOT, FLOW_STATE, KEY_FIELDS, LINK
+from trapstream_vtap.rules import parse_rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 PROGRAMS = ("vtap_ingress", "vtap_egress", "vtap_ingress_l3", "vtap_egress_l3")
+REASONS = ("counted", "not_ip", "malformed", "filtered", "no_flow")
 LOOPBACK = 1
 """The loopback interface's index in every network namespace."""
 
@@ -110,13 +112,13 @@ class Outcome:
     flows: tuple[Flow, ...]
 
     def count(self, reason: str) -> tuple[int, int]:
-        """Packets and bytes counted as `seen`, `counted`, `not_ip`, `malformed` or `no_flow`."""
+        """Packets and bytes counted as `seen` or one of `REASONS`."""
         return self.counters[f"{reason}_packets"], self.counters[f"{reason}_bytes"]
 
     @cached_property
     def reason(self) -> str:
         """The one reason other than `seen` under which anything was counted."""
-        reasons = [r for r in ("counted", "not_ip", "malformed", "no_flow") if any(self.count(r))]
+        reasons = [r for r in REASONS if any(self.count(r))]
         assert len(reasons) == 1, self.counters
         return reasons[0]
 
@@ -133,6 +135,7 @@ def settings(
     interval: int = 3600 * NS,
     flow_table_size: int = _TABLE_SIZE,
     layers: Sequence[bool] = (True, False),
+    rules: Sequence[str] = (),
 ) -> Settings:
     """Settings for the loopback interface; LAYERS: with an Ethernet header, without, or both."""
     loopback = interfaces()["lo"]
@@ -145,6 +148,7 @@ def settings(
         directions=DIRECTIONS[direction],
         key=tuple(key),
         flow_table_size=flow_table_size,
+        rules=parse_rules(rules),
     )
 
 

@@ -105,6 +105,36 @@ def test_clsact(wire: Wire) -> None:
     assert filters(wire.receiver) == ""
 
 
+def take_over(wire: Wire) -> None:
+    """One probe after the other on the same interface."""
+    first = probe(wire)
+    second = FlowProbe(first._settings)
+    second.load()
+    exchange(wire, 20)
+    with wire.receiver.entered():
+        second.take_over(first)
+    exchange(wire, 30)
+    with wire.receiver.entered():
+        second.detach()
+    exchange(wire, 5)
+    for measuring, expected in ((first, 40), (second, 60)):
+        (counts,) = measuring.counters().values()
+        assert counts["seen_packets"] == counts["counted_packets"] == expected
+
+
+@pytest.mark.usefixtures("old_kernel")
+def test_clsact_take_over(wire: Wire) -> None:
+    """Without tcx, one program takes another's place: each packet is seen by one of them."""
+    take_over(wire)
+    assert filters(wire.receiver) == ""
+
+
+def test_tcx_take_over(wire: Wire) -> None:
+    """With tcx, one program takes another's place: each packet is seen by one of them."""
+    take_over(wire)
+    assert attached(wire.receiver, "wire0") == 0
+
+
 @pytest.mark.usefixtures("old_kernel")
 def test_clsact_leaves_others_alone(wire: Wire) -> None:
     """A clsact that somebody else has made stays."""

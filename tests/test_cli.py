@@ -31,6 +31,7 @@ OPTIONS = (
     *("--interface", "--format", "--transport", "--interval", "--batch-size", "--device-ip"),
     *("--direction", "--key", "--bits", "--flow-table-size", "--max-datagram", "--duration"),
     *("--verbose", "--version", "--help", "-i", "-f", "-t", "-b", "-d", "-v", "--max-memory"),
+    *("--config", "-c"),
 )
 SUMMARY = re.compile(r"vtap-stream: \d+ records sent \(\d+ packets\), \d+ records lost.*")
 BPF_SYSCALL = {"x86_64": 321, "aarch64": 280}[os.uname().machine]

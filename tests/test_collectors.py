@@ -68,7 +68,7 @@ class Run:
         packets = sum(amount[0] for amount in self.expected.values())
         octets = sum(amount[1] for amount in self.expected.values())
         whole = {"seen": (packets, octets), "counted": (packets, octets)}
-        for counter in ("seen", "counted", "not_ip", "malformed", "no_flow", "evicted"):
+        for counter in ("seen", "counted", "not_ip", "malformed", "filtered", "no_flow", "evicted"):
             found = (account[f"{counter}_packets"], account[f"{counter}_bytes"])
             assert whole.get(counter, (0, 0)) == found, counter
         assert (packets, 0, 0) == tuple(

@@ -7,7 +7,18 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from expected import INT64_MAX, INTERFACES, SHIFT, Flow, agree, flow_records, keys, names, says_name
+from expected import (
+    AGENT_COUNTS,
+    INT64_MAX,
+    INTERFACES,
+    SHIFT,
+    Flow,
+    agree,
+    flow_records,
+    keys,
+    names,
+    says_name,
+)
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracle import Oracle, Point, Refused
@@ -122,7 +133,10 @@ def test_safe_subset(flows: list[Flow], device: str, interface: dict[int, str]) 
 
 
 @deterministic
-@given(values=st.lists(st.integers(0, INT64_MAX), min_size=20, max_size=20), device=names())
+@given(
+    values=st.lists(st.integers(0, INT64_MAX), min_size=AGENT_COUNTS, max_size=AGENT_COUNTS),
+    device=names(),
+)
 def test_agent_records(oracle: Oracle, values: list[int], device: str) -> None:
     """The exporter's own account reaches InfluxDB as integers, all of them."""
     columns = [f.name for f in AGENT.fields if f.kind is Kind.COUNT]

@@ -8,7 +8,18 @@ from typing import Any
 
 import orjson
 import pytest
-from expected import INT64_MAX, INTERFACES, SHIFT, Flow, agree, flow_records, keys, names, says_name
+from expected import (
+    AGENT_COUNTS,
+    INT64_MAX,
+    INTERFACES,
+    SHIFT,
+    Flow,
+    agree,
+    flow_records,
+    keys,
+    names,
+    says_name,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -77,7 +88,10 @@ def test_flow_records(
 
 
 @deterministic
-@given(values=st.lists(st.integers(0, INT64_MAX), min_size=20, max_size=20), device=names())
+@given(
+    values=st.lists(st.integers(0, INT64_MAX), min_size=AGENT_COUNTS, max_size=AGENT_COUNTS),
+    device=names(),
+)
 def test_agent_records(values: list[int], device: str) -> None:
     """The exporter's own account is told in integers, exact beyond what a double holds."""
     columns = [f.name for f in AGENT.fields if f.kind is Kind.COUNT]

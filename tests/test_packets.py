@@ -309,7 +309,7 @@ def counted(name: str) -> tuple[bytes, Flow]:
 
 def balanced(outcome: Outcome) -> None:
     """Assert that each packet and byte seen is in one count, and what is counted in the table."""
-    reasons = ("counted", "not_ip", "malformed", "no_flow")
+    reasons = ("counted", "not_ip", "malformed", "filtered", "no_flow")
     by_reason = [outcome.count(reason) for reason in reasons]
     assert outcome.count("seen") == tuple(map(sum, zip(*by_reason, strict=True)))
     assert outcome.count("no_flow") == (0, 0)

@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from trapstream_vtap import __version__, config
+from trapstream_vtap import __version__, config, configfile
 from trapstream_vtap.errors import RunError, UsageError
 from trapstream_vtap.interfaces import choose
-from trapstream_vtap.stream import Stream
+from trapstream_vtap.stream import Stream, report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _MIB = 1 << 20
@@ -57,9 +61,82 @@ class _Seconds(click.FloatRange):
         return seconds
 
 
+class _File(click.ParamType[configfile.ConfigFile]):
+    """A configuration file; what it says of options becomes their default."""
+
+    name = "FILE"
+
+    def convert(self, value: Any, _param: Any, ctx: Any) -> configfile.ConfigFile:
+        """What the file says."""
+        if isinstance(value, configfile.ConfigFile):
+            return value
+        try:
+            found = configfile.read(Path(value))
+            ctx.default_map = _defaults(ctx, value, found)
+        except UsageError as error:
+            raise click.UsageError(str(error), ctx) from error
+        return found
+
+
+def _defaults(ctx: click.Context, path: str, found: configfile.ConfigFile) -> dict[str, Any]:
+    """The options in a file as click wants them, by parameter."""
+    known = {
+        max(option.opts, key=len).lstrip("-").replace("-", "_"): option
+        for option in ctx.command.params
+        if isinstance(option, click.Option) and option.name not in ("file", "version", "help")
+    }
+    defaults = {}
+    for key, value in found.options:
+        if key not in known:
+            there = ", ".join((*configfile.KEYS, *known))
+            raise UsageError(f"{path}: there is no key {key!r}; there are {there}.")
+        option = known[key]
+        try:
+            defaults[option.name or key] = option.type_cast_value(ctx, _plain(option, key, value))
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error
+        except click.BadParameter as error:
+            raise UsageError(f"{path}: {key}: {error.message}") from error
+    return defaults
+
+
+def _plain(option: click.Option, key: str, value: Any) -> Any:
+    """VALUE of the file, if it has the JSON type that OPTION wants."""
+    if option.is_flag:
+        return configfile.switch(key, value)
+    if isinstance(option.type, click.types.IntParamType):
+        good, wanted = type(value) is int, "give a whole number"
+    elif isinstance(option.type, click.types.FloatParamType):
+        good, wanted = type(value) in (int, float), "give a number"
+    elif option.multiple or isinstance(option.type, _Key):
+        good = isinstance(value, str) or (
+            isinstance(value, list) and all(isinstance(word, str) for word in value)
+        )
+        wanted = "give a string, or a list of strings"
+        if good and option.multiple:
+            value = [value] if isinstance(value, str) else value
+        elif good and isinstance(value, list):
+            value = ",".join(value)
+    else:
+        good, wanted = isinstance(value, str), "give a string"
+    if not good:
+        raise configfile.wrong(key, value, wanted)
+    return value
+
+
 @click.command(context_settings=_CONTEXT)
 @click.argument("host", metavar="COLLECTOR_IP")
 @click.argument("port", metavar="COLLECTOR_PORT", type=_Port())
+@click.option(
+    "-c",
+    "--config",
+    "file",
+    metavar="FILE",
+    type=_File(),
+    is_eager=True,
+    help="JSON file with rules, and with options that the command line does not say; SIGHUP reads "
+    "it again.  [default: none]",
+)
 @click.option(
     "-i",
     "--interface",
@@ -160,9 +237,7 @@ class _Seconds(click.FloatRange):
 )
 @click.option("-v", "--verbose", is_flag=True, help="A line of progress for each interval.")
 @click.version_option(__version__, prog_name="vtap-stream")
-def main(
-    host: str, port: int, names: tuple[str, ...], device: str | None, form: str, **options: Any
-) -> None:
+def main(host: str, port: int, **options: Any) -> None:
     r"""Measure every flow on this machine's interfaces and stream it to a time-series collector.
 
     The collector (Telegraf, InfluxDB, VictoriaMetrics, …) gets one record per flow and interval:
@@ -175,12 +250,29 @@ def main(
     vtap-stream -f json --transport udp ::1 8095     JSON, one array per datagram
     """
     try:
-        Stream(_settings(host, port, names, device, form, options)).run()
+        settings = _settings(host, port, **options)
+        again = _again(sys.argv[1:]) if options["file"] else None
+        for notice in options["file"].notices if options["file"] else ():
+            report(notice)
+        Stream(settings, again).run()
     except UsageError as error:
         raise click.UsageError(str(error)) from error
     except RunError as error:
         print(f"vtap-stream: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(1)
+
+
+def _again(arguments: list[str]) -> Callable[[], config.Settings]:
+    """What reads the configuration file again, under the same command line."""
+
+    def read() -> config.Settings:
+        try:
+            ctx = main.make_context("vtap-stream", list(arguments))
+        except click.ClickException as error:
+            raise UsageError(error.format_message()) from error
+        return _settings(**ctx.params)
+
+    return read
 
 
 def _settings(
@@ -189,7 +281,8 @@ def _settings(
     names: tuple[str, ...],
     device: str | None,
     form: str,
-    options: dict[str, Any],
+    file: configfile.ConfigFile | None,
+    **options: Any,
 ) -> config.Settings:
     """The options as one frozen object."""
     collector = config.resolve(host, port)
@@ -203,7 +296,13 @@ def _settings(
             "this device."
         )
     interval = round(options.pop("interval") * config.NS) & ~1
+    file = file or configfile.ConfigFile()
     return config.Settings(
+        rules=file.rules,
+        hidden=file.hidden,
+        pattern=file.pattern,
+        offset=file.offset,
+        sequence_threshold=file.sequence_threshold,
         collector=collector,
         interfaces=interfaces,
         device=device or config.address_toward(collector),

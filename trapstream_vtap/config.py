@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trapstream_vtap.bpf.attach import Direction
+from trapstream_vtap.configfile import SEQUENCE_THRESHOLD
 from trapstream_vtap.errors import RunError, UsageError
 from trapstream_vtap.records import KEY_FIELDS
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trapstream_vtap.interfaces import Interface
+    from trapstream_vtap.rules import Rule
 
 NS = 1_000_000_000
 DEFAULT_KEY = KEY_FIELDS[:5]
@@ -61,6 +63,11 @@ class Settings:
     max_memory: int = 64 << 20
     duration: float | None = None
     verbose: bool = False
+    rules: tuple[Rule, ...] = ()
+    hidden: frozenset[str] = frozenset()
+    pattern: int | None = None
+    offset: int | None = None
+    sequence_threshold: int = SEQUENCE_THRESHOLD
 
 
 def resolve(host: str, port: int) -> Collector:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import itertools
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -248,6 +248,8 @@ LINK = Layout(
             "not_ip_bytes",
             "malformed_packets",
             "malformed_bytes",
+            "filtered_packets",
+            "filtered_bytes",
             "no_flow_packets",
             "no_flow_bytes",
             "ring_full",
@@ -261,6 +263,7 @@ CONTROL = Layout(
     (
         Column("clock_offset", "u64", "CLOCK_REALTIME - CLOCK_MONOTONIC, ns, even"),
         Column("inserts", "u64", "new flows since the last sweep"),
+        Column("began", "u64", "when this program took over from another one, or 0"),
     ),
 )
 """What user space and the kernel program tell each other."""
@@ -401,6 +404,21 @@ def flow_schema(key: Sequence[str] = KEY_FIELDS[:5], *, bits: bool = False) -> S
     )
 
 
+DISPLAYED = {
+    "Throughput": ("throughput_",),
+    "Goodput": ("goodput_",),
+    "Jitter": ("iat_", "jitter_"),
+}
+"""What the names of the fields begin with that a configuration file can switch off."""
+
+
+def without(schema: Schema, hidden: frozenset[str]) -> Schema:
+    """SCHEMA without the fields that belong to HIDDEN, keys of `DISPLAYED` and others."""
+    gone = tuple(start for name in hidden for start in DISPLAYED.get(name, ()))
+    kept = tuple(f for f in schema.fields if not (gone and f.name.startswith(gone)))
+    return replace(schema, fields=kept)
+
+
 _AGENT_COUNTS = {
     "seen_packets": ("packets", "that reached the kernel program"),
     "seen_bytes": ("bytes", "of the packets seen"),
@@ -410,6 +428,8 @@ _AGENT_COUNTS = {
     "not_ip_bytes": ("bytes", "of the packets that are not IP"),
     "malformed_packets": ("packets", "whose headers are cut off or contradict themselves"),
     "malformed_bytes": ("bytes", "of the malformed packets"),
+    "filtered_packets": ("packets", "that no rule matches"),
+    "filtered_bytes": ("bytes", "of the packets filtered"),
     "no_flow_packets": ("packets", "for which the flow table gave no entry"),
     "no_flow_bytes": ("bytes", "of the packets without an entry"),
     "evicted_packets": (

@@ -10,18 +10,20 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from trapstream_vtap import formats
 from trapstream_vtap.config import JSON_LINE_LIMIT, NS
-from trapstream_vtap.errors import UsageError
+from trapstream_vtap.errors import RunError, UsageError
 from trapstream_vtap.ledger import Amount, Ledger
 from trapstream_vtap.probes.flow import FlowProbe
 from trapstream_vtap.records import AGENT
 from trapstream_vtap.sinks import Payload, Sender, TcpSink, UdpSink
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from trapstream_vtap.config import Settings
     from trapstream_vtap.sinks import Sink
@@ -30,6 +32,11 @@ _GRACE_NS = 5_000_000  # after the grid line, for packets that close their flows
 _DRAIN_SECONDS = 5.0  # at the end, for the collector to take what is left
 _LAST_SWEEPS = 100
 _NO_LIMIT = 1 << 62
+_FIXED = (
+    *("collector", "interfaces", "directions", "format", "transport", "device"),
+    *("max_memory", "duration"),
+)
+"""Settings that a reload cannot change."""
 
 
 def report(sentence: str) -> None:
@@ -44,9 +51,19 @@ class Stream:
         UsageError: A record could be longer than a datagram may be.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, again: Callable[[], Settings] | None = None) -> None:
         self._settings = settings
-        self._probe = FlowProbe(settings)
+        self._again = again
+        self._use(FlowProbe(settings), settings)
+        self._ledger = Ledger()
+        self._evicted = {i.index: Amount() for i in settings.interfaces}
+        self._before = {i.index: Counter[str]() for i in settings.interfaces}  # by earlier probes
+        self._stop = False
+        self._reload = False
+        self._loading: Future[tuple[FlowProbe, Settings]] | None = None
+
+    def _use(self, probe: FlowProbe, settings: Settings) -> None:
+        """From now on, read from PROBE."""
         datagrams = settings.transport == "udp"
         labels = formats.Labels(settings.device, {i.index: i.name for i in settings.interfaces})
         form: formats.Format
@@ -54,24 +71,23 @@ class Stream:
             form = formats.JSON_DATAGRAM if datagrams else formats.JSON
         else:
             form = formats.INFLUX
-        self._flow_plan = formats.compile_plan(
-            form, self._probe.schema, labels, coarse_shift=self._probe.coarse_shift
+        flow_plan = formats.compile_plan(
+            form, probe.schema, labels, coarse_shift=probe.coarse_shift
         )
-        self._agent_plan = formats.compile_plan(form, AGENT, labels)
-        self._most_bytes = _NO_LIMIT
+        agent_plan = formats.compile_plan(form, AGENT, labels)
+        most_bytes = _NO_LIMIT
         if datagrams:
-            self._most_bytes = settings.max_datagram
+            most_bytes = settings.max_datagram
         elif settings.format == "json":
-            self._most_bytes = JSON_LINE_LIMIT
-        longest = max(self._flow_plan.longest, self._agent_plan.longest)
-        if longest > self._most_bytes:
+            most_bytes = JSON_LINE_LIMIT
+        longest = max(flow_plan.longest, agent_plan.longest)
+        if longest > most_bytes:
             raise UsageError(
-                f"--max-datagram {self._most_bytes} is too small: with these options a record may "
+                f"--max-datagram {most_bytes} is too small: with these options a record may "
                 f"take {longest} bytes."
             )
-        self._ledger = Ledger()
-        self._evicted = {i.index: Amount() for i in settings.interfaces}
-        self._stop = False
+        self._probe, self._settings, self._most_bytes = probe, settings, most_bytes
+        self._flow_plan, self._agent_plan = flow_plan, agent_plan
 
     def run(self) -> None:
         """Measure and stream until told to stop.
@@ -112,7 +128,10 @@ class Stream:
             while not self._stop:
                 now = time.monotonic_ns()
                 due = min(deadline, line if swept else line + grace)
-                if now < due:
+                if swept and self._reloaded(woken):
+                    self._switch(poll)
+                    probe = self._probe
+                elif now < due:
                     if poll.poll((due - now) / NS) and probe.pressed():
                         self._sweep(force=True)
                 elif now >= deadline:
@@ -126,15 +145,82 @@ class Stream:
                     self._keep_clock()
                     line, swept = probe.next_line(), True
 
+    def _reloaded(self, woken: socket.socket) -> bool:
+        """Have the file read again if that was asked for; whether a new program is there."""
+        with contextlib.suppress(BlockingIOError):
+            woken.recv(4096)
+        if self._reload and self._again and not self._loading:
+            self._reload = False
+            self._loading = Future()
+            threading.Thread(target=self._load, args=(self._loading,), daemon=True).start()
+        return self._loading is not None and self._loading.done()
+
+    def _load(self, result: Future[tuple[FlowProbe, Settings]]) -> None:
+        """In a thread of its own: the file read, and its program compiled and loaded."""
+        try:
+            settings = self._chosen_again()
+            probe = FlowProbe(settings)
+            probe.load()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the old program goes on
+            result.set_exception(error)
+        else:
+            result.set_result((probe, settings))
+        with contextlib.suppress(OSError):
+            self._waking.send(b"\0")
+
+    def _chosen_again(self) -> Settings:
+        settings = self._again() if self._again else self._settings
+        for name in _FIXED:
+            if getattr(settings, name) != getattr(self._settings, name):
+                words = name.replace("_", " ")
+                raise UsageError(f"a running program cannot change its {words}: start it again.")
+        return settings
+
+    def _switch(self, poll: select.epoll) -> None:
+        """The new program takes over, the old one's table is emptied; or all stays as it was."""
+        assert self._loading  # noqa: S101 - it is done
+        loading, self._loading = self._loading, None
+        old, settings = self._probe, self._settings
+        new = None
+        try:
+            new, chosen = loading.result()
+            self._use(new, chosen)  # for its checks
+            self._use(old, settings)
+            moment = new.take_over(old)
+        except (UsageError, RunError, OSError) as error:
+            if new:
+                self._use(old, settings)
+                new.close()
+            report(f"the configuration stays as it was: {error}")
+            return
+        poll.unregister(old.fileno())
+        for attempt in range(_LAST_SWEEPS):
+            self._sweep(force=True, now=0 if attempt else moment)
+            if not old.held():
+                break
+        for interface, counts in old.counters().items():
+            self._before[interface].update(counts)
+        old.close()
+        self._use(new, chosen)
+        poll.register(new.fileno(), select.EPOLLIN)
+        report(f"the configuration was read again, {len(chosen.rules)} rules")
+
+    def _counters(self) -> dict[int, dict[str, int]]:
+        """What this probe and those before it have counted, by interface index."""
+        return {
+            interface: {name: n + self._before[interface][name] for name, n in counts.items()}
+            for interface, counts in self._probe.counters().items()
+        }
+
     def _keep_clock(self) -> None:
         """Follow the wall clock when somebody sets it."""
         if self._probe.keep_clock():
             report("the clock was set; the grid of intervals follows it")
             self._sweep(force=True)
 
-    def _sweep(self, *, force: bool = False) -> None:
-        counters = self._probe.counters()
-        for _ in self._probe.sweep(force=force):
+    def _sweep(self, *, force: bool = False, now: int = 0) -> None:
+        counters = self._counters()
+        for _ in self._probe.sweep(force=force, now=now):
             self._drain()
         self._account_evicted(counters)
 
@@ -169,7 +255,7 @@ class Stream:
     def _agent(self, line: int) -> None:
         """One record of `vtap_agent` per interface, as of the grid line (CLOCK_MONOTONIC, ns)."""
         batch = bytearray()
-        for interface, counts in self._probe.counters().items():
+        for interface, counts in self._counters().items():
             evicted = self._evicted[interface]
             batch += AGENT.layout.pack(
                 {
@@ -189,7 +275,7 @@ class Stream:
 
     def _progress(self) -> str:
         """One line: packets seen, records sent, pending, lost."""
-        seen = sum(counts["seen_packets"] for counts in self._probe.counters().values())
+        seen = sum(counts["seen_packets"] for counts in self._counters().values())
         handed, sent, lost = self._ledger.totals()
         gone = sum(amount.records for amount in lost.values())
         pending = handed.records - sent.records - gone
@@ -236,7 +322,13 @@ class Stream:
             def stop(_number: int, _frame: object) -> None:
                 self._stop = True
 
+            def reload(_number: int, _frame: object) -> None:
+                self._reload = True
+
+            self._waking = waking
             before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+            if self._again:
+                before[signal.SIGHUP] = signal.signal(signal.SIGHUP, reload)
             wakeup = signal.set_wakeup_fd(waking.fileno())
             try:
                 yield woken

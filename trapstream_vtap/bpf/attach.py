@@ -35,8 +35,25 @@ class Direction(enum.IntEnum):
     EGRESS = 1
 
 
-def attach(program: int, interface: Interface, direction: Direction) -> Callable[[], None]:
-    """Attach PROGRAM; what detaches it again.
+@dataclass(frozen=True)
+class Attachment:
+    """A program at its place; called, it detaches it.
+
+    Args:
+        detach: Detaches whatever is there.
+        replace: Puts another program there in one step: no packet sees none of them, or both.
+    """
+
+    detach: Callable[[], None]
+    replace: Callable[[int], None]
+
+    def __call__(self) -> None:
+        """Detach."""
+        self.detach()
+
+
+def attach(program: int, interface: Interface, direction: Direction) -> Attachment:
+    """Attach PROGRAM; what replaces it, or detaches it again.
 
     Raises:
         RunError: The kernel refuses.
@@ -51,7 +68,7 @@ def attach(program: int, interface: Interface, direction: Direction) -> Callable
         raise RunError(
             f"Cannot attach to {direction.name.lower()} of {interface.name}: {why}."
         ) from error
-    return lambda: os.close(link)
+    return Attachment(lambda: os.close(link), lambda other: kernel.update_link(link, other))
 
 
 def _netlink() -> Any:
@@ -118,7 +135,7 @@ def _remove(route: Any, interface: Interface, mine: _Filter) -> None:
             route.tc("del", "clsact", interface.index)
 
 
-def attach_clsact(program: int, interface: Interface, direction: Direction) -> Callable[[], None]:
+def attach_clsact(program: int, interface: Interface, direction: Direction) -> Attachment:
     """Attach by a filter of the clsact queueing discipline, which is made if it is not there."""
     parent = _PARENTS[direction]
     with _netlink() as route:
@@ -153,4 +170,22 @@ def attach_clsact(program: int, interface: Interface, direction: Direction) -> C
                 if mine.name == name and mine.parent == parent:
                     _remove(route, interface, mine)
 
-    return detach
+    def replace(other: int) -> None:
+        with _netlink() as route:
+            for mine in _ours(route, interface):
+                if mine.name == name and mine.parent == parent:
+                    route.tc(
+                        "replace-filter",
+                        "bpf",
+                        interface.index,
+                        mine.handle,
+                        fd=other,
+                        name=name,
+                        parent=parent,
+                        prio=mine.preference,
+                        protocol=3,
+                        direct_action=True,
+                        classid=1,
+                    )
+
+    return Attachment(detach, replace)

@@ -6,7 +6,8 @@
  * The text in front of this file is generated: the structures flow_key, flow_record, slot, flow, link
  * and control (records.py says what their members mean), and as constants KEY_* (the key's fields),
  * VTAP_* (the programs wanted), FLOW_TABLE_SIZE, INTERVAL_NS (even), STOP_GAP_NS, COARSE_LIMIT_NS,
- * COARSE_SHIFT, RING_PAGES, LINKS, SWEEP_KEYS.
+ * COARSE_SHIFT, RING_PAGES, LINKS, SWEEP_KEYS; where there are rules RULES, how many, and the function
+ * wanted() that they are (wanted.py).
  */
 #include <uapi/linux/bpf.h>
 #include "packet.h"
@@ -189,6 +190,8 @@ static __always_inline struct flow *new_flow(struct flow_key *key)
 		return NULL;
 	fresh.end = next_line(c, now);
 	fresh.start = fresh.end - INTERVAL_NS;
+	if (fresh.start < c->began)
+		fresh.start = c->began;
 	flows.insert(key, &fresh); /* fails when another CPU was faster, which is as good */
 	/* So many new flows evict others before the next sweep: have user space sweep at once */
 	if (__sync_fetch_and_add(&c->inserts, 1) + 1 == FLOW_TABLE_SIZE / 4) {
@@ -215,6 +218,15 @@ static __always_inline u64 arrival(struct __sk_buff *skb, const bool egress)
 			return stamp - c->clock_offset;
 	}
 	return bpf_ktime_get_ns();
+}
+
+/* Zero, which neither compiler nor verifier can know: a counter and its copy, XORed. */
+static __always_inline u64 hidden_zero(const struct link *l)
+{
+	u64 counter = l->seen_packets, copy = counter;
+
+	asm volatile("" : "+r"(copy));
+	return counter ^ copy;
 }
 
 #define KEPT_TRAITS                                                                                \
@@ -269,6 +281,13 @@ static __always_inline void measure(struct __sk_buff *skb, const bool egress, co
 	}
 	l->seen_packets += packets;
 	l->seen_bytes += p.bytes;
+#ifdef RULES
+	if (!wanted(p.src[0], p.src[1], p.dst[0], p.dst[1], p.ports, p.traits, hidden_zero(l))) {
+		l->filtered_packets += packets;
+		l->filtered_bytes += p.bytes;
+		return;
+	}
+#endif
 
 	/* What the user does not tell flows apart by is zero in every key */
 	if (!KEY_SRC_IP)

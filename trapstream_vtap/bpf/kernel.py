@@ -35,6 +35,11 @@ def link_tcx(program: int, interface: int, attach_type: int) -> int:
     return _checked(_libbpf().bpf_link_create(program, interface, attach_type, None))
 
 
+def update_link(link: int, program: int) -> None:
+    """Put PROGRAM in the place of the one that a link holds, in one step."""
+    _checked(_libbpf().bpf_link_update(link, program, None))
+
+
 def read_element(map_fd: int, index: int, size: int) -> bytes:
     """Element INDEX of an array map, SIZE bytes."""
     key, value = ctypes.c_uint32(index), ctypes.create_string_buffer(size)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from trapstream_vtap._native import Ring, Sweep
 from trapstream_vtap.bpf import attach, kernel
 from trapstream_vtap.bpf import compile as compiler
+from trapstream_vtap.bpf.wanted import define_wanted
 from trapstream_vtap.config import STOP_GAP_NS
 from trapstream_vtap.records import (
     CONTROL,
@@ -20,19 +21,22 @@ from trapstream_vtap.records import (
     KEY_FIELDS,
     LINK,
     flow_schema,
+    without,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from trapstream_vtap._native import Tallies
     from trapstream_vtap.config import Settings
+    from trapstream_vtap.interfaces import Interface
 
 SWEEP_KEYS = 64
 _RING_HEADER = 8  # bytes that the ring buffer adds to each record
 _SMALLEST_RING = 256 << 10
 _LARGEST_RING = 8 << 20  # mapped twice into our memory
 _CLOCK_STEP_NS = 1_000_000
+_SWITCH_NS = 5_000_000  # programs are exchanged no closer than that ahead of a grid line
 _SO_TIMESTAMP = 29  # include/uapi/asm-generic/socket.h
 _PROGRAMS = {
     (attach.Direction.INGRESS, True): "vtap_ingress",
@@ -87,6 +91,8 @@ def source(settings: Settings) -> compiler.Source:
         for layout in (FLOW_KEY, FLOW_RECORD, FLOW_SLOT, FLOW_STATE, LINK, CONTROL)
     )
     text += "".join(f"#define {name} {value}ULL\n" for name, value in constants.items())
+    if settings.rules:
+        text += f"#define RULES {len(settings.rules)}\n" + define_wanted(settings.rules)
     text += (compiler.HERE / "flow.c").read_text(encoding="ascii")
     return compiler.Source(
         text,
@@ -99,11 +105,12 @@ class FlowProbe:
     """Measures the flows of `settings.interfaces` from `start` to `detach`."""
 
     def __init__(self, settings: Settings) -> None:
-        self.schema = flow_schema(settings.key, bits=settings.bits)
+        self.schema = without(flow_schema(settings.key, bits=settings.bits), settings.hidden)
         self.coarse_shift = square_limits(settings.interval, STOP_GAP_NS)[1]
         self._settings = settings
-        self._detach: list[Callable[[], None]] = []
+        self._attached: dict[tuple[str, attach.Direction], attach.Attachment] = {}
         self._clock_offset = 0
+        self._began = 0
 
     def start(self) -> None:
         """Compile, load, and attach everywhere, or nowhere.
@@ -111,20 +118,70 @@ class FlowProbe:
         Raises:
             RunError: It cannot be done, and why.
         """
-        objects = compiler.load(source(self._settings))
-        self.prepare(objects)
+        self.load()
         self._stamping = receive_timestamps()
         try:
-            for interface in self._settings.interfaces:
-                for direction in self._settings.directions:
-                    program = objects.programs[_PROGRAMS[direction, interface.ethernet]]
-                    self._detach.append(attach.attach(program, interface, direction))
+            for interface, direction, program in self._places():
+                self._attached[interface.name, direction] = attach.attach(
+                    program, interface, direction
+                )
         except BaseException:
             self.detach()
             raise
 
+    def load(self) -> None:
+        """Compile and load, attached nowhere yet; takes a second, and may run in any thread.
+
+        Raises:
+            RunError: It cannot be done, and why.
+        """
+        self.prepare(compiler.load(source(self._settings)))
+
+    def take_over(self, old: FlowProbe) -> int:
+        """Be attached in place of OLD, on the same interfaces, from one packet to the next.
+
+        Returns:
+            The moment just before (CLOCK_MONOTONIC, ns). By then or later, nothing is counted into
+            OLD any more, whose table is still to be swept, up to that moment.
+
+        Raises:
+            OSError: The kernel refuses; OLD is where it was.
+        """
+        self._stamping, self._attached = old._stamping, old._attached
+        while self.next_line() - time.monotonic_ns() < _SWITCH_NS:  # a line must not come between
+            time.sleep(_SWITCH_NS / 1e9)
+        self._began = time.monotonic_ns() & ~1
+        self._clock_offset = 0
+        self.keep_clock()
+        done = []
+        try:
+            for interface, direction, program in self._places():
+                place = self._attached[interface.name, direction]
+                place.replace(program)
+                done.append((interface.name, direction))
+        except BaseException:
+            for interface, direction, program in old._places():
+                if (interface.name, direction) in done:
+                    self._attached[interface.name, direction].replace(program)
+            raise
+        kernel.wait_for_programs()
+        return self._began
+
+    def _places(self) -> Iterator[tuple[Interface, attach.Direction, int]]:
+        """Interface, direction, and which of our programs belongs there."""
+        for interface in self._settings.interfaces:
+            for direction in self._settings.directions:
+                name = _PROGRAMS[direction, interface.ethernet]
+                yield interface, direction, self._objects.programs[name]
+
+    def close(self) -> None:
+        """Give programs and maps back; the probe is not attached any more."""
+        del self._ring, self._wakeups, self._sweep
+        self._objects.close()
+
     def prepare(self, objects: compiler.Objects) -> None:
         """Take over what has been loaded from `source`."""
+        self._objects = objects
         self._maps = objects.maps
         self._cpus = kernel.possible_cpus()
         self._ring = Ring(objects.maps["summaries"], FLOW_RECORD.size)
@@ -145,8 +202,8 @@ class FlowProbe:
 
     def detach(self) -> None:
         """Detach everywhere; when this returns, no program runs any more."""
-        while self._detach:
-            self._detach.pop()()
+        while self._attached:
+            self._attached.popitem()[1].detach()
         self._stamping.close()
         kernel.wait_for_programs()
 
@@ -183,15 +240,16 @@ class FlowProbe:
         """Up to MOST records of `schema` out of the ring buffer."""
         return self._ring.read(most)
 
-    def sweep(self, *, force: bool = False) -> Iterator[None]:
+    def sweep(self, *, force: bool = False, now: int = 0) -> Iterator[None]:
         """Close what no packet closed, in steps: read the ring after each.
 
         Args:
             force: Close all that hold anything, whether their interval is over or not.
+            now: When it is (CLOCK_MONOTONIC, ns), if not when this is called.
         """
         self._write_control()
         self._sweep.begin()
-        now = time.monotonic_ns()
+        now = now or time.monotonic_ns()
         more = True
         while more:
             more = self._sweep.step(now, force)
@@ -215,7 +273,9 @@ class FlowProbe:
     def _write_control(self) -> None:
         """Also sets the number of new flows to zero: a sweep begins."""
         kernel.write_element(
-            self._maps["controls"], 0, CONTROL.pack({"clock_offset": self._clock_offset})
+            self._maps["controls"],
+            0,
+            CONTROL.pack({"clock_offset": self._clock_offset, "began": self._began}),
         )
 
 

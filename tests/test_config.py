@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration file: what may stand in it, and what is said about what may not."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+from program import FlowProgram, settings
+
+from lab.command import COMMAND
+from trapstream_vtap import cli, configfile
+from trapstream_vtap.errors import UsageError
+
+if TYPE_CHECKING:
+    from trapstream_vtap.config import Settings
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "conf").glob("*.json"))
+
+ERRORS = {
+    "not JSON": ('{\n"RULES": [}', r"line 2: Expecting value, at '\"RULES\": \[}'."),
+    "nothing": ("// only this", "line 1: Expecting value, at .*"),
+    "a list": ("[]", r"an object in {} belongs there, not \[\]."),
+    "twice": ('{"OFFSET": 1, "OFFSET": 2}', "OFFSET is there twice, the second time with 2."),
+    "unknown": ('{"COLOUR": 1}', "there is no key 'COLOUR'; there are RULES, .*, verbose."),
+    "config in it": ('{"config": "x"}', "there is no key 'config'; there are .*"),
+    "rules": ('{"RULES": "- - - - -"}', 'RULES is "- - - - -": give a list of rules, .*'),
+    "rule": ('{"RULES": [5]}', r"RULES is \[5\]: give a list of rules, .*"),
+    "bad rule": (
+        '{"RULES": ["- - - - udp", "- - - x udp"]}',
+        "RULES, rule 2, '- - - x udp': destination port 'x': a port is .*",
+    ),
+    "display": ('{"DISPLAY": []}', r"DISPLAY is \[\]: give an object with any of Throughput, .*"),
+    "display name": ('{"DISPLAY": {"Speed": true}}', "DISPLAY: there is no 'Speed'; there are .*"),
+    "display value": (
+        '{"DISPLAY": {"Jitter": "yes"}}',
+        'DISPLAY.Jitter is "yes": give true, false, "True" or "False".',
+    ),
+    "pattern": ('{"PATTERN": "0x123456789"}', 'PATTERN is "0x123456789": give 32 bits as .*'),
+    "pattern number": ('{"PATTERN": 5}', "PATTERN is 5: give 32 bits as .*"),
+    "offset": ('{"OFFSET": -2}', "OFFSET is -2: give a whole number from -1 to 5000."),
+    "offset type": ('{"OFFSET": true}', "OFFSET is true: give a whole number from -1 to 5000."),
+    "threshold": ('{"SEQUENCE_THRESHOLD": 0}', "SEQUENCE_THRESHOLD is 0: give a whole number .*"),
+    "log": ('{"LOG_DATA": 1}', "LOG_DATA is 1: give true, false, .*"),
+    "NaN": ('{"interval": NaN}', "NaN is no value."),
+    "option type": ('{"interval": "1"}', 'interval is "1": give a number.'),
+    "option number": ('{"batch_size": 5.5}', "batch_size is 5.5: give a whole number."),
+    "option boolean": ('{"batch_size": true}', "batch_size is true: give a whole number."),
+    "option range": ('{"interval": 0}', "interval: 0(.0)? is not in the range 0.1<=x<=3600."),
+    "option choice": ('{"format": "xml"}', "format: 'xml' is not one of 'influx', 'json'."),
+    "option flag": ('{"bits": 1}', "bits is 1: give true, false, .*"),
+    "option list": ('{"interface": [1]}', r"interface is \[1\]: give a string, or a list .*"),
+    "key field": ('{"key": ["colour"]}', "key: There is no key field 'colour'; there are .*"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors(case: str, tmp_path: Path) -> None:
+    """What cannot be is said with the file, the line or key, and the value; exit code 2."""
+    text, sentence = ERRORS[case]
+    path = tmp_path / "vtap.json"
+    path.write_text(text)
+
+    done = CliRunner().invoke(cli.main, ["-c", str(path), "127.0.0.1", "8094"])
+
+    assert done.exit_code == 2
+    assert re.fullmatch(f"Error: {re.escape(str(path))}: {sentence}", done.output.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"a": "x//y"} // "z"', {"a": "x//y"}),
+        ('// {\n{"a": "\\\\"} // "', {"a": "\\"}),
+        ('{"a": "\\"//", // b\n"c": 1}', {"a": '"//', "c": 1}),
+    ],
+)
+def test_comments(text: str, expected: dict[str, object]) -> None:
+    """Comments go, wherever they stand; what looks like one within a string stays."""
+    assert json.loads(configfile.without_comments(text)) == expected
+
+
+def test_lines_are_kept() -> None:
+    """An error behind a comment names the line of the file."""
+    with pytest.raises(UsageError, match=r"^line 4: "):
+        configfile.parse('// one\n{ // two\n"OFFSET": 1,\n oops}')
+
+
+def chosen(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Settings:
+    """What the command makes of its command line."""
+    found: list[Settings] = []
+
+    class Nothing:
+        def __init__(self, made: Settings, _again: object) -> None:
+            found.append(made)
+
+        def run(self) -> None:
+            pass
+
+    monkeypatch.setattr(cli, "Stream", Nothing)
+    done = CliRunner().invoke(cli.main, [*arguments, "127.0.0.1", "8094"])
+    assert done.exit_code == 0, done.output
+    return found[0]
+
+
+def test_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Options in the file count, under their long names; the command line wins, wherever it is."""
+    path = tmp_path / "vtap.json"
+    path.write_text(
+        '{"interface": ["lo"], "interval": 5, "bits": "True", "device_ip": "a", "format": "json",'
+        '"key": ["src_ip", "vlan"], "batch_size": 7, "PATTERN": "0x1a2B", "OFFSET": 3,'
+        '"SEQUENCE_THRESHOLD": 9, "DISPLAY": {"Jitter": "False", "SEQ_ERRORS": false}}'
+    )
+
+    made = chosen(monkeypatch, "-t", "2", "-c", str(path), "-b", "8")
+
+    assert (made.interval, made.batch_size) == (2_000_000_000, 8)
+    assert [i.name for i in made.interfaces] == ["lo"]
+    assert (made.bits, made.device, made.format) == (True, "a", "json")
+    assert made.key == ("src_ip", "vlan")
+    assert (made.pattern, made.offset, made.sequence_threshold) == (0x1A2B, 3, 9)
+    assert made.hidden == {"Jitter", "SEQ_ERRORS"}
+
+
+def test_not_wanted() -> None:
+    """The original's values for nothing mean nothing."""
+    found = configfile.parse('{"PATTERN": "0xFFFFFFFF", "OFFSET": -1}')
+
+    assert (found.pattern, found.offset) == (None, None)
+
+
+def test_later() -> None:
+    """What comes with a later version is accepted, and said where it is switched on."""
+    found = configfile.parse('{"MONITOR_SERVER": "True", "LOG_DATA": "False"}')
+
+    assert [notice.partition(":")[0] for notice in found.notices] == ["MONITOR_SERVER"]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_examples(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every example in conf/ is accepted by the command, and its program loads."""
+    made = chosen(monkeypatch, "-c", str(path), "-i", "lo")
+    program = FlowProgram(settings(made.key, rules=[rule.text for rule in made.rules]))
+    program.close()
+
+
+def test_missing_file() -> None:
+    """A file that is not there is named."""
+    done = subprocess.run(
+        [COMMAND, "-c", "/nowhere.json", "127.0.0.1", "8094"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.endswith(
+        "Error: /nowhere.json: cannot be read (No such file or directory).\n"
+    )
