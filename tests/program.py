@@ -133,6 +133,7 @@ def settings(
     interval: int = 3600 * NS,
     flow_table_size: int = _TABLE_SIZE,
     layers: Sequence[bool] = (True, False),
+    **others: object,
 ) -> Settings:
     """Settings for the loopback interface; LAYERS: with an Ethernet header, without, or both."""
     loopback = interfaces()["lo"]
@@ -145,6 +146,7 @@ def settings(
         directions=DIRECTIONS[direction],
         key=tuple(key),
         flow_table_size=flow_table_size,
+        **others,  # type: ignore[arg-type]
     )
 
 

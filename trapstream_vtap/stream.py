@@ -17,7 +17,7 @@ from trapstream_vtap.config import JSON_LINE_LIMIT, NS
 from trapstream_vtap.errors import UsageError
 from trapstream_vtap.ledger import Amount, Ledger
 from trapstream_vtap.probes.flow import FlowProbe
-from trapstream_vtap.records import AGENT
+from trapstream_vtap.records import agent_schema
 from trapstream_vtap.sinks import Payload, Sender, TcpSink, UdpSink
 
 if TYPE_CHECKING:
@@ -57,19 +57,25 @@ class Stream:
         self._flow_plan = formats.compile_plan(
             form, self._probe.schema, labels, coarse_shift=self._probe.coarse_shift
         )
-        self._agent_plan = formats.compile_plan(form, AGENT, labels)
+        self._agent_schema = agent_schema(events=settings.sequences)
+        self._agent_plan = formats.compile_plan(form, self._agent_schema, labels)
+        plans = [self._flow_plan, self._agent_plan]
+        if self._probe.event_schema:
+            self._event_plan = formats.compile_plan(form, self._probe.event_schema, labels)
+            plans.append(self._event_plan)
         self._most_bytes = _NO_LIMIT
         if datagrams:
             self._most_bytes = settings.max_datagram
         elif settings.format == "json":
             self._most_bytes = JSON_LINE_LIMIT
-        longest = max(self._flow_plan.longest, self._agent_plan.longest)
+        longest = max(plan.longest for plan in plans)
         if longest > self._most_bytes:
             raise UsageError(
                 f"--max-datagram {self._most_bytes} is too small: with these options a record may "
                 f"take {longest} bytes."
             )
         self._ledger = Ledger()
+        self._events = Ledger()
         self._evicted = {i.index: Amount() for i in settings.interfaces}
         self._stop = False
 
@@ -108,12 +114,18 @@ class Stream:
         with select.epoll() as poll:
             poll.register(woken, select.EPOLLIN)
             poll.register(probe.fileno(), select.EPOLLIN)
+            events = probe.events_fileno()
+            if events is not None:
+                poll.register(events, select.EPOLLIN)
             line, swept = probe.next_line(), True  # the next grid line; the one before is done
             while not self._stop:
                 now = time.monotonic_ns()
                 due = min(deadline, line if swept else line + grace)
                 if now < due:
-                    if poll.poll((due - now) / NS) and probe.pressed():
+                    woken_by = {descriptor for descriptor, _ in poll.poll((due - now) / NS)}
+                    if events in woken_by:
+                        self._drain_events()
+                    if probe.fileno() in woken_by and probe.pressed():
                         self._sweep(force=True)
                 elif now >= deadline:
                     return
@@ -150,6 +162,15 @@ class Stream:
                 self._ledger.handed(held)
                 self._sender.put(Payload(data, held))
 
+    def _drain_events(self) -> None:
+        """Sequence errors into the sender's queue."""
+        most = self._settings.batch_size
+        while batch := self._probe.read_events(most):
+            payloads, _ = self._event_plan.render(batch, most, self._most_bytes)
+            for data, _, held in payloads:
+                self._events.handed(held)
+                self._sender.put(Payload(data, held, self._events))
+
     def _account_evicted(self, counters: dict[int, dict[str, int]]) -> None:
         """What is neither handed over nor in the table any more went with evicted flows.
 
@@ -171,21 +192,32 @@ class Stream:
         batch = bytearray()
         for interface, counts in self._probe.counters().items():
             evicted = self._evicted[interface]
-            batch += AGENT.layout.pack(
-                {
-                    "interface": interface,
-                    "time": self._probe.wall(line),
-                    "evicted_packets": evicted.packets,
-                    "evicted_bytes": evicted.bytes,
-                    **counts,
-                    **self._ledger.values(interface),
-                }
-            )
+            values = {
+                "interface": interface,
+                "time": self._probe.wall(line),
+                "evicted_packets": evicted.packets,
+                "evicted_bytes": evicted.bytes,
+                **counts,
+                **self._ledger.values(interface),
+                **self._event_values(interface, counts),
+            }
+            layout = self._agent_schema.layout
+            batch += layout.pack({n: v for n, v in values.items() if n in layout.offsets})
         payloads, _ = self._agent_plan.render(batch, self._settings.batch_size, self._most_bytes)
         for data, _, _ in payloads:
             self._sender.put(Payload(data, {}))
         if self._settings.verbose:
             report(self._progress())
+
+    def _event_values(self, interface: int, counts: dict[str, int]) -> dict[str, int]:
+        """What became of the events of INTERFACE; those in the kernel's hands wait, too."""
+        booked = self._events.values(interface)
+        sent, lost = booked["summaries_sent"], booked["summaries_lost"]
+        return {
+            "events_sent": sent,
+            "events_pending": counts["events_handed"] - sent - lost,
+            "events_lost": lost,
+        }
 
     def _progress(self) -> str:
         """One line: packets seen, records sent, pending, lost."""
@@ -198,6 +230,7 @@ class Stream:
     def _finish(self) -> None:
         """Close every interval, send it, detach, account for everything, say so."""
         self._probe.detach()
+        self._drain_events()
         for _ in range(_LAST_SWEEPS):
             self._sweep(force=True)
             if not self._probe.held():  # nor stragglers in the slot that the sweep before left
@@ -211,6 +244,7 @@ class Stream:
     def _summary(self) -> str:
         """The last line: records sent, and lost by reason."""
         _, sent, lost = self._ledger.totals()
+        suppressed = sum(c["events_suppressed"] for c in self._probe.counters().values())
         evicted = sum(amount.packets for amount in self._evicted.values())
         losses = [
             f"{reason} {amount.records} ({amount.packets} packets)"
@@ -219,10 +253,15 @@ class Stream:
         ]
         if evicted:
             losses.append(f"evicted {evicted} packets")
+        events = ""
+        if self._settings.sequences:
+            _, told, _ = self._events.totals()
+            events = f"; {told.records} events sent, {suppressed} suppressed"
         return (
             f"{sent.records} records sent ({sent.packets} packets), "
             f"{sum(amount.records for amount in lost.values())} records lost"
             + (": " + ", ".join(losses) if losses else "")
+            + events
         )
 
     @contextlib.contextmanager

@@ -160,7 +160,7 @@ static __always_inline void raise_to(u64 *extreme, u64 value)
 	}
 }
 
-static __always_inline void count(struct __sk_buff *skb, struct packet *p, struct flow *f, u64 now,
+static __always_inline void count(struct packet *p, struct flow *f, u64 now,
 				  u64 packets)
 {
 	struct flow_key *key = (struct flow_key *)p;
@@ -174,7 +174,7 @@ static __always_inline void count(struct __sk_buff *skb, struct packet *p, struc
 	s = &f->slot[end & 1];
 	last = __sync_lock_test_and_set(&f->last, now);
 #ifdef VTAP_SEQUENCE
-	check_sequence(skb, p, f, s, now, packets); /* ahead of the arrival, with which it is closed */
+	check_sequence(p, f, s, now, packets); /* ahead of the arrival, with which it is closed */
 #endif
 	__sync_fetch_and_add(&s->arrivals, 1);
 	__sync_fetch_and_add(&s->bytes, bytes);
@@ -314,8 +314,8 @@ static __always_inline void measure(struct __sk_buff *skb, const bool egress, co
 	if (!KEY_VLAN)
 		p.vlan = 0;
 
-#if defined(VTAP_SEQUENCE) && SEQ_NUMBERS && SEQ_SEARCH
-	known = forgotten(&p);
+#ifdef VTAP_SEQUENCE
+	known = read_number(skb, &p);
 	if (!known)
 		return;
 #endif
@@ -331,7 +331,7 @@ static __always_inline void measure(struct __sk_buff *skb, const bool egress, co
 			return;
 		}
 	}
-	count(skb, known, f, now, packets);
+	count(known, f, now, packets);
 	l->counted_packets += packets;
 	l->counted_bytes += known->bytes;
 }

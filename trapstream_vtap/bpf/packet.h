@@ -107,7 +107,8 @@ struct packet {
 #ifdef VTAP_SEQUENCE
 	u32 numbered;	  /* protocol, where the transport header is there and may lead to a number */
 	u32 tcp_sequence; /* host byte order */
-	u32 tcp_flags;
+	u64 tcp_flags;
+	u64 number; /* that the payload carries, where it has been looked at already */
 #endif
 };
 
@@ -304,6 +305,8 @@ static __always_inline enum verdict dissect(struct __sk_buff *skb, struct packet
 	p->bytes = skb->len;
 #ifdef VTAP_SEQUENCE
 	p->numbered = 0;
+	p->tcp_sequence = 0;
+	p->tcp_flags = 0;
 #endif
 	if (unlikely(skb->vlan_present)) { /* the outermost tag, taken off the frame by driver or kernel */
 		vlan = (skb->vlan_tci & 0xFFF) | VLAN_PRESENT;

@@ -23,6 +23,148 @@
 /* The same order as EVENT_KINDS in records.py */
 enum event_kind { REVERSE, SMALL, BIG, DUPLICATE, OUT_OF_ORDER, HOLE, RETRANSMISSION };
 
+/* Whether a packet's number is read together with its headers: the place is known, and not far */
+#define DIRECT (!SEQ_SEARCH && SEQ_OFFSET <= 4096)
+#define NO_NUMBER (1ULL << 32)
+
+#if SEQ_NUMBERS && SEQ_SEARCH
+
+#define SEARCHED 5000 /* bytes of payload */
+#define CHUNK 512
+#define NOWHERE (1ULL << 32)
+#define EACH_BYTE 0x0101010101010101ULL
+
+struct scratch {
+	u8 bytes[CHUNK + 16];
+	u64 at, length;	 /* of the payload */
+	u64 start, size; /* of what is in `bytes`, within the payload */
+	u64 word;	 /* place in `bytes` */
+};
+BPF_PERCPU_ARRAY(scratches, struct scratch, 1);
+
+/* Not 0 where a byte of the word at AT is the pattern's anchor (the classic test for a zero byte) */
+#define ANCHORED(s, at)                                                                            \
+	({                                                                                         \
+		u64 w_ = *(u64 *)((s)->bytes + (at) + SEQ_ANCHOR_AT) ^ (SEQ_ANCHOR * EACH_BYTE);   \
+		(w_ - EACH_BYTE) & ~w_ & (EACH_BYTE << 7);                                         \
+	})
+
+/* 1 where the pattern stands at AT, without a jump */
+#define MATCHED(s, at) (((u64)(*(u32 *)((s)->bytes + (at)) ^ (u32)SEQ_PATTERN) - 1) >> 63)
+
+/*
+ * Where the pattern first stands in the payload, or NOWHERE. The packet is copied in chunks, wherever
+ * its bytes lie in memory; 32 places are tried at a time, by one byte of the pattern, and only where
+ * that one is the whole pattern is compared. What was found is handed on through memory, else the
+ * verifier would go through all that follows once for every place.
+ */
+static __always_inline u64 find_pattern(struct __sk_buff *skb, u64 at, u64 length)
+{
+	volatile struct scratch *found;
+	u64 start, size, i, j;
+	struct scratch *s;
+	u32 zero = 0;
+
+	s = scratches.lookup(&zero);
+	if (!s)
+		return NOWHERE;
+	found = s;
+	if (length > SEARCHED)
+		length = SEARCHED;
+	found->at = at;
+	found->length = length;
+	for (start = 0; start < SEARCHED; start += CHUNK) {
+		if (start + 4 > found->length)
+			return NOWHERE;
+		size = found->length - start;
+		if (size > CHUNK + 3)
+			size = CHUNK + 3;
+		found->size = size;
+		size = found->size;
+		if (size < 4 || size > CHUNK + 3)
+			return NOWHERE;
+		if (bpf_skb_load_bytes(skb, found->at + start, s->bytes, size))
+			return NOWHERE;
+		found->start = start;
+		for (i = 0; i < CHUNK; i += 32) {
+			if (i >= found->size)
+				return NOWHERE;
+			if (likely(!(ANCHORED(s, i) | ANCHORED(s, i + 8) | ANCHORED(s, i + 16) |
+				     ANCHORED(s, i + 24))))
+				continue;
+#pragma unroll
+			for (j = i; j < i + 32; j += 8) {
+				if (ANCHORED(s, j) &&
+				    (MATCHED(s, j) | MATCHED(s, j + 1) | MATCHED(s, j + 2) |
+				     MATCHED(s, j + 3) | MATCHED(s, j + 4) | MATCHED(s, j + 5) |
+				     MATCHED(s, j + 6) | MATCHED(s, j + 7))) {
+					found->word = j;
+					goto out;
+				}
+			}
+		}
+	}
+	return NOWHERE;
+out:
+	j = found->word;
+	for (i = 0; i < 7; i++, j++) {
+		if (j >= CHUNK || MATCHED(s, j))
+			break;
+	}
+	found->word = j;
+	if (found->word + 4 > found->size) /* behind its bytes are those of an older packet */
+		return NOWHERE;
+	return found->start + found->word;
+}
+
+#endif
+
+BPF_PERCPU_ARRAY(packets, struct packet, 1);
+
+/*
+ * P in memory that the verifier knows nothing of; NULL never happens. There are dozens of ways through
+ * the dissection, and it would go through all that follows anew for each.
+ */
+static __always_inline struct packet *forgotten(struct packet *p)
+{
+	u32 zero = 0;
+	struct packet *copy = packets.lookup(&zero);
+
+	if (copy)
+		*copy = *p;
+	asm volatile("" : : : "memory"); /* nor shall the compiler remember */
+	return copy;
+}
+
+/*
+ * P with the number that its payload carries, before anything waits for the clock; NULL never happens.
+ * UDP and ICMP; of a merged packet, the number of the first.
+ */
+static __always_inline struct packet *read_number(struct __sk_buff *skb, struct packet *p)
+{
+	bool wanted = SEQ_NUMBERS && p->numbered && p->numbered != PROTOCOL_TCP;
+	__be32 number;
+	u64 at = SEQ_OFFSET;
+
+	p->number = NO_NUMBER;
+#if DIRECT
+	if (wanted && at + sizeof(number) <= p->payload && !peek(skb, p->payload_at + at, number))
+		p->number = ntohl(number);
+	return forgotten(p);
+#else
+	p = forgotten(p);
+	if (!p || !wanted)
+		return p;
+#if SEQ_SEARCH
+	at += find_pattern(skb, p->payload_at, p->payload);
+#endif
+	if (at + sizeof(number) <= p->payload &&
+	    !bpf_skb_load_bytes(skb, p->payload_at + at, &number, sizeof(number)))
+		p->number = ntohl(number);
+	return p;
+#endif
+}
+
 BPF_RINGBUF_OUTPUT(events, EVENT_PAGES);
 BPF_ARRAY(event_windows, u64, 1); /* second << 32 | events in it */
 
@@ -98,62 +240,72 @@ suppressed:
 
 /* ------------------------------------------------------------------ numbers that packets carry */
 
-/*
- * Keep the account of numbers never seen: exact for what comes among the 32 highest numbers; what is
- * older is taken for one that was missing.
- */
-static __always_inline void account_missing(struct flow *f, u32 number)
+static __always_inline u64 ones(u32 word)
 {
-	u64 seen = *(volatile u64 *)&f->seq_window, next, bit;
-	s64 missing = 0;
-	s32 ahead = number - (u32)(seen >> 32);
+	word -= word >> 1 & 0x55555555;
+	word = (word & 0x33333333) + (word >> 2 & 0x33333333);
+	word = (word + (word >> 4)) & 0x0F0F0F0F;
+	return word * 0x01010101U >> 24;
+}
+
+/*
+ * Keep the account of numbers never seen, where COUNT of them up to LAST have come: exact for what
+ * comes among the 32 highest numbers; what is older is taken for one that was missing.
+ */
+static __always_inline void account_missing(struct flow *f, u32 last, u32 count)
+{
+	u64 seen = *(volatile u64 *)&f->seq_window, next, came = 1;
+	s64 missing;
+	s32 ahead = last - (u32)(seen >> 32);
 	u32 i;
 
-	if (likely(ahead == 1 && seen & 1)) {
-		next = (u64)number << 32 | (u32)((u32)seen << 1) | 1;
+	if (likely(ahead == 1 && count == 1 && seen & 1)) {
+		next = (u64)last << 32 | (u32)((u32)seen << 1) | 1;
 		if (likely(__sync_val_compare_and_swap(&f->seq_window, seen, next) == seen))
 			return;
 	}
+	if (unlikely(count > 1))
+		came = count < 32 ? (1ULL << (count & 31)) - 1 : 0xFFFFFFFF;
 	for (i = 0; i < SEQ_TRIES; i++) {
 		seen = *(volatile u64 *)&f->seq_window;
-		ahead = number - (u32)(seen >> 32);
-		missing = 0;
+		ahead = last - (u32)(seen >> 32);
+		missing = -(s64)count;
+		next = seen;
 		if (!(seen & 1)) { /* the first; what is below is not expected */
-			next = (u64)number << 32 | 0xFFFFFFFF;
+			next = (u64)last << 32 | 0xFFFFFFFF;
+			missing = 0;
 		} else if (ahead > 0) {
-			missing = ahead - 1;
-			next = (u64)number << 32 | 1;
+			missing += ahead;
+			if (missing < 0)
+				missing = 0;
+			next = (u64)last << 32 | came;
 			if (ahead < 32)
 				next |= (u32)((u32)seen << ahead);
 		} else if (ahead > -32) {
-			bit = 1ULL << (-ahead & 31);
-			if (seen & bit)
-				return;
-			missing = -1;
-			next = seen | bit;
-		} else {
-			break;
+			next = seen | (u32)(came << (-ahead & 31));
+			missing = -(s64)ones((u32)next ^ (u32)seen);
+		} else if ((s64)*(volatile u64 *)&f->seq_missing < (s64)count) {
+			missing = 0;
 		}
-		if (__sync_val_compare_and_swap(&f->seq_window, seen, next) == seen) {
+		if (next == seen || __sync_val_compare_and_swap(&f->seq_window, seen, next) == seen) {
 			if (missing)
 				__sync_fetch_and_add(&f->seq_missing, missing);
 			return;
 		}
 	}
-	if ((s64)*(volatile u64 *)&f->seq_missing > 0)
-		__sync_fetch_and_add(&f->seq_missing, -1LL);
 }
 
+/* COUNT numbers, from FIRST on, have come together (more than one: in a merged packet). */
 static __always_inline void check_number(struct flow_key *key, struct flow *f, struct slot *s,
-					 u64 now, u32 number)
+					 u64 now, u32 first, u32 count)
 {
-	u64 last = __sync_lock_test_and_set(&f->seq_last, SEQ_VALID | number);
-	s32 distance = number - (u32)last;
+	u32 last = first + count - 1;
+	u64 before = __sync_lock_test_and_set(&f->seq_last, SEQ_VALID | last), *counter;
+	s32 distance = first - (u32)before;
 	u32 kind;
-	u64 *counter;
 
-	account_missing(f, number);
-	if (likely(distance == 1 || !last))
+	account_missing(f, last, count);
+	if (likely(distance == 1 || !before))
 		return;
 	if (distance == 0) {
 		kind = DUPLICATE;
@@ -168,147 +320,8 @@ static __always_inline void check_number(struct flow_key *key, struct flow *f, s
 		kind = BIG;
 		counter = &s->seq_big;
 	}
-	sequence_error(key, f, counter, now, kind, (u32)last + 1, number, distance);
+	sequence_error(key, f, counter, now, kind, (u32)before + 1, first, distance);
 }
-
-#if SEQ_NUMBERS && SEQ_SEARCH
-
-#define SEARCHED 5000 /* bytes of payload */
-#define CHUNK 512
-#define NOWHERE (1ULL << 32)
-#define EACH_BYTE 0x0101010101010101ULL
-
-struct scratch {
-	struct packet packet;
-	u8 bytes[CHUNK + 16];
-	u64 start, size; /* of what is in `bytes`, within the payload */
-	u64 word;	 /* place in `bytes` */
-};
-BPF_PERCPU_ARRAY(scratches, struct scratch, 1);
-
-/*
- * P in memory that the verifier knows nothing of; NULL never happens. There are dozens of ways through
- * the dissection, and it would go through the search anew for each.
- */
-static __always_inline struct packet *forgotten(struct packet *p)
-{
-	u32 zero = 0;
-	struct scratch *s = scratches.lookup(&zero);
-
-	if (!s)
-		return NULL;
-	s->packet = *p;
-	return &s->packet;
-}
-
-/* Not 0 where a byte of the word at AT is the pattern's anchor (the classic test for a zero byte) */
-#define ANCHORED(s, at)                                                                            \
-	({                                                                                         \
-		u64 w_ = *(u64 *)((s)->bytes + (at) + SEQ_ANCHOR_AT) ^ (SEQ_ANCHOR * EACH_BYTE);   \
-		(w_ - EACH_BYTE) & ~w_ & (EACH_BYTE << 7);                                         \
-	})
-
-/* 1 where the pattern stands at AT, without a jump */
-#define MATCHED(s, at) (((u64)(*(u32 *)((s)->bytes + (at)) ^ (u32)SEQ_PATTERN) - 1) >> 63)
-
-/*
- * Where the pattern first stands in the payload, or NOWHERE. The packet is copied in chunks, wherever
- * its bytes lie in memory; 32 places are tried at a time, by one byte of the pattern, and only where
- * that one is the whole pattern is compared. What was found is handed on through memory, else the
- * verifier would go through all that follows once for every place.
- */
-static __always_inline u64 find_pattern(struct __sk_buff *skb, u64 at, u64 length)
-{
-	volatile struct scratch *found;
-	u64 start, size, i, j;
-	struct scratch *s;
-	u32 zero = 0;
-
-	s = scratches.lookup(&zero);
-	if (!s)
-		return NOWHERE;
-	found = s;
-	if (length > SEARCHED)
-		length = SEARCHED;
-	for (start = 0; start < SEARCHED; start += CHUNK) {
-		if (start + 4 > length)
-			return NOWHERE;
-		size = length - start;
-		if (size > CHUNK + 3)
-			size = CHUNK + 3;
-		asm volatile("" : "+r"(size));
-		if (size < 4 || size > CHUNK + 3)
-			return NOWHERE;
-		if (bpf_skb_load_bytes(skb, at + start, s->bytes, size))
-			return NOWHERE;
-		found->start = start;
-		found->size = size;
-		for (i = 0; i < CHUNK; i += 32) {
-			if (i >= size)
-				return NOWHERE;
-			if (likely(!(ANCHORED(s, i) | ANCHORED(s, i + 8) | ANCHORED(s, i + 16) |
-				     ANCHORED(s, i + 24))))
-				continue;
-#pragma unroll
-			for (j = i; j < i + 32; j += 8) {
-				if (ANCHORED(s, j) &&
-				    (MATCHED(s, j) | MATCHED(s, j + 1) | MATCHED(s, j + 2) |
-				     MATCHED(s, j + 3) | MATCHED(s, j + 4) | MATCHED(s, j + 5) |
-				     MATCHED(s, j + 6) | MATCHED(s, j + 7))) {
-					found->word = j;
-					goto out;
-				}
-			}
-		}
-	}
-	return NOWHERE;
-out:
-	j = found->word;
-	for (i = 0; i < 7; i++, j++) {
-		if (j >= CHUNK || MATCHED(s, j))
-			break;
-	}
-	found->word = j;
-	if (found->word + 4 > found->size) /* behind its bytes are those of an older packet */
-		return NOWHERE;
-	return found->start + found->word;
-}
-
-#endif
-
-#if SEQ_NUMBERS
-
-#define MOST_SEGMENTS 64 /* UDP_GRO_CNT_MAX, net/ipv4/udp_offload.c */
-
-/* UDP and ICMP: the number in the payload; that of each segment, if the packet is a merged one. */
-static __always_inline void check_payload(struct __sk_buff *skb, struct packet *p, struct flow *f,
-					  struct slot *s, u64 now, u64 packets)
-{
-	struct flow_key *key = (struct flow_key *)p;
-	u64 at = SEQ_OFFSET, size = skb->gso_size, i;
-	__be32 number;
-
-#if SEQ_SEARCH
-	at = find_pattern(skb, p->payload_at, p->payload);
-	if (at >= SEARCHED) {
-		__sync_fetch_and_add(&s->seq_none, packets);
-		return;
-	}
-	at += SEQ_OFFSET;
-#endif
-	for (i = 0; i < MOST_SEGMENTS; i++) {
-		if (at + sizeof(number) > p->payload ||
-		    bpf_skb_load_bytes(skb, p->payload_at + at, &number, sizeof(number)))
-			break;
-		check_number(key, f, s, now, ntohl(number));
-		if (likely(i + 1 >= packets))
-			return;
-		at += size;
-	}
-	__sync_fetch_and_add(&s->seq_none, packets - i);
-}
-
-#endif
 
 /* --------------------------------------------------------------------------------- TCP streams */
 
@@ -482,27 +495,22 @@ static __always_inline void check_stream(struct flow_key *key, struct flow *f, s
 #endif
 
 /* What P's number says; P's key has only what tells flows apart, `numbered` the protocol. */
-static __always_inline void check_sequence(struct __sk_buff *skb, struct packet *p, struct flow *f,
-					   struct slot *s, u64 now, u64 packets)
+static __always_inline void check_sequence(struct packet *p, struct flow *f, struct slot *s, u64 now,
+					   u64 packets)
 {
 	if (p->numbered == PROTOCOL_TCP) {
 #if SEQ_TCP_STREAM
 		check_stream((struct flow_key *)p, f, s, now, p->tcp_sequence, p->payload,
 			     p->tcp_flags, packets);
 #else
-		check_number((struct flow_key *)p, f, s, now, p->tcp_sequence);
-		if (unlikely(packets > 1))
-			__sync_fetch_and_add(&s->seq_none, packets - 1);
+		check_number((struct flow_key *)p, f, s, now, p->tcp_sequence, packets);
 #endif
 		return;
 	}
-#if SEQ_NUMBERS
-	if (p->numbered) {
-		check_payload(skb, p, f, s, now, packets);
-		return;
-	}
-#endif
-	__sync_fetch_and_add(&s->seq_none, packets);
+	if (!SEQ_NUMBERS || p->number == NO_NUMBER)
+		__sync_fetch_and_add(&s->seq_none, packets);
+	else
+		check_number((struct flow_key *)p, f, s, now, p->number, packets);
 }
 
 /* Hand over what slot S and flow F have; R's other members are filled already. */
