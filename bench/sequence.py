@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import random
 import statistics
 import struct
 import time
@@ -25,7 +24,7 @@ ROUNDS, REPEAT, SEARCHES = 15, 100_000, 20_000
 PATTERN = 0x5EC7_0123
 PAYLOAD = 1472  # of a full Ethernet frame
 
-# Beside the flow program: one packet is repeated, so its number must be moved on by whoever runs it.
+# Beside the flow program: one packet is repeated, so somebody must move its number on.
 # `moving` only does that; `moved` goes on with the flow program, whose cost is the difference.
 AROUND = """
 static __always_inline void move(struct __sk_buff *skb)
@@ -100,7 +99,7 @@ def _checks() -> None:
 
 
 def _cost(frame: bytes, at: int, step: int, chosen: Settings) -> tuple[int, int]:
-    """ns above a program that only moves the number, with a receive timestamp and without."""
+    """The cost in ns above a program that only moves the number, with a receive timestamp and without."""
     objects = _load(chosen, at, step)
     programs = objects.programs
     taken: list[list[int]] = [[], [], []]
@@ -130,7 +129,7 @@ def _searches() -> None:
         for place in (0, 100, 1400)
     }
     places["absent, zeros"] = bytes(PAYLOAD)
-    places["absent, random bytes"] = random.Random(1).randbytes(PAYLOAD)
+    places["absent, random bytes"] = os.urandom(PAYLOAD)
     print("| pattern in 1,472 bytes | whole program, ns | one helper call per byte, search alone |")
     print("|---|---|---|")
     for name, payload in places.items():

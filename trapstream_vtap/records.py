@@ -616,8 +616,8 @@ def agent_schema(*, events: bool = False) -> Schema:
     return Schema(
         measurement="vtap_agent",
         doc=(
-            "One record per interface and interval: the exporter's own account. Counters run since the "
-            "start, so that a lost record loses nothing."
+            "One record per interface and interval: the exporter's own account. Counters run since "
+            "the start, so that a lost record loses nothing."
         ),
         layout=Layout(
             "agent_record",
