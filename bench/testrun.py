@@ -50,13 +50,17 @@ def settings(**changes: object) -> Settings:
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
-def load(chosen: Settings) -> Objects:
-    """The flow program for CHOSEN, with a program `empty` beside it; attached to nothing."""
+def load(chosen: Settings, more: str = "", programs: tuple[str, ...] = ()) -> Objects:
+    """The flow program for CHOSEN, with a program `empty` beside it; attached to nothing.
+
+    MORE is C text with further PROGRAMS.
+    """
     wanted = flow.source(chosen)
+    beside = [compiler.Program(name, "SCHED_CLS") for name in ("empty", *programs)]
     return compiler.load(
         compiler.Source(
-            wanted.text + EMPTY,
-            (*wanted.programs, compiler.Program("empty", "SCHED_CLS")),
+            wanted.text + EMPTY + more,
+            (*wanted.programs, *beside),
             wanted.maps,
         )
     )

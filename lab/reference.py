@@ -6,7 +6,14 @@ from pathlib import Path
 import click
 
 from trapstream_vtap.cli import main as command
-from trapstream_vtap.records import AGENT, KEY_FIELDS, Role, Schema, flow_schema
+from trapstream_vtap.records import (
+    KEY_FIELDS,
+    Role,
+    Schema,
+    agent_schema,
+    event_schema,
+    flow_schema,
+)
 
 DOCS = Path(__file__).parent.parent / "docs"
 MADE = "<!-- Made by `make docs` from {}; do not edit. -->"
@@ -30,12 +37,18 @@ def fields() -> str:
             "decimal number, rounded half up: rates to 6 places, ms to 9 (`iat_min_ms` and",
             "`iat_max_ms` are whole nanoseconds).",
             "",
-            _measurement(flow_schema(KEY_FIELDS)),
+            _measurement(flow_schema(KEY_FIELDS, sequence=True, deviation=True, smoothed=True)),
             "Of the tags from `dst_ip` to `vlan` exactly those stand in a record that `--key`",
             "names. With `--bits` the rates are `throughput_bits_per_second` and",
-            "`goodput_bits_per_second`.",
+            "`goodput_bits_per_second`. `iat_deviation_ms` is there with `--expected-gap`,",
+            "`jitter_rfc3550_ms` with `--smoothed-jitter`, the fields that begin with `seq_`",
+            "where sequence numbers are checked (`--sequence`, `--sequence-offset`); what they",
+            "mean exactly: [sequence.md](sequence.md), [jitter.md](jitter.md).",
             "",
-            _measurement(AGENT),
+            _measurement(event_schema(KEY_FIELDS)),
+            _measurement(agent_schema(events=True)),
+            "The counts of events are there where sequence numbers are checked.",
+            "",
         )
     )
 

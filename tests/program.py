@@ -136,6 +136,7 @@ def settings(
     flow_table_size: int = _TABLE_SIZE,
     layers: Sequence[bool] = (True, False),
     rules: Sequence[str] = (),
+    **others: object,
 ) -> Settings:
     """Settings for the loopback interface; LAYERS: with an Ethernet header, without, or both."""
     loopback = interfaces()["lo"]
@@ -149,6 +150,7 @@ def settings(
         key=tuple(key),
         flow_table_size=flow_table_size,
         rules=parse_rules(rules),
+        **others,  # type: ignore[arg-type]
     )
 
 

@@ -100,7 +100,10 @@ class Ring {
 // --------------------------------------------------------------------------------- batch to bytes
 
 // The same names as records.Kind
-enum class Kind { CONSTANT, LABEL, ADDRESS, PORT, VLAN, COUNT, RATE, BIT_RATE, MEAN_MS, STDDEV_MS, EXTREME_MS, TIME };
+enum class Kind {
+    CONSTANT, LABEL, ADDRESS, PORT, VLAN, COUNT, SIGNED, COUNT_IF, RATE, BIT_RATE, MEAN_MS, STDDEV_MS, EXTREME_MS,
+    DEVIATION_MS, SMOOTHED_MS, TIME
+};
 
 // A short literal, copied in one go of fixed size: what is too much is overwritten by what follows.
 class Literal {
@@ -163,6 +166,8 @@ struct Slot {
         case Kind::PORT: text = 5; break;
         case Kind::VLAN: text = 9; break;
         case Kind::COUNT:
+        case Kind::SIGNED:
+        case Kind::COUNT_IF:
         case Kind::TIME: text = 20; break;
         case Kind::RATE:
         case Kind::BIT_RATE: text = 27; break;  // 20 digits, a point, 6 digits
@@ -245,6 +250,14 @@ inline uint64_t deviation_ps(uint64_t n, uint64_t sum, u128 squares) {
     return static_cast<uint64_t>(std::sqrt(as_double(left - right)) / static_cast<double>(n) * 1000 + 0.5);
 }
 
+// The mean distance of n numbers from g, in picoseconds, where they add up to `sum` and exceed g by `excess`
+// in all: what falls short of g is excess - (sum - n g), so that neither part is ever a difference of squares
+// or larger than the sum of the numbers.
+inline uint64_t mean_distance_ps(uint64_t n, int64_t sum, uint64_t excess, uint64_t g) {
+    __int128 total = 2 * static_cast<__int128>(excess) - sum + static_cast<__int128>(n) * g;
+    return total < 0 ? 0 : static_cast<uint64_t>((static_cast<u128>(total) * 1000 + n / 2) / n);
+}
+
 inline char *ipv4(char *to, const uint8_t *address) {
     for (int i = 0; i < 4; i++) {
         to = std::to_chars(to, to + 3, address[i]).ptr;
@@ -319,6 +332,13 @@ inline char *column(char *to, const Slot &slot, const uint8_t *record) {
     case Kind::TIME:
         to = integer(to, load<uint64_t>(a));
         break;
+    case Kind::SIGNED:
+        to = std::to_chars(to, to + 20, load<int64_t>(a)).ptr;
+        break;
+    case Kind::COUNT_IF:
+        if (!load<uint64_t>(a)) return start;
+        to = integer(to, load<uint64_t>(b));
+        break;
     case Kind::RATE:
         to = rate(to, load<uint64_t>(a), 1, load<uint64_t>(b));
         break;
@@ -342,6 +362,17 @@ inline char *column(char *to, const Slot &slot, const uint8_t *record) {
     case Kind::EXTREME_MS:
         if (!load<uint64_t>(a)) return start;
         to = decimal<6>(to, load<uint64_t>(b));
+        break;
+    case Kind::DEVIATION_MS: {
+        uint64_t n = load<uint64_t>(a);
+        if (!n) return start;
+        to = decimal<9>(to, mean_distance_ps(n, load<int64_t>(b), load<uint64_t>(record + slot.at[2]),
+                                             load<uint64_t>(record + slot.at[3])));
+        break;
+    }
+    case Kind::SMOOTHED_MS:
+        if (!load<uint64_t>(a)) return start;
+        to = decimal<9>(to, scale(load<uint64_t>(b), 1000, 1 << 16));
         break;
     }
     return slot.behind.put(to);

@@ -50,6 +50,22 @@ class _Port(click.ParamType[int]):
         return int(value)
 
 
+class _Pattern(click.ParamType[int]):
+    """32 bits in hexadecimal."""
+
+    name = "hex"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        """The number."""
+        try:
+            number = int(str(value), 16)
+        except ValueError:
+            number = -1
+        if not 0 <= number < 1 << 32:
+            self.fail(f"{value!r} is not a pattern: give 32 bits, such as 5EC70123.", param, ctx)
+        return number
+
+
 class _Seconds(click.FloatRange):
     """A length of time; unlike any other number, NaN is in every range."""
 
@@ -230,6 +246,70 @@ def _plain(option: click.Option, key: str, value: Any) -> Any:
     "and counted.",
 )
 @click.option(
+    "--sequence",
+    is_flag=True,
+    help="Check sequence numbers: TCP's own, and with --sequence-offset those that UDP and ICMP "
+    "carry.",
+)
+@click.option(
+    "--tcp-sequence",
+    type=click.Choice(["stream", "packet"]),
+    default="stream",
+    show_default=True,
+    help="How TCP's numbers are read: as those of bytes, or as if each packet counted one "
+    "(generated test traffic).",
+)
+@click.option(
+    "--sequence-offset",
+    "offset",
+    metavar="N",
+    type=click.IntRange(0, config.MOST_OFFSET),
+    help="Where UDP and ICMP carry a number (32 bits, big-endian): so many bytes behind the "
+    "payload's start, or behind the pattern's. Turns --sequence on.  [default: they carry none]",
+)
+@click.option(
+    "--sequence-pattern",
+    "pattern",
+    metavar="HEX",
+    type=_Pattern(),
+    help="32 bits to look for in the payload's first 5,000 bytes; needs --sequence-offset.  "
+    "[default: none]",
+)
+@click.option(
+    "--sequence-threshold",
+    metavar="N",
+    type=click.IntRange(1, (1 << 31) - 1),
+    help="The largest distance, and the largest hole in a TCP stream in bytes, that is a small "
+    "error.  [default: 100]",
+)
+@click.option(
+    "--max-events",
+    metavar="N",
+    type=click.IntRange(0, 1_000_000),
+    default=1000,
+    show_default=True,
+    help="Most sequence errors a second that are sent as events; 0: none.",
+)
+@click.option(
+    "--stop-gap",
+    metavar="SECONDS",
+    type=_Seconds(0.001, config.LONGEST_STOP_GAP),
+    default=2.0,
+    show_default=True,
+    help="A longer gap between packets is a stop of the flow, and no inter-arrival time.",
+)
+@click.option(
+    "--expected-gap",
+    metavar="MS",
+    type=_Seconds(0, config.LONGEST_STOP_GAP * 1000),
+    help="The sender's spacing; adds iat_deviation_ms.  [default: not known]",
+)
+@click.option(
+    "--smoothed-jitter",
+    is_flag=True,
+    help="Add jitter_rfc3550_ms, smoothed as RFC 3550 does.",
+)
+@click.option(
     "--duration",
     metavar="SECONDS",
     type=_Seconds(0, min_open=True),
@@ -295,14 +375,23 @@ def _settings(
             f"--device-ip must have 1 to {_LONGEST_DEVICE} characters: give the address that names "
             "this device."
         )
-    interval = round(options.pop("interval") * config.NS) & ~1
     file = file or configfile.ConfigFile()
+    pattern = options["pattern"]
+    for name in ("pattern", "offset", "sequence_threshold"):  # the command line wins
+        if options[name] is None:
+            options[name] = getattr(file, name)
+    options["sequence"] = options["sequence"] or file.sequence
+    if pattern is not None and options["offset"] is None:
+        raise UsageError("--sequence-pattern needs --sequence-offset: where, from the pattern on?")
+    stop_gap = round(options.pop("stop_gap") * config.NS)
+    expected = options.pop("expected_gap")
+    expected_gap = None if expected is None else round(expected * 1_000_000)
+    if expected_gap is not None and expected_gap > stop_gap:
+        raise UsageError("--expected-gap is longer than --stop-gap: the flow would always stand.")
+    interval = round(options.pop("interval") * config.NS) & ~1
     return config.Settings(
         rules=file.rules,
         hidden=file.hidden,
-        pattern=file.pattern,
-        offset=file.offset,
-        sequence_threshold=file.sequence_threshold,
         collector=collector,
         interfaces=interfaces,
         device=device or config.address_toward(collector),
@@ -310,5 +399,7 @@ def _settings(
         interval=interval,
         directions=config.DIRECTIONS[options.pop("direction")],
         max_memory=options.pop("max_memory") * _MIB,
+        stop_gap=stop_gap,
+        expected_gap=expected_gap,
         **options,
     )

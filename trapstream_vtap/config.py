@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 NS = 1_000_000_000
 DEFAULT_KEY = KEY_FIELDS[:5]
 STOP_GAP_NS = 2 * NS
+LONGEST_STOP_GAP = 3600
+MOST_OFFSET = 65531
+"""No payload is longer than 65,535 bytes, and a number takes four of them."""
 JSON_LINE_LIMIT = 60_000
 """Telegraf's socket listener reads lines of at most 64 KiB by default."""
 
@@ -65,9 +68,20 @@ class Settings:
     verbose: bool = False
     rules: tuple[Rule, ...] = ()
     hidden: frozenset[str] = frozenset()
-    pattern: int | None = None
+    sequence: bool = False
+    tcp_sequence: str = "stream"
     offset: int | None = None
+    pattern: int | None = None
     sequence_threshold: int = SEQUENCE_THRESHOLD
+    max_events: int = 1000
+    stop_gap: int = STOP_GAP_NS
+    expected_gap: int | None = None
+    smoothed_jitter: bool = False
+
+    @property
+    def sequences(self) -> bool:
+        """Whether sequence numbers are checked."""
+        return self.sequence or self.offset is not None
 
 
 def resolve(host: str, port: int) -> Collector:

@@ -35,7 +35,7 @@ class ConfigFile:
 
     Args:
         rules: Which packets count; none: all.
-        hidden: Members of `DISPLAY` that are switched off.
+        display: Members of `DISPLAY`, and whether each is on.
         pattern: 32 bits to look for in payloads, or None.
         offset: Of the sequence number, in bytes, or None.
         sequence_threshold: Distance up to which a sequence error is a small one.
@@ -44,12 +44,22 @@ class ConfigFile:
     """
 
     rules: tuple[Rule, ...] = ()
-    hidden: frozenset[str] = frozenset()
+    display: tuple[tuple[str, bool], ...] = ()
     pattern: int | None = None
     offset: int | None = None
     sequence_threshold: int = SEQUENCE_THRESHOLD
     options: tuple[tuple[str, Any], ...] = ()
     notices: tuple[str, ...] = ()
+
+    @property
+    def hidden(self) -> frozenset[str]:
+        """What is switched off."""
+        return frozenset(name for name, on in self.display if not on)
+
+    @property
+    def sequence(self) -> bool:
+        """Whether sequence errors are asked for."""
+        return ("SEQ_ERRORS", True) in self.display
 
 
 def read(path: Path) -> ConfigFile:
@@ -147,13 +157,13 @@ def _rules(key: str, value: Any) -> tuple[Rule, ...]:
         raise UsageError(f"{key}, {error}") from error
 
 
-def _display(key: str, value: Any) -> frozenset[str]:
+def _display(key: str, value: Any) -> tuple[tuple[str, bool], ...]:
     if not isinstance(value, dict):
         raise wrong(key, value, f"give an object with any of {', '.join(DISPLAY)}")
     for name in value:
         if name not in DISPLAY:
             raise UsageError(f"{key}: there is no {name!r}; there are {', '.join(DISPLAY)}.")
-    return frozenset(name for name, on in value.items() if not switch(f"{key}.{name}", on))
+    return tuple((name, switch(f"{key}.{name}", on)) for name, on in value.items())
 
 
 def _number(lowest: int, highest: int) -> Callable[[str, Any], int]:
@@ -180,7 +190,7 @@ def _pattern(key: str, value: Any) -> int | None:
 
 _READERS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "RULES": ("rules", _rules),
-    "DISPLAY": ("hidden", _display),
+    "DISPLAY": ("display", _display),
     "PATTERN": ("pattern", _pattern),
     "OFFSET": ("offset", _offset),
     "SEQUENCE_THRESHOLD": ("sequence_threshold", _number(1, (1 << 32) - 1)),

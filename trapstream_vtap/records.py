@@ -44,11 +44,15 @@ class Kind(enum.Enum):
     PORT = "port"  # port, presence: absent where presence is 0
     VLAN = "vlan"  # two tags of 16 bits, outermost first; bit 12 of each says that it is there
     COUNT = "count"  # an unsigned integer
+    SIGNED = "signed"  # an integer that may be negative
+    COUNT_IF = "count_if"  # presence, an unsigned integer: absent where presence is 0
     RATE = "rate"  # count, duration in ns: count per second, 6 decimal places
     BIT_RATE = "bit_rate"  # count of bytes, duration in ns: bits per second, 6 decimal places
     MEAN_MS = "mean_ms"  # n, sum in ns: mean in ms, 9 decimal places; absent where n is 0
     STDDEV_MS = "stddev_ms"  # n, sum, squares, coarse squares: population deviation in ms, 9 places
     EXTREME_MS = "extreme_ms"  # n, ns: ms with 6 decimal places; absent where n is 0
+    DEVIATION_MS = "deviation_ms"  # n, sum, excess, g: mean distance from g in ms, 9 decimal places
+    SMOOTHED_MS = "smoothed_ms"  # n, 2^-16 ns: ms with 9 decimal places; absent where n is 0
     TIME = "time"  # ns since the epoch
 
 
@@ -59,6 +63,7 @@ class Column:
     name: str
     ctype: str
     doc: str = ""
+    inner: Layout | None = None  # of a structure within the structure
 
     @property
     def base(self) -> str:
@@ -73,12 +78,13 @@ class Column:
     @property
     def size(self) -> int:
         """Size in bytes."""
-        return _CTYPES[self.base][1] * (self.count or 1)
+        element = self.inner.size if self.inner else _CTYPES[self.base][1]
+        return element * (self.count or 1)
 
     @property
     def alignment(self) -> int:
         """Natural alignment in bytes."""
-        return min(8, _CTYPES[self.base][1])
+        return 8 if self.inner else _CTYPES[self.base][1]
 
     @property
     def declaration(self) -> str:
@@ -88,7 +94,7 @@ class Column:
     @property
     def code(self) -> str:
         """The format of this member for the `struct` module."""
-        return f"{self.size}s" if self.count else _CTYPES[self.base][0]
+        return f"{self.size}s" if self.count or self.inner else _CTYPES[self.base][0]
 
 
 @dataclass(frozen=True)
@@ -222,18 +228,93 @@ FLOW_SLOT = Layout(
 )
 """What a flow gathers in one interval. All zero: nothing."""
 
-_CTYPES["struct slot"] = ("", FLOW_SLOT.size)
-
 FLOW_STATE = Layout(
     "flow",
     (
         Column("end", "u64", "grid line that ends the interval; lowest bit: which slot gathers"),
         Column("last", "u64", "arrival of the latest packet, 0 before the first"),
         Column("start", "u64", "beginning of the current interval"),
-        Column("slot", "struct slot[2]", "one gathers while the other is handed over"),
+        Column("slot", "struct slot[2]", "one gathers while the other is handed over", FLOW_SLOT),
     ),
 )
 """A flow in the table; all times CLOCK_MONOTONIC, ns."""
+
+TRACKED_HOLES = 8
+"""Of a TCP stream: so many holes are known by their place, others by their size alone."""
+
+
+@dataclass(frozen=True)
+class FlowLayouts:
+    """The structures of the flow program with what is measured beyond the plain aggregates."""
+
+    record: Layout = FLOW_RECORD
+    slot: Layout = FLOW_SLOT
+    flow: Layout = FLOW_STATE
+
+
+def flow_layouts(
+    *, sequence: bool = False, deviation: bool = False, smoothed: bool = False
+) -> FlowLayouts:
+    """The structures of the flow program.
+
+    Args:
+        sequence: Sequence numbers are checked.
+        deviation: The sender's spacing is known.
+        smoothed: Jitter is smoothed as in RFC 3550.
+    """
+    record, slot, state = [], [], []
+    if sequence:
+        record += [Column(name, "u64", doc) for name, (_, doc) in _SEQUENCE_FIELDS.items()]
+        slot += [
+            Column("seq_none", "u64", "packets that carry no number"),
+            *(Column(f"seq_{name}", "u64") for name in ("reverse", "small", "big", "duplicate")),
+        ]
+        state += [
+            Column("seq_last", "u64", "bit 32: there is one; TCP: the next expected number"),
+            Column("seq_window", "u64", "highest number << 32; bit n: highest - n has been seen"),
+            Column("seq_missing", "u64", "signed: numbers or bytes never seen"),
+            Column("seq_received", "u64", "packets with a number in the intervals closed"),
+            Column("event_time", "u64", "of the latest event"),
+            Column("seq_untracked", "u64", "signed: bytes of holes whose places are not known"),
+            Column("seq_holes", f"u64[{TRACKED_HOLES}]", "first byte << 32, first byte behind"),
+        ]
+    if deviation:
+        record += [
+            Column("iat_excess", "u64", "sum of what inter-arrival times exceed the gap by, ns"),
+            Column("expected_gap", "u64", "ns"),
+        ]
+        slot.append(Column("iat_excess", "u64"))
+    if smoothed:
+        record.append(Column("iat_smoothed", "u64", "smoothed jitter, 2^-16 ns"))
+        state += [
+            Column("iat_smoothed", "u64", "smoothed jitter, 2^-16 ns"),
+            Column("iat_mean", "u64", "running mean, 2^-16 ns; 0: none yet"),
+        ]
+    slots = Layout("slot", (*FLOW_SLOT.columns, *slot))
+    plain = FLOW_STATE.columns[:-1]
+    return FlowLayouts(
+        Layout("flow_record", (*FLOW_RECORD.columns, *record)),
+        slots,
+        Layout("flow", (*plain, *state, Column("slot", "struct slot[2]", "", slots))),
+    )
+
+
+SEQUENCE_EVENT = Layout(
+    "sequence_event",
+    (
+        *FLOW_KEY.columns,
+        Column("time", "u64", "of the packet, ns since the epoch"),
+        Column("expected", "u64", "the number that would have been in order"),
+        Column("received", "u64", "the number that came"),
+        Column("distance", "u64", "signed"),
+        Column("kind", "u32", "position in EVENT_KINDS"),
+        Column("reserved", "u32"),
+    ),
+)
+"""A sequence error, as the kernel program hands it over."""
+
+EVENT_KINDS = ("reverse", "small", "big", "duplicate", "out_of_order", "hole", "retransmission")
+"""What an error can be: four of numbers that packets carry, three of a TCP stream."""
 
 LINK = Layout(
     "link",
@@ -253,6 +334,8 @@ LINK = Layout(
             "no_flow_packets",
             "no_flow_bytes",
             "ring_full",
+            "events_handed",
+            "events_suppressed",
         )
     ),
 )
@@ -313,27 +396,79 @@ _FLOW_TAGS = {
     ),
 }
 
+_NUMBERED = "absent in flows without numbers"
+_SEQUENCE_FIELDS = {
+    "seq_last": ("number", "latest number; of a TCP stream the next expected one"),
+    "seq_received": ("packets", "with a number, since the flow began"),
+    "seq_reverse": ("packets", "number smaller than the one before; TCP: fills a hole"),
+    "seq_small": ("packets", "distance above 1, up to the threshold; TCP: hole up to it"),
+    "seq_big": ("packets", "distance or hole beyond the threshold"),
+    "seq_duplicate": ("packets", "number equal to the one before; TCP: data seen before"),
+    "seq_errors": ("packets", "sum of the four"),
+    "seq_missing": ("numbers", "never seen so far, since the flow began; TCP: bytes"),
+}
+
 _IAT = "inter-arrival time in the interval; absent where there was none"
 
+_DEVIATION = (
+    Field(
+        "iat_deviation_ms",
+        Role.VALUE,
+        Kind.DEVIATION_MS,
+        ("iat_count", "iat_sum", "iat_excess", "expected_gap"),
+        "ms",
+        "mean distance of the inter-arrival times from `--expected-gap`; absent likewise",
+    ),
+)
+_SMOOTHED = (
+    Field(
+        "jitter_rfc3550_ms",
+        Role.VALUE,
+        Kind.SMOOTHED_MS,
+        ("iat_count", "iat_smoothed"),
+        "ms",
+        "smoothed jitter at the end of the interval; absent likewise",
+    ),
+)
+_SEQUENCE = tuple(
+    Field(name, Role.VALUE, Kind.COUNT_IF, ("seq_received", name), unit, f"{doc}; {_NUMBERED}")
+    for name, (unit, doc) in _SEQUENCE_FIELDS.items()
+)
 
-def flow_schema(key: Sequence[str] = KEY_FIELDS[:5], *, bits: bool = False) -> Schema:
+
+def _tags(key: Sequence[str]) -> list[Field]:
+    """What tells the flows apart, in order of names."""
+    tags = [_DEVICE, _INTERFACE, *(_FLOW_TAGS[name] for name in KEY_FIELDS if name in key)]
+    tags.append(
+        Field("direction", Role.TAG, Kind.LABEL, ("direction",), "", "`ingress` or `egress`")
+    )
+    return sorted(tags, key=lambda tag: tag.name)
+
+
+def flow_schema(
+    key: Sequence[str] = KEY_FIELDS[:5],
+    *,
+    bits: bool = False,
+    sequence: bool = False,
+    deviation: bool = False,
+    smoothed: bool = False,
+) -> Schema:
     """The records of `vtap_flow`.
 
     Args:
         key: What tells flows apart, out of `KEY_FIELDS`; exactly these become tags.
         bits: Rates in bits instead of bytes per second.
+        sequence: With sequence numbers.
+        deviation: With the distance from an expected gap.
+        smoothed: With the jitter of RFC 3550.
     """
-    tags = [_DEVICE, _INTERFACE, *(_FLOW_TAGS[name] for name in KEY_FIELDS if name in key)]
-    tags.append(
-        Field("direction", Role.TAG, Kind.LABEL, ("direction",), "", "`ingress` or `egress`")
-    )
     rate, unit = (Kind.BIT_RATE, "bits") if bits else (Kind.RATE, "bytes")
     return Schema(
         measurement="vtap_flow",
         doc="One record per flow and interval in which the flow had a packet.",
-        layout=FLOW_RECORD,
+        layout=flow_layouts(sequence=sequence, deviation=deviation, smoothed=smoothed).record,
         fields=(
-            *sorted(tags, key=lambda tag: tag.name),
+            *_tags(key),
             Field("packets", Role.VALUE, Kind.COUNT, ("packets",), "packets", "on the wire"),
             Field(
                 "bytes",
@@ -399,6 +534,9 @@ def flow_schema(key: Sequence[str] = KEY_FIELDS[:5], *, bits: bool = False) -> S
                 "ms",
                 f"longest {_IAT}",
             ),
+            *(_DEVIATION if deviation else ()),
+            *(_SMOOTHED if smoothed else ()),
+            *(_SEQUENCE if sequence else ()),
             _TIME,
         ),
     )
@@ -408,6 +546,7 @@ DISPLAYED = {
     "Throughput": ("throughput_",),
     "Goodput": ("goodput_",),
     "Jitter": ("iat_", "jitter_"),
+    "SEQ_ERRORS": ("seq_",),
 }
 """What the names of the fields begin with that a configuration file can switch off."""
 
@@ -417,6 +556,40 @@ def without(schema: Schema, hidden: frozenset[str]) -> Schema:
     gone = tuple(start for name in hidden for start in DISPLAYED.get(name, ()))
     kept = tuple(f for f in schema.fields if not (gone and f.name.startswith(gone)))
     return replace(schema, fields=kept)
+
+
+def event_schema(key: Sequence[str] = KEY_FIELDS[:5]) -> Schema:
+    """The records of `vtap_sequence_error`; KEY as for `flow_schema`."""
+    kind = Field("kind", Role.TAG, Kind.LABEL, ("kind",), "", "what is wrong")
+    return Schema(
+        measurement="vtap_sequence_error",
+        doc=(
+            "One record per sequence error, at most `--max-events` a second; only where sequence "
+            "numbers are checked."
+        ),
+        layout=SEQUENCE_EVENT,
+        fields=(
+            *sorted((*_tags(key), kind), key=lambda tag: tag.name),
+            Field(
+                "expected",
+                Role.VALUE,
+                Kind.COUNT,
+                ("expected",),
+                "number",
+                "that would have been in order",
+            ),
+            Field("received", Role.VALUE, Kind.COUNT, ("received",), "number", "that came"),
+            Field(
+                "distance",
+                Role.VALUE,
+                Kind.SIGNED,
+                ("distance",),
+                "numbers",
+                "from the number before; TCP: bytes from the expected one",
+            ),
+            Field("time", Role.TIME, Kind.TIME, ("time",), "ns", "of the packet, UTC"),
+        ),
+    )
 
 
 _AGENT_COUNTS = {
@@ -450,28 +623,43 @@ _AGENT_COUNTS = {
     "ring_full": ("times", "that a summary had to wait because the ring buffer was full"),
 }
 
-AGENT = Schema(
-    measurement="vtap_agent",
-    doc=(
-        "One record per interface and interval: the exporter's own account. Counters run since the "
-        "start, so that a lost record loses nothing."
-    ),
-    layout=Layout(
-        "agent_record",
-        (
-            Column("interface", "u32"),
-            Column("reserved", "u32"),
-            Column("time", "u64"),
-            *(Column(name, "u64") for name in _AGENT_COUNTS),
+_EVENT_COUNTS = {
+    "events_sent": ("events", "that the collector's side has taken"),
+    "events_pending": ("events", "that wait to be sent (not a counter)"),
+    "events_lost": ("events", "that were given up, for whatever reason"),
+    "events_suppressed": ("events", "beyond `--max-events`, or without room in the ring buffer"),
+}
+
+
+def agent_schema(*, events: bool = False) -> Schema:
+    """The records of `vtap_agent`, with EVENTS where sequence numbers are checked."""
+    counts = _AGENT_COUNTS | (_EVENT_COUNTS if events else {})
+    return Schema(
+        measurement="vtap_agent",
+        doc=(
+            "One record per interface and interval: the exporter's own account. Counters run since "
+            "the start, so that a lost record loses nothing."
         ),
-    ),
-    fields=(
-        _DEVICE,
-        _INTERFACE,
-        *(
-            Field(name, Role.VALUE, Kind.COUNT, (name,), unit, doc)
-            for name, (unit, doc) in _AGENT_COUNTS.items()
+        layout=Layout(
+            "agent_record",
+            (
+                Column("interface", "u32"),
+                Column("reserved", "u32"),
+                Column("time", "u64"),
+                *(Column(name, "u64") for name in counts),
+            ),
         ),
-        _TIME,
-    ),
-)
+        fields=(
+            _DEVICE,
+            _INTERFACE,
+            *(
+                Field(name, Role.VALUE, Kind.COUNT, (name,), unit, doc)
+                for name, (unit, doc) in counts.items()
+            ),
+            _TIME,
+        ),
+    )
+
+
+AGENT = agent_schema()
+"""Without sequence numbers."""

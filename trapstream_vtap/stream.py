@@ -19,7 +19,7 @@ from trapstream_vtap.config import JSON_LINE_LIMIT, NS
 from trapstream_vtap.errors import RunError, UsageError
 from trapstream_vtap.ledger import Amount, Ledger
 from trapstream_vtap.probes.flow import FlowProbe
-from trapstream_vtap.records import AGENT
+from trapstream_vtap.records import agent_schema
 from trapstream_vtap.sinks import Payload, Sender, TcpSink, UdpSink
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Stream:
         self._again = again
         self._use(FlowProbe(settings), settings)
         self._ledger = Ledger()
+        self._events = Ledger()
         self._evicted = {i.index: Amount() for i in settings.interfaces}
         self._before = {i.index: Counter[str]() for i in settings.interfaces}  # by earlier probes
         self._stop = False
@@ -74,13 +75,18 @@ class Stream:
         flow_plan = formats.compile_plan(
             form, probe.schema, labels, coarse_shift=probe.coarse_shift
         )
-        agent_plan = formats.compile_plan(form, AGENT, labels)
+        agent_columns = agent_schema(events=settings.sequences)
+        agent_plan = formats.compile_plan(form, agent_columns, labels)
+        event_plan = (
+            formats.compile_plan(form, probe.event_schema, labels) if probe.event_schema else None
+        )
         most_bytes = _NO_LIMIT
         if datagrams:
             most_bytes = settings.max_datagram
         elif settings.format == "json":
             most_bytes = JSON_LINE_LIMIT
-        longest = max(flow_plan.longest, agent_plan.longest)
+        plans = (flow_plan, agent_plan, event_plan)
+        longest = max(plan.longest for plan in plans if plan)
         if longest > most_bytes:
             raise UsageError(
                 f"--max-datagram {most_bytes} is too small: with these options a record may "
@@ -88,6 +94,7 @@ class Stream:
             )
         self._probe, self._settings, self._most_bytes = probe, settings, most_bytes
         self._flow_plan, self._agent_plan = flow_plan, agent_plan
+        self._agent_schema, self._event_plan = agent_columns, event_plan
 
     def run(self) -> None:
         """Measure and stream until told to stop.
@@ -123,7 +130,8 @@ class Stream:
         )
         with select.epoll() as poll:
             poll.register(woken, select.EPOLLIN)
-            poll.register(probe.fileno(), select.EPOLLIN)
+            for descriptor in probe.descriptors():
+                poll.register(descriptor, select.EPOLLIN)
             line, swept = probe.next_line(), True  # the next grid line; the one before is done
             while not self._stop:
                 now = time.monotonic_ns()
@@ -132,7 +140,10 @@ class Stream:
                     self._switch(poll)
                     probe = self._probe
                 elif now < due:
-                    if poll.poll((due - now) / NS) and probe.pressed():
+                    woken_by = {descriptor for descriptor, _ in poll.poll((due - now) / NS)}
+                    if probe.events_fileno() in woken_by:
+                        self._drain_events()
+                    if probe.fileno() in woken_by and probe.pressed():
                         self._sweep(force=True)
                 elif now >= deadline:
                     return
@@ -193,7 +204,9 @@ class Stream:
                 new.close()
             report(f"the configuration stays as it was: {error}")
             return
-        poll.unregister(old.fileno())
+        for descriptor in old.descriptors():
+            poll.unregister(descriptor)
+        self._drain_events()
         for attempt in range(_LAST_SWEEPS):
             self._sweep(force=True, now=0 if attempt else moment)
             if not old.held():
@@ -202,7 +215,8 @@ class Stream:
             self._before[interface].update(counts)
         old.close()
         self._use(new, chosen)
-        poll.register(new.fileno(), select.EPOLLIN)
+        for descriptor in new.descriptors():
+            poll.register(descriptor, select.EPOLLIN)
         report(f"the configuration was read again, {len(chosen.rules)} rules")
 
     def _counters(self) -> dict[int, dict[str, int]]:
@@ -236,6 +250,15 @@ class Stream:
                 self._ledger.handed(held)
                 self._sender.put(Payload(data, held))
 
+    def _drain_events(self) -> None:
+        """Sequence errors into the sender's queue."""
+        most, plan = self._settings.batch_size, self._event_plan
+        while plan and (batch := self._probe.read_events(most)):
+            payloads, _ = plan.render(batch, most, self._most_bytes)
+            for data, _, held in payloads:
+                self._events.handed(held)
+                self._sender.put(Payload(data, held, self._events))
+
     def _account_evicted(self, counters: dict[int, dict[str, int]]) -> None:
         """What is neither handed over nor in the table any more went with evicted flows.
 
@@ -257,21 +280,32 @@ class Stream:
         batch = bytearray()
         for interface, counts in self._counters().items():
             evicted = self._evicted[interface]
-            batch += AGENT.layout.pack(
-                {
-                    "interface": interface,
-                    "time": self._probe.wall(line),
-                    "evicted_packets": evicted.packets,
-                    "evicted_bytes": evicted.bytes,
-                    **counts,
-                    **self._ledger.values(interface),
-                }
-            )
+            values = {
+                "interface": interface,
+                "time": self._probe.wall(line),
+                "evicted_packets": evicted.packets,
+                "evicted_bytes": evicted.bytes,
+                **counts,
+                **self._ledger.values(interface),
+                **self._event_values(interface, counts),
+            }
+            layout = self._agent_schema.layout
+            batch += layout.pack({n: v for n, v in values.items() if n in layout.offsets})
         payloads, _ = self._agent_plan.render(batch, self._settings.batch_size, self._most_bytes)
         for data, _, _ in payloads:
             self._sender.put(Payload(data, {}))
         if self._settings.verbose:
             report(self._progress())
+
+    def _event_values(self, interface: int, counts: dict[str, int]) -> dict[str, int]:
+        """What became of the events of INTERFACE; those in the kernel's hands wait, too."""
+        booked = self._events.values(interface)
+        sent, lost = booked["summaries_sent"], booked["summaries_lost"]
+        return {
+            "events_sent": sent,
+            "events_pending": counts["events_handed"] - sent - lost,
+            "events_lost": lost,
+        }
 
     def _progress(self) -> str:
         """One line: packets seen, records sent, pending, lost."""
@@ -284,6 +318,7 @@ class Stream:
     def _finish(self) -> None:
         """Close every interval, send it, detach, account for everything, say so."""
         self._probe.detach()
+        self._drain_events()
         for _ in range(_LAST_SWEEPS):
             self._sweep(force=True)
             if not self._probe.held():  # nor stragglers in the slot that the sweep before left
@@ -297,6 +332,7 @@ class Stream:
     def _summary(self) -> str:
         """The last line: records sent, and lost by reason."""
         _, sent, lost = self._ledger.totals()
+        suppressed = sum(c["events_suppressed"] for c in self._counters().values())
         evicted = sum(amount.packets for amount in self._evicted.values())
         losses = [
             f"{reason} {amount.records} ({amount.packets} packets)"
@@ -305,10 +341,15 @@ class Stream:
         ]
         if evicted:
             losses.append(f"evicted {evicted} packets")
+        events = ""
+        if self._settings.sequences:
+            _, told, _ = self._events.totals()
+            events = f"; {told.records} events sent, {suppressed} suppressed"
         return (
             f"{sent.records} records sent ({sent.packets} packets), "
             f"{sum(amount.records for amount in lost.values())} records lost"
             + (": " + ", ".join(losses) if losses else "")
+            + events
         )
 
     @contextlib.contextmanager

@@ -6,8 +6,9 @@
  * The text in front of this file is generated: the structures flow_key, flow_record, slot, flow, link
  * and control (records.py says what their members mean), and as constants KEY_* (the key's fields),
  * VTAP_* (the programs wanted), FLOW_TABLE_SIZE, INTERVAL_NS (even), STOP_GAP_NS, COARSE_LIMIT_NS,
- * COARSE_SHIFT, RING_PAGES, LINKS, SWEEP_KEYS; where there are rules RULES, how many, and the function
- * wanted() that they are (wanted.py).
+ * COARSE_SHIFT, RING_PAGES, LINKS, SWEEP_KEYS; where they are asked for, VTAP_SEQUENCE (sequence
+ * numbers), VTAP_DEVIATION (with EXPECTED_GAP_NS) and VTAP_SMOOTHED (jitter as in RFC 3550); where
+ * there are rules RULES, how many, and the function wanted() that they are (wanted.py).
  */
 #include <uapi/linux/bpf.h>
 #include "packet.h"
@@ -35,6 +36,7 @@ BPF_RINGBUF_OUTPUT(summaries, RING_PAGES);
 BPF_RINGBUF_OUTPUT(wakeups, 1);
 BPF_PERCPU_ARRAY(links, struct link, LINKS);
 BPF_ARRAY(controls, struct control, 1);
+BPF_PERCPU_ARRAY(blanks, struct flow, 1); /* for new flows: too large for the stack */
 
 static __always_inline struct link *link_of(u32 interface)
 {
@@ -49,6 +51,9 @@ static __always_inline struct control *control(void)
 
 	return controls.lookup(&zero);
 }
+
+#include "sequence.h"
+#include "jitter.h"
 
 /* The grid line behind NOW (both CLOCK_MONOTONIC); the grid is aligned to the wall clock. */
 static __always_inline u64 next_line(struct control *c, u64 now)
@@ -127,6 +132,16 @@ static __always_inline u64 close_interval(struct flow_key *key, struct flow *f, 
 	r->iat_squares_coarse = __sync_lock_test_and_set(&s->iat_squares_coarse, 0);
 	r->iat_min = ~__sync_lock_test_and_set(&s->iat_min_inverted, 0);
 	r->iat_max = __sync_lock_test_and_set(&s->iat_max, 0);
+#ifdef VTAP_SEQUENCE
+	close_sequence(r, f, s);
+#endif
+#ifdef VTAP_DEVIATION
+	r->iat_excess = __sync_lock_test_and_set(&s->iat_excess, 0);
+	r->expected_gap = EXPECTED_GAP_NS;
+#endif
+#ifdef VTAP_SMOOTHED
+	r->iat_smoothed = *(volatile u64 *)&f->iat_smoothed;
+#endif
 	summaries.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
 	return next;
 }
@@ -146,9 +161,11 @@ static __always_inline void raise_to(u64 *extreme, u64 value)
 	}
 }
 
-static __always_inline void count(struct flow_key *key, struct flow *f, u64 now, u64 packets,
-				  u64 bytes, u64 payload)
+static __always_inline void count(struct packet *p, struct flow *f, u64 now,
+				  u64 packets)
 {
+	struct flow_key *key = (struct flow_key *)p;
+	u64 bytes = p->bytes, payload = p->payload;
 	u64 end = *(volatile u64 *)&f->end;
 	u64 last, gap, iat;
 	struct slot *s;
@@ -157,6 +174,9 @@ static __always_inline void count(struct flow_key *key, struct flow *f, u64 now,
 		end = close_interval(key, f, now, true, false);
 	s = &f->slot[end & 1];
 	last = __sync_lock_test_and_set(&f->last, now);
+#ifdef VTAP_SEQUENCE
+	check_sequence(p, f, s, now, packets); /* ahead of the arrival, with which it is closed */
+#endif
 	__sync_fetch_and_add(&s->arrivals, 1);
 	__sync_fetch_and_add(&s->bytes, bytes);
 	if (payload)
@@ -168,8 +188,18 @@ static __always_inline void count(struct flow_key *key, struct flow *f, u64 now,
 	iat = (s64)gap < 0 ? -gap : gap;
 	if (unlikely(!last || iat > STOP_GAP_NS)) {
 		__sync_fetch_and_add(&s->stops, 1);
+#ifdef VTAP_SMOOTHED
+		smooth_anew(f);
+#endif
 		return;
 	}
+#ifdef VTAP_DEVIATION
+	if ((s64)gap > (s64)EXPECTED_GAP_NS)
+		__sync_fetch_and_add(&s->iat_excess, gap - EXPECTED_GAP_NS);
+#endif
+#ifdef VTAP_SMOOTHED
+	smooth(f, iat);
+#endif
 	__sync_fetch_and_add(&s->iat_sum, gap);
 	if (likely(iat < COARSE_LIMIT_NS))
 		__sync_fetch_and_add(&s->iat_squares, iat * iat);
@@ -184,15 +214,16 @@ static __always_inline struct flow *new_flow(struct flow_key *key)
 {
 	u64 now = bpf_ktime_get_ns();
 	struct control *c = control();
-	struct flow fresh = {};
+	u32 zero = 0;
+	struct flow *fresh = blanks.lookup(&zero);
 
-	if (!c)
+	if (!c || !fresh)
 		return NULL;
-	fresh.end = next_line(c, now);
-	fresh.start = fresh.end - INTERVAL_NS;
-	if (fresh.start < c->began)
-		fresh.start = c->began;
-	flows.insert(key, &fresh); /* fails when another CPU was faster, which is as good */
+	fresh->end = next_line(c, now);
+	fresh->start = fresh->end - INTERVAL_NS;
+	if (fresh->start < c->began)
+		fresh->start = c->began;
+	flows.insert(key, fresh); /* fails when another CPU was faster, which is as good */
 	/* So many new flows evict others before the next sweep: have user space sweep at once */
 	if (__sync_fetch_and_add(&c->inserts, 1) + 1 == FLOW_TABLE_SIZE / 4) {
 		u64 *wakeup = wakeups.ringbuf_reserve(sizeof(*wakeup));
@@ -238,7 +269,8 @@ static __always_inline void measure(struct __sk_buff *skb, const bool egress, co
 {
 	struct link *l = link_of(skb->ifindex);
 	struct packet p;
-	struct flow_key *key = (struct flow_key *)&p;
+	struct packet *known = &p;
+	struct flow_key *key;
 	struct flow *f;
 	u64 packets = 1, now;
 	enum verdict verdict;
@@ -301,6 +333,12 @@ static __always_inline void measure(struct __sk_buff *skb, const bool egress, co
 	if (!KEY_VLAN)
 		p.vlan = 0;
 
+#ifdef VTAP_SEQUENCE
+	known = read_number(skb, &p);
+	if (!known)
+		return;
+#endif
+	key = (struct flow_key *)known;
 	/* Not earlier: the clock waits for all work before it, the dissection does not */
 	now = arrival(skb, egress);
 	f = flows.lookup(key);
@@ -308,13 +346,13 @@ static __always_inline void measure(struct __sk_buff *skb, const bool egress, co
 		f = new_flow(key);
 		if (!f) {
 			l->no_flow_packets += packets;
-			l->no_flow_bytes += p.bytes;
+			l->no_flow_bytes += known->bytes;
 			return;
 		}
 	}
-	count(key, f, now, packets, p.bytes, p.payload);
+	count(known, f, now, packets);
 	l->counted_packets += packets;
-	l->counted_bytes += p.bytes;
+	l->counted_bytes += known->bytes;
 }
 
 /* Whatever is attached beside these goes on with the packet: TCX_NEXT and TC_ACT_UNSPEC are -1 */

@@ -104,6 +104,12 @@ struct packet {
 	u64 payload_at; /* where the bytes behind the transport header begin, within the frame */
 	u64 payload;	/* how many there are, in all merged segments together */
 	u64 bytes;	/* of the frame, with a tag that has been taken off */
+#ifdef VTAP_SEQUENCE
+	u32 numbered;	  /* protocol, where the transport header is there and may lead to a number */
+	u32 tcp_sequence; /* host byte order */
+	u64 tcp_flags;
+	u64 number; /* that the payload carries, where it has been looked at already */
+#endif
 };
 
 #define TRAITS_PROTOCOL 0xFF
@@ -162,6 +168,10 @@ static __always_inline enum verdict transport(struct __sk_buff *skb, struct pack
 	__be32 ports;
 
 	traits |= protocol;
+#ifdef VTAP_SEQUENCE
+	if (protocol == PROTOCOL_UDP || protocol == PROTOCOL_ICMP || protocol == PROTOCOL_ICMPV6)
+		p->numbered = protocol;
+#endif
 	if (likely(protocol == PROTOCOL_TCP)) {
 		/* all of it, ports and length, in one reach */
 		if (peek(skb, offset, tcp))
@@ -169,6 +179,11 @@ static __always_inline enum verdict transport(struct __sk_buff *skb, struct pack
 		header = (tcp.data_offset >> 4) * 4;
 		if (unlikely(header < MIN_TCP))
 			return MALFORMED;
+#ifdef VTAP_SEQUENCE
+		p->numbered = PROTOCOL_TCP;
+		p->tcp_sequence = ntohl(tcp.sequence);
+		p->tcp_flags = tcp.rest[0];
+#endif
 		return payload(p, offset, header, room, traits | TRAITS_PORTS, ntohl(tcp.ports));
 	}
 	if (unlikely(protocol != PROTOCOL_UDP)) {
@@ -288,6 +303,11 @@ static __always_inline enum verdict dissect(struct __sk_buff *skb, struct packet
 	u16 ethertype = skb->protocol;
 
 	p->bytes = skb->len;
+#ifdef VTAP_SEQUENCE
+	p->numbered = 0;
+	p->tcp_sequence = 0;
+	p->tcp_flags = 0;
+#endif
 	if (unlikely(skb->vlan_present)) { /* the outermost tag, taken off the frame by driver or kernel */
 		vlan = (skb->vlan_tci & 0xFFF) | VLAN_PRESENT;
 		tags = 1;

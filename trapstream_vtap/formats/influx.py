@@ -14,6 +14,8 @@ from trapstream_vtap.records import Kind, Role
 if TYPE_CHECKING:
     from trapstream_vtap.records import Field, Schema
 
+_INTEGERS = (Kind.COUNT, Kind.SIGNED, Kind.COUNT_IF)
+
 
 class _Influx:
     name = "influx"
@@ -32,7 +34,7 @@ class _Influx:
             lead = schema.measurement.encode() if exported == schema.fields[0] else b""
             return lead + b"," + before, b""
         lead = b" " if is_first_value(schema, exported) else b","
-        return lead + before, b"i" if exported.kind is Kind.COUNT else b""
+        return lead + before, b"i" if exported.kind in _INTEGERS else b""
 
 
 INFLUX = _Influx()

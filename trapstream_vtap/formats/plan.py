@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from trapstream_vtap._native import Plan
-from trapstream_vtap.records import Kind, Role
+from trapstream_vtap.records import EVENT_KINDS, Kind, Role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,6 +59,7 @@ class Labels:
         return {
             "interface": self.interfaces,
             "direction": {0: "ingress", 1: "egress"},
+            "kind": dict(enumerate(EVENT_KINDS)),
             "protocol": {n: _PROTOCOLS.get(n, str(n)) for n in range(256)},
         }[name]
 

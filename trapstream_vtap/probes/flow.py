@@ -11,15 +11,16 @@ from trapstream_vtap._native import Ring, Sweep
 from trapstream_vtap.bpf import attach, kernel
 from trapstream_vtap.bpf import compile as compiler
 from trapstream_vtap.bpf.wanted import define_wanted
-from trapstream_vtap.config import STOP_GAP_NS
 from trapstream_vtap.records import (
     CONTROL,
     FLOW_KEY,
-    FLOW_RECORD,
-    FLOW_SLOT,
-    FLOW_STATE,
     KEY_FIELDS,
     LINK,
+    SEQUENCE_EVENT,
+    TRACKED_HOLES,
+    FlowLayouts,
+    event_schema,
+    flow_layouts,
     flow_schema,
     without,
 )
@@ -69,44 +70,113 @@ def source(settings: Settings) -> compiler.Source:
     programs = sorted(
         {_PROGRAMS[d, i.ethernet] for d in settings.directions for i in settings.interfaces}
     )
-    limit, shift = square_limits(settings.interval, STOP_GAP_NS)
-    ring = _LARGEST_RING
-    wanted = settings.flow_table_size * (FLOW_RECORD.size + _RING_HEADER)
-    while ring > _SMALLEST_RING and ring // 2 >= wanted:
-        ring //= 2
+    limit, shift = square_limits(settings.interval, settings.stop_gap)
+    structures = layouts(settings)
     constants = {
         **{f"KEY_{name.upper()}": int(name in settings.key) for name in KEY_FIELDS},
         **{name.upper(): 1 for name in programs},
         "FLOW_TABLE_SIZE": settings.flow_table_size,
         "INTERVAL_NS": settings.interval,
-        "STOP_GAP_NS": STOP_GAP_NS,
+        "STOP_GAP_NS": settings.stop_gap,
         "COARSE_LIMIT_NS": limit,
         "COARSE_SHIFT": shift,
-        "RING_PAGES": ring // 4096,
+        "RING_PAGES": _ring_pages(settings.flow_table_size, structures.record.size),
         "LINKS": max(i.index for i in settings.interfaces) + 1,
         "SWEEP_KEYS": SWEEP_KEYS,
+        **_jitter_constants(settings),
+        **_sequence_constants(settings),
     }
     text = "".join(
         layout.definition
-        for layout in (FLOW_KEY, FLOW_RECORD, FLOW_SLOT, FLOW_STATE, LINK, CONTROL)
+        for layout in (
+            FLOW_KEY,
+            structures.record,
+            structures.slot,
+            structures.flow,
+            SEQUENCE_EVENT,
+            LINK,
+            CONTROL,
+        )
     )
     text += "".join(f"#define {name} {value}ULL\n" for name, value in constants.items())
     if settings.rules:
         text += f"#define RULES {len(settings.rules)}\n" + define_wanted(settings.rules)
-    text += (compiler.HERE / "flow.c").read_text(encoding="ascii")
+    program = (compiler.HERE / "flow.c").read_text(encoding="ascii")
+    for part in ("sequence.h", "jitter.h"):  # BCC rewrites what uses maps in the main text only
+        included = (compiler.HERE / part).read_text(encoding="ascii")
+        program = program.replace(f'#include "{part}"\n', included)
     return compiler.Source(
-        text,
+        text + program,
         tuple(compiler.Program(name, "SCHED_CLS") for name in (*programs, "vtap_sweep")),
-        ("flows", "summaries", "wakeups", "links", "controls"),
+        (
+            *("flows", "summaries", "wakeups", "links", "controls"),
+            *(("events",) if settings.sequences else ()),
+        ),
     )
+
+
+def layouts(settings: Settings) -> FlowLayouts:
+    """The structures of the program that SETTINGS ask for."""
+    return flow_layouts(
+        sequence=settings.sequences,
+        deviation=settings.expected_gap is not None,
+        smoothed=settings.smoothed_jitter,
+    )
+
+
+def _ring_pages(records: int, size: int) -> int:
+    """Of a ring buffer with room for RECORDS of SIZE bytes, within reason."""
+    ring = _LARGEST_RING
+    while ring > _SMALLEST_RING and ring // 2 >= records * (size + _RING_HEADER):
+        ring //= 2
+    return ring // 4096
+
+
+def _jitter_constants(settings: Settings) -> dict[str, int]:
+    found = {"VTAP_SMOOTHED": 1} if settings.smoothed_jitter else {}
+    if settings.expected_gap is not None:
+        found |= {"VTAP_DEVIATION": 1, "EXPECTED_GAP_NS": settings.expected_gap}
+    return found
+
+
+def _sequence_constants(settings: Settings) -> dict[str, int]:
+    if not settings.sequences:
+        return {}
+    pattern = (settings.pattern or 0).to_bytes(4, "big")
+    # the search looks for one byte of the pattern, best for one that padding is not made of
+    anchor = next((i for i, byte in enumerate(pattern) if byte not in (0, 0xFF)), 0)
+    return {
+        "VTAP_SEQUENCE": 1,
+        "SEQ_TCP_STREAM": int(settings.tcp_sequence == "stream"),
+        "SEQ_NUMBERS": int(settings.offset is not None),
+        "SEQ_OFFSET": settings.offset or 0,
+        "SEQ_SEARCH": int(settings.pattern is not None),
+        "SEQ_PATTERN": int.from_bytes(pattern, "little"),  # as the kernel's words are
+        "SEQ_ANCHOR": pattern[anchor],
+        "SEQ_ANCHOR_AT": anchor,
+        "SEQ_THRESHOLD": settings.sequence_threshold,
+        "MAX_EVENTS": settings.max_events,
+        "EVENT_PAGES": _ring_pages(settings.max_events, SEQUENCE_EVENT.size),
+        "TRACKED_HOLES": TRACKED_HOLES,
+    }
 
 
 class FlowProbe:
     """Measures the flows of `settings.interfaces` from `start` to `detach`."""
 
     def __init__(self, settings: Settings) -> None:
-        self.schema = without(flow_schema(settings.key, bits=settings.bits), settings.hidden)
-        self.coarse_shift = square_limits(settings.interval, STOP_GAP_NS)[1]
+        self.schema = without(
+            flow_schema(
+                settings.key,
+                bits=settings.bits,
+                sequence=settings.sequences,
+                deviation=settings.expected_gap is not None,
+                smoothed=settings.smoothed_jitter,
+            ),
+            settings.hidden,
+        )
+        self.event_schema = event_schema(settings.key) if settings.sequences else None
+        self.coarse_shift = square_limits(settings.interval, settings.stop_gap)[1]
         self._settings = settings
         self._attached: dict[tuple[str, attach.Direction], attach.Attachment] = {}
         self._clock_offset = 0
@@ -176,7 +246,7 @@ class FlowProbe:
 
     def close(self) -> None:
         """Give programs and maps back; the probe is not attached any more."""
-        del self._ring, self._wakeups, self._sweep
+        del self._ring, self._events, self._wakeups, self._sweep
         self._objects.close()
 
     def prepare(self, objects: compiler.Objects) -> None:
@@ -184,19 +254,23 @@ class FlowProbe:
         self._objects = objects
         self._maps = objects.maps
         self._cpus = kernel.possible_cpus()
-        self._ring = Ring(objects.maps["summaries"], FLOW_RECORD.size)
+        structures = layouts(self._settings)
+        self._ring = Ring(objects.maps["summaries"], structures.record.size)
+        self._events = (
+            Ring(objects.maps["events"], SEQUENCE_EVENT.size) if self._settings.sequences else None
+        )
         self._wakeups = Ring(objects.maps["wakeups"], 8)
         self._sweep = Sweep(
             objects.maps["flows"],
             objects.programs["vtap_sweep"],
             SWEEP_KEYS,
             key_size=FLOW_KEY.size,
-            value_size=FLOW_STATE.size,
+            value_size=structures.flow.size,
             interface_at=FLOW_KEY.offsets["interface"],
-            end_at=FLOW_STATE.offsets["end"],
-            arrivals_at=_slot_offsets("arrivals"),
-            merged_at=_slot_offsets("merged"),
-            bytes_at=_slot_offsets("bytes"),
+            end_at=structures.flow.offsets["end"],
+            arrivals_at=_slot_offsets(structures, "arrivals"),
+            merged_at=_slot_offsets(structures, "merged"),
+            bytes_at=_slot_offsets(structures, "bytes"),
         )
         self.keep_clock()
 
@@ -239,6 +313,19 @@ class FlowProbe:
     def read(self, most: int) -> bytearray:
         """Up to MOST records of `schema` out of the ring buffer."""
         return self._ring.read(most)
+
+    def descriptors(self) -> tuple[int, ...]:
+        """All that becomes readable when there is something to do at once."""
+        events = self.events_fileno()
+        return (self.fileno(),) if events is None else (self.fileno(), events)
+
+    def events_fileno(self) -> int | None:
+        """Becomes readable when there are events; None where nothing makes any."""
+        return self._events.fileno() if self._events else None
+
+    def read_events(self, most: int) -> bytearray:
+        """Up to MOST records of `event_schema` out of their ring buffer."""
+        return self._events.read(most) if self._events else bytearray()
 
     def sweep(self, *, force: bool = False, now: int = 0) -> Iterator[None]:
         """Close what no packet closed, in steps: read the ring after each.
@@ -289,9 +376,9 @@ def receive_timestamps() -> socket.socket:
     return asking
 
 
-def _slot_offsets(name: str) -> tuple[int, int]:
-    first = FLOW_STATE.offsets["slot"] + FLOW_SLOT.offsets[name]
-    return first, first + FLOW_SLOT.size
+def _slot_offsets(structures: FlowLayouts, name: str) -> tuple[int, int]:
+    first = structures.flow.offsets["slot"] + structures.slot.offsets[name]
+    return first, first + structures.slot.size
 
 
 def clock_offset() -> int:

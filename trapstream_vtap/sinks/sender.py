@@ -51,6 +51,7 @@ class Payload:
 
     data: bytes
     tallies: Tallies
+    ledger: Ledger | None = None  # where to book them, if not where the sender books
 
 
 class Sender:
@@ -87,6 +88,9 @@ class Sender:
         self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
         self._thread.start()
 
+    def _book(self, payload: Payload) -> Ledger:
+        return payload.ledger or self._ledger
+
     def put(self, payload: Payload) -> None:
         """Queue PAYLOAD; never waits."""
         with self._changed:
@@ -95,7 +99,7 @@ class Sender:
             while self._waiting_bytes > self._max_memory and self._queue:
                 oldest = self._queue.popleft()
                 self._waiting_bytes -= len(oldest.data)
-                self._ledger.lost("memory", oldest.tallies)
+                self._book(oldest).lost("memory", oldest.tallies)
             self._changed.notify_all()
 
     def drain(self, seconds: float) -> bool:
@@ -114,7 +118,7 @@ class Sender:
         self._thread.join()
         self._sink.close()
         for payload in (*self._unsettled, *self._queue):
-            self._ledger.lost("undelivered", payload.tallies)
+            self._book(payload).lost("undelivered", payload.tallies)
         self._unsettled.clear()
         self._queue.clear()
 
@@ -160,7 +164,7 @@ class Sender:
             if self._give_up.is_set():
                 return
             for payload in reversed(self._unsettled):
-                self._ledger.failed(payload.tallies)
+                self._book(payload).failed(payload.tallies)
                 self._queue.appendleft(payload)
             self._unsettled.clear()
         self._down = True
@@ -192,7 +196,7 @@ class Sender:
             for _ in range(count):
                 payload = self._unsettled.popleft()
                 self._waiting_bytes -= len(payload.data)
-                self._ledger.sent(payload.tallies)
+                self._book(payload).sent(payload.tallies)
             self._changed.notify_all()
         if self._down:
             self._report(f"Collector {self._sink} is back.")

@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sequence numbers: crafted packets through the program, against a model in plain Python."""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sequences
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from program import NOT_LINEAR, FlowProgram, Wire, settings
+
+from bench import testrun
+from trapstream_vtap.bpf.attach import Direction
+from trapstream_vtap.probes import flow
+from trapstream_vtap.records import EVENT_KINDS, SEQUENCE_EVENT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NS = 10**9
+THRESHOLD = 10
+PATTERN = 0x5EC70123
+FIN, SYN, RST, ACK = 1, 2, 4, 16
+ERRORS = ("reverse", "small", "big", "duplicate")
+COUNTED_AS = {kind: kind for kind in ERRORS} | {
+    "out_of_order": "reverse",
+    "retransmission": "duplicate",
+}
+properties = hypothesis_settings(derandomize=True, deadline=None, max_examples=300)
+
+
+def ip(protocol: int, rest: bytes, source: int = 1) -> bytes:
+    """An Ethernet frame with an IPv4 packet."""
+    header = struct.pack(
+        ">BBHHHBBHII", 0x45, 0, 20 + len(rest), 0, 0, 64, protocol, 0, source, 0xC0000202
+    )
+    return bytes(12) + b"\x08\x00" + header + rest
+
+
+def udp(payload: bytes, source: int = 1) -> bytes:
+    """A UDP datagram."""
+    return ip(17, struct.pack(">HHHH", 7, 9, 8 + len(payload), 0) + payload, source)
+
+
+def tcp(sequence: int, length: int, flags: int = ACK, source: int = 1) -> bytes:
+    """A TCP segment."""
+    header = struct.pack(">HHIIBBHHH", 7, 9, sequence, 0, 0x50, flags, 0, 0, 0)
+    return ip(6, header + bytes(length), source)
+
+
+def icmp(payload: bytes) -> bytes:
+    """An ICMP echo request."""
+    return ip(1, bytes((8, 0, 0, 0, 0, 0, 0, 0)) + payload)
+
+
+class Checker:
+    """The loaded program with its probe, attached nowhere."""
+
+    def __init__(self, **chosen: Any) -> None:
+        chosen = {"sequence_threshold": THRESHOLD, "max_events": 1_000_000} | chosen
+        plain = settings(direction="ingress", layers=(True,), **chosen)
+        self.program = FlowProgram(plain)
+        self.probe = flow.FlowProbe(plain)
+        self.probe.prepare(self.program.objects)
+        self._flows = 1
+
+    def fresh(self) -> int:
+        """A source address that no flow has had yet."""
+        self._flows += 1
+        return self._flows
+
+    def pass_(self, frame: bytes, tstamp: int = 0) -> None:
+        """Let the program see FRAME."""
+        testrun.run(self.program.objects.programs["vtap_ingress"], frame, tstamp=tstamp)
+
+    def close(self) -> list[dict[str, Any]]:
+        """Close all intervals; their records."""
+        found = bytearray()
+        for _ in self.probe.sweep(force=True):
+            found += self.probe.read(10_000)
+        return list(self.probe.schema.layout.unpack(found))
+
+    def events(self) -> list[dict[str, Any]]:
+        """The events since the last call."""
+        found = list(SEQUENCE_EVENT.unpack(self.probe.read_events(100_000)))
+        for event in found:
+            event["distance"] -= (event["distance"] >> 63) << 64
+        return found
+
+
+def errors(events: list[dict[str, Any]]) -> list[sequences.Error]:
+    """Events as the model says them."""
+    return [
+        sequences.Error(EVENT_KINDS[e["kind"]], e["expected"], e["received"], e["distance"])
+        for e in events
+    ]
+
+
+def agree(
+    checker: Checker,
+    model: sequences.Numbers | sequences.Stream,
+    expected: list[sequences.Error],
+) -> None:
+    """The one record and the events say what the model says."""
+    (record,) = checker.close()
+    assert errors(checker.events()) == expected
+    kinds = Counter(
+        COUNTED_AS.get(e.kind) or ("small" if e.distance <= model.threshold else "big")
+        for e in expected
+    )
+    assert {name: record[f"seq_{name}"] for name in ERRORS} == {n: kinds[n] for n in ERRORS}
+    assert record["seq_errors"] == len(expected)
+    assert record["seq_received"] == model.received
+    assert record["seq_last"] == model.last
+    assert record["seq_missing"] == max(0, model.missing)
+
+
+@pytest.fixture(scope="module")
+def numbered() -> Iterator[Checker]:
+    """Numbers at offset 3; TCP streams."""
+    checker = Checker(offset=3)
+    yield checker
+    checker.program.close()
+
+
+@pytest.fixture(scope="module")
+def searching() -> Iterator[Checker]:
+    """Numbers 6 bytes behind the first byte of the pattern; TCP counts packets."""
+    checker = Checker(offset=6, pattern=PATTERN, tcp_sequence="packet")
+    yield checker
+    checker.program.close()
+
+
+steps = st.one_of(
+    st.just(1), st.integers(-40, 40), st.integers(-(1 << 31), 1 << 31), st.sampled_from((0, 11))
+)
+
+
+@properties
+@given(start=st.integers(0, (1 << 32) - 1), moves=st.lists(steps, max_size=40))
+def test_numbers_as_the_model(numbered: Checker, start: int, moves: list[int]) -> None:
+    """Whatever numbers come, counts, events and what is missing are those of the model."""
+    model, expected, source = sequences.Numbers(THRESHOLD), [], numbered.fresh()
+    number = start
+    for move in (0, *moves):
+        number = (number + move) & sequences.MASK
+        numbered.pass_(udp(b"abc" + struct.pack(">I", number), source))
+        expected.append(model.take(number))
+    agree(numbered, model, [error for error in expected if error])
+
+
+segments = st.tuples(st.integers(-60, 30), st.integers(0, 40))
+
+
+@properties
+@given(
+    start=st.one_of(st.integers(0, (1 << 32) - 1), st.integers((1 << 32) - 100, (1 << 32) - 1)),
+    moves=st.lists(st.one_of(st.tuples(st.just(0), st.integers(0, 40)), segments), max_size=7),
+)
+def test_streams_as_the_model(numbered: Checker, start: int, moves: list[tuple[int, int]]) -> None:
+    """Holes, fillings, overlaps, acknowledgements, in any order and over the wrap: as the model."""
+    model, expected, source = sequences.Stream(THRESHOLD), [], numbered.fresh()
+    for back, length in ((0, 1), *moves):
+        place = start if model.last is None else (model.last + back) & sequences.MASK
+        numbered.pass_(tcp(place, length, source=source))
+        expected.append(model.take(place, length))
+    agree(numbered, model, [error for error in expected if error])
+
+
+def test_example_of_numbers(numbered: Checker) -> None:
+    """The example in docs/sequence.md, packet by packet."""
+    model = sequences.Numbers(THRESHOLD)
+    rows = [
+        (100, None, 0),
+        (101, None, 0),
+        (104, "small", 2),
+        (102, "reverse", 1),
+        (103, None, 0),
+        (105, "small", 0),
+        (105, "duplicate", 0),
+        (200, "big", 94),
+    ]
+    source = numbered.fresh()
+    for number, kind, missing in rows:
+        numbered.pass_(udp(b"abc" + struct.pack(">I", number), source))
+        error = model.take(number)
+        assert (error.kind if error else None, model.missing) == (kind, missing)
+        (record,) = numbered.close()
+        assert record["seq_missing"] == missing
+        assert [e.kind for e in errors(numbered.events())] == ([kind] if kind else [])
+
+
+def test_example_of_a_stream(numbered: Checker) -> None:
+    """The example in docs/sequence.md: connection, hole, filling, keep-alive, retransmission."""
+    rows = [
+        (tcp(999, 0, SYN, 77), [], 0),
+        (tcp(1000, 100, ACK, 77), [], 0),
+        (tcp(1100, 0, ACK, 77), [], 0),
+        (tcp(1300, 100, ACK, 77), ["hole"], 200),
+        (tcp(1100, 100, ACK, 77), ["out_of_order"], 100),
+        (tcp(1200, 100, ACK, 77), ["out_of_order"], 0),
+        (tcp(1399, 0, ACK, 77), [], 0),
+        (tcp(1399, 1, ACK, 77), [], 0),
+        (tcp(1300, 100, ACK, 77), ["retransmission"], 0),
+        (tcp(5, 0, RST, 77), [], 0),
+        (tcp(1400, 0, FIN | ACK, 77), [], 0),
+        (tcp(1401, 0, ACK, 77), [], 0),
+        (tcp(700_000, 0, SYN, 77), [], 0),
+        (tcp(700_001, 10, ACK, 77), [], 0),
+    ]
+    for number, (frame, kinds, missing) in enumerate(rows):
+        numbered.pass_(frame)
+        (record,) = numbered.close()
+        assert [e.kind for e in errors(numbered.events())] == kinds, number
+        assert record["seq_missing"] == missing, number
+
+
+def test_more_holes_than_are_tracked(numbered: Checker) -> None:
+    """Holes whose places are not known are filled by their size, and nothing is left missing."""
+    source = numbered.fresh()
+    numbered.pass_(tcp(0, 10, source=source))
+    for hole in range(20):
+        numbered.pass_(tcp(20 + 20 * hole, 10, source=source))
+    (record,) = numbered.close()
+    assert (record["seq_small"], record["seq_missing"]) == (20, 200)
+    for hole in range(20):
+        numbered.pass_(tcp(10 + 20 * hole, 10, source=source))
+    (record,) = numbered.close()
+    assert (record["seq_reverse"], record["seq_missing"]) == (20, 0)
+    assert len(numbered.events()) == 40
+
+
+def test_packets_as_the_original_counts_them(searching: Checker) -> None:
+    """In packet mode a TCP number one up is in order, whatever the payload."""
+    model, expected, source = sequences.Numbers(THRESHOLD), [], searching.fresh()
+    for number in (4294967294, 4294967295, 0, 1, 1, 3, 50):
+        searching.pass_(tcp(number, 100, source=source))
+        expected.append(model.take(number))
+    agree(searching, model, [error for error in expected if error])
+
+
+@properties
+@given(
+    place=st.one_of(st.integers(0, 3000), st.integers(500, 530)),
+    filler=st.binary(min_size=1, max_size=9),
+)
+def test_pattern_anywhere(searching: Checker, place: int, filler: bytes) -> None:
+    """The number is read behind the first place of the pattern, wherever that is."""
+    word = struct.pack(">I", PATTERN)
+    data = (filler * 3000)[:place] + word + b"xy" + struct.pack(">I", 7) + word + bytes(9)
+    where = data.index(word)
+    number = int.from_bytes(data[where + 6 : where + 10], "big")
+    searching.pass_(udp(data, searching.fresh()))
+    (record,) = searching.close()
+    assert record["seq_received"] == 1
+    assert record["seq_last"] == number
+
+
+def test_no_number(searching: Checker) -> None:
+    """Without the pattern, with half of it, or cut behind it, a packet carries no number."""
+    word = struct.pack(">I", PATTERN)
+    searching.pass_(udp(word + b"xy" + bytes(4), 5000))  # what is not there must not be found later
+    assert [r["seq_received"] for r in searching.close()] == [1]
+    for data in (b"", b"x", word[:3], bytes(3400), word + b"xy" + bytes(3), word * 2):
+        source = searching.fresh()
+        searching.pass_(udp(data, source))
+        (record,) = searching.close()
+        assert record["packets"] == 1
+        assert record["seq_received"] == (data == word * 2 and len(data) >= 10)
+
+
+def test_search_where_memory_is_not_linear(searching: Checker) -> None:
+    """The pattern is found in a packet that lies in pages, up to byte 4,996 and not beyond."""
+    word = struct.pack(">I", PATTERN)
+    with Wire(searching.program, Direction.INGRESS) as wire:
+        for place, there in ((0, 1), (1400, 1), (4995, 1), (4996, 1), (4997, 0), (5600, 0)):
+            data = bytearray(NOT_LINEAR)
+            data[place : place + 10] = word + b"xy" + struct.pack(">I", place)
+            wire._send(udp(bytes(data), searching.fresh()))
+            deadline = time.monotonic() + 5
+            while not (records := searching.close()):
+                assert time.monotonic() < deadline
+            (record,) = records
+            assert (record["seq_received"], record["seq_last"]) == (there, place * there)
+
+
+def test_icmp_and_merged(numbered: Checker) -> None:
+    """ICMP carries numbers, too; a merged packet counts as many as it is of, in order."""
+    run = numbered.program._run
+    program = numbered.program.objects.programs["vtap_ingress"]
+    for number in (5, 6, 9):
+        numbered.pass_(icmp(b"abc" + struct.pack(">I", number)))
+    (record,) = numbered.close()
+    assert (record["seq_received"], record["seq_small"], record["seq_missing"]) == (3, 1, 2)
+    source = numbered.fresh()
+    payload = b"abc" + struct.pack(">I", 10) + bytes(93)
+    run(program, udp(payload * 3, source), {"gso_size": 100, "gso_segs": 3})
+    numbered.pass_(udp(b"abc" + struct.pack(">I", 13), source))
+    (record,) = numbered.close()
+    assert (record["seq_received"], record["seq_errors"], record["seq_last"]) == (4, 0, 13)
+    numbered.events()
+
+
+def test_two_cpus(numbered: Checker) -> None:
+    """Two CPUs on one flow: every packet but the first is counted once, as an error or in order."""
+    program, source, each = numbered.program.objects.programs["vtap_ingress"], 9999, 200_000
+
+    def hammer(cpu: int) -> None:
+        os.sched_setaffinity(0, {cpu})
+        testrun.run(program, udp(b"abc" + struct.pack(">I", cpu * 5), source), each)
+
+    before = numbered.probe.counters()[1]
+    threads = [
+        threading.Thread(target=hammer, args=(c,)) for c in sorted(os.sched_getaffinity(0))[:2]
+    ]
+    for thread in threads:
+        thread.start()
+    taken = 0
+    while any(thread.is_alive() for thread in threads):
+        taken += len(numbered.events())
+    for thread in threads:
+        thread.join()
+    taken += len(numbered.events())
+    records = numbered.close()
+    after = numbered.probe.counters()[1]
+    assert sum(r["packets"] for r in records) == 2 * each
+    assert records[-1]["seq_received"] == 2 * each
+    found = sum(r["seq_errors"] for r in records)
+    assert found == 2 * each - 1  # no number is one above the one before
+    handed = after["events_handed"] - before["events_handed"]
+    assert handed + after["events_suppressed"] - before["events_suppressed"] == found
+    assert taken == handed
+
+
+def test_events_have_times_of_their_own() -> None:
+    """Errors of one moment have different times; those beyond the limit are counted, not sent."""
+    checker = Checker(offset=0, max_events=20)
+    now = time.time_ns()
+    for _ in range(100):
+        checker.pass_(udp(struct.pack(">I", 5)), tstamp=now)
+    events = checker.events()
+    (record,) = checker.close()
+    counters = checker.probe.counters()[1]
+    checker.program.close()
+    times = [event["time"] for event in events]
+    assert 20 <= len(events) <= 40  # a second's end may lie between
+    assert times == [now + i for i in range(len(times))]
+    assert record["seq_errors"] == record["seq_duplicate"] == 99
+    assert counters["events_handed"] == len(events)
+    assert counters["events_handed"] + counters["events_suppressed"] == 99

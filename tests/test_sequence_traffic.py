@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sequence errors of real traffic: what is streamed is what the capture of the same packets says."""
+
+from __future__ import annotations
+
+import ctypes
+import random
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import dpkt
+import pytest
+import sequences
+import tap
+from scapy.utils import RawPcapReader
+from traffic import V4, Wire, echo_request
+
+from lab.capture import Capture
+from trapstream_vtap.bpf import compile as compiler
+from trapstream_vtap.interfaces import interfaces
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+NS = 10**9
+THRESHOLD = 3000
+SYN, FIN, RST = 2, 1, 4
+ERRORS = ("seq_reverse", "seq_small", "seq_big", "seq_duplicate")
+XDP_FLAGS_SKB_MODE = 2  # include/uapi/linux/if_link.h; ahead of what a capture sees
+DROP = """
+#include <uapi/linux/bpf.h>
+BPF_ARRAY(passed, u64, 1);
+int drop(struct xdp_md *frame)
+{
+	u32 zero = 0;
+	u64 *number = passed.lookup(&zero);
+
+	if (!number || frame->data_end - frame->data < 1000)
+		return XDP_PASS;
+	return __sync_fetch_and_add(number, 1) % EVERY == EVERY - 1 ? XDP_DROP : XDP_PASS;
+}
+"""
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    """A wire without offloads."""
+    with Wire() as wire:
+        yield wire
+
+
+def captured(path: Path) -> list[tuple[int, Any]]:
+    """Time in ns and IP packet of everything captured."""
+    with RawPcapReader(str(path)) as reader:
+        return [
+            (about.sec * NS + about.usec, dpkt.ethernet.Ethernet(frame).data)
+            for frame, about in reader
+        ]
+
+
+def streamed(records: list[dict[str, Any]], protocol: str) -> tuple[list[Any], list[Any]]:
+    """The records and the events of the flows of PROTOCOL toward the receiver."""
+    mine = [r for r in records if r.get("protocol") == protocol and r["dst_ip"] == V4[1]]
+    return tap.flows(mine), [r for r in mine if r["name"] == "vtap_sequence_error"]
+
+
+def expect(
+    records: list[dict[str, Any]],
+    protocol: str,
+    model: sequences.Numbers | sequences.Stream,
+    expected: list[tuple[int, sequences.Error]],
+) -> None:
+    """Fields, events and account are what the model made of the capture."""
+    found, events = streamed(records, protocol)
+    last = max(found, key=lambda record: record["timestamp"])
+    assert last["seq_last"] == model.last
+    assert last["seq_received"] == model.received
+    assert last["seq_missing"] == model.missing
+    counts = Counter(
+        {"out_of_order": "seq_reverse", "retransmission": "seq_duplicate"}.get(e.kind)
+        or (f"seq_{e.kind}" if e.kind != "hole" else None)
+        or ("seq_small" if e.distance <= THRESHOLD else "seq_big")
+        for _, e in expected
+    )
+    for name in ERRORS:
+        assert sum(record[name] for record in found) == counts[name], name
+    assert sum(record["seq_errors"] for record in found) == len(expected)
+    said = [sequences.Error(e["kind"], e["expected"], e["received"], e["distance"]) for e in events]
+    assert said == [error for _, error in expected]
+    for event, (when, _) in zip(events, expected, strict=True):
+        assert abs(event["timestamp"] - when) <= 5000
+    assert len({event["timestamp"] for event in events}) == len(events)
+
+
+@pytest.mark.parametrize("protocol", ["udp", "icmp"])
+def test_numbers(wire: Wire, tmp_path: Path, protocol: str) -> None:
+    """Numbers behind a pattern, shuffled, doubled and left out: as the capture says."""
+    path, head = tmp_path / "in.pcap", b"some header" + struct.pack(">I", 0x5EC70123) + b"--"
+    chance = random.Random(5)  # noqa: S311 - traffic, not secrets
+    numbers = [n & sequences.MASK for n in range(-200, 400) if chance.random() > 0.05]
+    for _ in range(60):
+        at = chance.randrange(len(numbers) - 8)
+        numbers[at], numbers[at + chance.randrange(8)] = numbers[at + 3], numbers[at]
+    options = ("--sequence-offset", "6", "--sequence-pattern", "0x5EC70123")
+    with (
+        Capture(wire.receiver, "wire0", path, filter=f"dst host {V4[1]}") as capture,
+        tap.Tap(
+            wire.receiver, *options, "-i", "wire0", "--sequence-threshold", str(THRESHOLD)
+        ) as tapped,
+    ):
+        sender = wire.udp(socket.AF_INET, 7001) if protocol == "udp" else wire.ping(socket.AF_INET)
+        for number in numbers:
+            data = head + struct.pack(">I", number) + bytes(21)
+            if protocol == "icmp":
+                data = echo_request(socket.AF_INET, 1, 0)[:8] + data
+                total = sum(struct.unpack(f">{len(data) // 2}H", data[:2] + b"\0\0" + data[4:]))
+                total = (total >> 16) + (total & 0xFFFF)
+                checksum = ~(total + (total >> 16)) & 0xFFFF
+                data = data[:2] + struct.pack(">H", checksum) + data[4:]
+            sender.send(data)
+        wire.settle()
+        capture.stop()
+        records = tapped.stop()
+    model, expected = sequences.Numbers(THRESHOLD), []
+    for when, ip in captured(path):
+        data = bytes(ip)[28:]
+        (number,) = struct.unpack_from(">I", data, data.index(head[11:15]) + 6)
+        if error := model.take(number):
+            expected.append((when, error))
+    assert model.received == len(numbers)
+    expect(records, protocol, model, expected)
+    account = tap.agent(records, "wire0")
+    assert account["events_sent"] == len(expected)
+    assert account["events_suppressed"] == account["events_lost"] == 0
+
+
+@pytest.mark.parametrize("every", [7, 100])
+def test_stream_with_loss(wire: Wire, tmp_path: Path, every: int) -> None:
+    """TCP with every n-th packet lost: holes, retransmissions as an analysis of the capture says."""
+    path = tmp_path / "in.pcap"
+    source = compiler.Source(
+        f"#define EVERY {every}\n{DROP}", (compiler.Program("drop", "XDP"),), ()
+    )
+    objects = compiler.load(source)
+    with wire.receiver.entered():
+        index, program = interfaces()["wire0"].index, objects.programs["drop"]
+        libbpf = ctypes.CDLL("libbpf.so.1")
+        assert libbpf.bpf_xdp_attach(index, program, XDP_FLAGS_SKB_MODE, None) == 0
+    with (
+        Capture(wire.receiver, "wire0", path, filter=f"tcp and dst host {V4[1]}") as capture,
+        tap.Tap(
+            wire.receiver,
+            *("--sequence", "-i", "wire0", "--max-events", "100000"),
+            *("--sequence-threshold", str(THRESHOLD)),
+        ) as tapped,
+    ):
+        ours, theirs = wire.tcp(socket.AF_INET, 7002)
+        size = 3_000_000 if every == 100 else 300_000
+        reader = threading.Thread(target=_read, args=(theirs, size))
+        reader.start()
+        ours.sendall(bytes(size))
+        ours.shutdown(socket.SHUT_WR)
+        reader.join(60)
+        assert not reader.is_alive()
+        wire.settle()
+        capture.stop()
+        records = tapped.stop()
+    objects.close()
+    model, expected = sequences.Stream(THRESHOLD), []
+    for when, ip in captured(path):
+        segment = ip.data
+        assert not segment.flags & RST
+        length = ip.len - 4 * ip.hl - 4 * segment.off
+        length += bool(segment.flags & SYN) + bool(segment.flags & FIN)
+        if error := model.take(segment.seq, length):
+            expected.append((when, error))
+    assert model.missing == 0
+    kinds = Counter(error.kind for _, error in expected)
+    assert kinds["hole"] > 5
+    assert kinds["out_of_order"] > 5
+    expect(records, "tcp", model, expected)
+
+
+def _read(connection: socket.socket, size: int) -> None:
+    while size and (part := connection.recv(1 << 16)):
+        size -= len(part)
+
+
+def test_suppressed(wire: Wire) -> None:
+    """Errors beyond --max-events are not sent but counted: sent + suppressed = errors."""
+    with tap.Tap(
+        wire.receiver, "--sequence-offset", "0", "--max-events", "10", "-i", "wire0"
+    ) as tapped:
+        sender = wire.udp(socket.AF_INET, 7001)
+        until = time.monotonic() + 1.2
+        count = 0
+        while time.monotonic() < until or count < 500:
+            sender.send(bytes(20))
+            count += 1
+        wire.settle()
+        records = tapped.stop()
+    found, events = streamed(records, "udp")
+    account = tap.agent(records, "wire0")
+    assert sum(record["seq_duplicate"] for record in found) == count - 1
+    assert account["events_sent"] == len(events)
+    assert account["events_sent"] + account["events_suppressed"] == count - 1
+    assert 10 <= len(events) <= 40
+    assert max(Counter(event["timestamp"] for event in events).values()) == 1
+
+
+def test_absent_where_off(wire: Wire) -> None:
+    """Without the options, and in flows without numbers, there is no such field."""
+    for options, names in (((), 0), (("--sequence", "--smoothed-jitter"), 1)):
+        with tap.Tap(wire.receiver, *options, "-i", "wire0") as tapped:
+            sender = wire.udp(socket.AF_INET, 7001 + names)
+            for _ in range(3):
+                sender.send(b"x")
+            wire.settle()
+            records = tapped.stop()
+        (flow, *_), _ = streamed(records, "udp")
+        assert not any(name.startswith("seq_") for name in flow)
+        assert ("jitter_rfc3550_ms" in flow) == bool(names)
+        assert ("events_sent" in tap.agent(records, "wire0")) == bool(names)

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Smoothed jitter, after RFC 3550 section 6.4.1: J += (|D| - J) / 16, where D is how far an
+ * inter-arrival time is from the expected gap (then D is the RFC's, of a sender that keeps it), or from
+ * the flow's running mean, which is smoothed with the same gain. Fixed point with 16 binary places: a
+ * nanosecond's rounding would stay in a jitter of nanoseconds for good.
+ */
+#ifdef VTAP_SMOOTHED
+
+#define SMOOTH_PLACES 16
+#define SMOOTH_GAIN 4 /* 1/16 */
+#define SMOOTH_TRIES 8
+
+/* Move *MEAN by 1/16 of the way to VALUE; what it was before. A mean of 0 is none yet if FIRST. */
+static __always_inline u64 approach(u64 *mean, u64 value, const bool first)
+{
+	u64 seen = *(volatile u64 *)mean, next;
+	int i;
+
+	for (i = 0; i < SMOOTH_TRIES; i++) { /* each failure means that another CPU was faster */
+		seen = *(volatile u64 *)mean;
+		next = first && !seen ? value : seen + ((s64)(value - seen) >> SMOOTH_GAIN);
+		if (likely(__sync_val_compare_and_swap(mean, seen, next) == seen))
+			break;
+	}
+	return first && !seen ? value : seen;
+}
+
+static __always_inline void smooth(struct flow *f, u64 iat)
+{
+	u64 value = iat << SMOOTH_PLACES, reference;
+
+#ifdef VTAP_DEVIATION
+	reference = EXPECTED_GAP_NS << SMOOTH_PLACES;
+#else
+	reference = approach(&f->iat_mean, value, true);
+#endif
+	approach(&f->iat_smoothed, value > reference ? value - reference : reference - value, false);
+}
+
+/* The flow has stopped. */
+static __always_inline void smooth_anew(struct flow *f)
+{
+	__sync_lock_test_and_set(&f->iat_smoothed, 0);
+	__sync_lock_test_and_set(&f->iat_mean, 0);
+}
+
+#endif

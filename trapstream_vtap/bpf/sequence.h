@@ -1,0 +1,534 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Sequence numbers: what a packet's number says about those before it. docs/sequence.md has the
+ * meaning of every count, with examples.
+ *
+ * This text is put into flow.c as it is (BCC knows maps in one text only). Constants beside those of
+ * flow.c: SEQ_TCP_STREAM (else each TCP packet counts one), SEQ_NUMBERS (UDP and ICMP carry numbers)
+ * with SEQ_OFFSET, SEQ_SEARCH with SEQ_PATTERN, SEQ_ANCHOR and SEQ_ANCHOR_AT, SEQ_THRESHOLD,
+ * MAX_EVENTS, EVENT_PAGES, TRACKED_HOLES.
+ *
+ * A flow's state is a few words, each changed by one atomic operation, so that two CPUs never work
+ * with half of a change. Whatever two CPUs do, every packet is judged exactly once.
+ */
+#ifdef VTAP_SEQUENCE
+
+#define SEQ_VALID (1ULL << 32)
+#define SEQ_TRIES 8 /* each failure means that another CPU was faster */
+
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+
+/* The same order as EVENT_KINDS in records.py */
+enum event_kind { REVERSE, SMALL, BIG, DUPLICATE, OUT_OF_ORDER, HOLE, RETRANSMISSION };
+
+/* Whether a packet's number is read together with its headers: the place is known, and not far */
+#define DIRECT (!SEQ_SEARCH && SEQ_OFFSET <= 4096)
+#define NO_NUMBER (1ULL << 32)
+
+#if SEQ_NUMBERS && SEQ_SEARCH
+
+#define SEARCHED 5000 /* bytes of payload */
+#define CHUNK 512
+#define NOWHERE (1ULL << 32)
+#define EACH_BYTE 0x0101010101010101ULL
+
+struct scratch {
+	u8 bytes[CHUNK + 16];
+	u64 at, length;	 /* of the payload */
+	u64 start, size; /* of what is in `bytes`, within the payload */
+	u64 word;	 /* place in `bytes` */
+};
+BPF_PERCPU_ARRAY(scratches, struct scratch, 1);
+
+/* Not 0 where a byte of the word at AT is the pattern's anchor (the classic test for a zero byte) */
+#define ANCHORED(s, at)                                                                            \
+	({                                                                                         \
+		u64 w_ = *(u64 *)((s)->bytes + (at) + SEQ_ANCHOR_AT) ^ (SEQ_ANCHOR * EACH_BYTE);   \
+		(w_ - EACH_BYTE) & ~w_ & (EACH_BYTE << 7);                                         \
+	})
+
+/* 1 where the pattern stands at AT, without a jump */
+#define MATCHED(s, at) (((u64)(*(u32 *)((s)->bytes + (at)) ^ (u32)SEQ_PATTERN) - 1) >> 63)
+
+/*
+ * Where the pattern first stands in the payload, or NOWHERE. The packet is copied in chunks, wherever
+ * its bytes lie in memory; 32 places are tried at a time, by one byte of the pattern, and only where
+ * that one is the whole pattern is compared. What was found is handed on through memory, else the
+ * verifier would go through all that follows once for every place.
+ */
+static __always_inline u64 find_pattern(struct __sk_buff *skb, u64 at, u64 length)
+{
+	volatile struct scratch *found;
+	u64 start, size, i, j;
+	struct scratch *s;
+	u32 zero = 0;
+
+	s = scratches.lookup(&zero);
+	if (!s)
+		return NOWHERE;
+	found = s;
+	if (length > SEARCHED)
+		length = SEARCHED;
+	found->at = at;
+	found->length = length;
+	for (start = 0; start < SEARCHED; start += CHUNK) {
+		if (start + 4 > found->length)
+			return NOWHERE;
+		size = found->length - start;
+		if (size > CHUNK + 3)
+			size = CHUNK + 3;
+		found->size = size;
+		size = found->size;
+		if (size < 4 || size > CHUNK + 3)
+			return NOWHERE;
+		if (bpf_skb_load_bytes(skb, found->at + start, s->bytes, size))
+			return NOWHERE;
+		found->start = start;
+		for (i = 0; i < CHUNK; i += 32) {
+			if (i >= found->size)
+				return NOWHERE;
+			if (likely(!(ANCHORED(s, i) | ANCHORED(s, i + 8) | ANCHORED(s, i + 16) |
+				     ANCHORED(s, i + 24))))
+				continue;
+#pragma unroll
+			for (j = i; j < i + 32; j += 8) {
+				if (ANCHORED(s, j) &&
+				    (MATCHED(s, j) | MATCHED(s, j + 1) | MATCHED(s, j + 2) |
+				     MATCHED(s, j + 3) | MATCHED(s, j + 4) | MATCHED(s, j + 5) |
+				     MATCHED(s, j + 6) | MATCHED(s, j + 7))) {
+					found->word = j;
+					goto out;
+				}
+			}
+		}
+	}
+	return NOWHERE;
+out:
+	j = found->word;
+	for (i = 0; i < 7; i++, j++) {
+		if (j >= CHUNK || MATCHED(s, j))
+			break;
+	}
+	found->word = j;
+	if (found->word + 4 > found->size) /* behind its bytes are those of an older packet */
+		return NOWHERE;
+	return found->start + found->word;
+}
+
+#endif
+
+BPF_PERCPU_ARRAY(packets, struct packet, 1);
+
+/*
+ * P in memory that the verifier knows nothing of; NULL never happens. There are dozens of ways through
+ * the dissection, and it would go through all that follows anew for each.
+ */
+static __always_inline struct packet *forgotten(struct packet *p)
+{
+	u32 zero = 0;
+	struct packet *copy = packets.lookup(&zero);
+
+	if (copy)
+		*copy = *p;
+	asm volatile("" : : : "memory"); /* nor shall the compiler remember */
+	return copy;
+}
+
+/*
+ * P with the number that its payload carries, before anything waits for the clock; NULL never happens.
+ * UDP and ICMP; of a merged packet, the number of the first.
+ */
+static __always_inline struct packet *read_number(struct __sk_buff *skb, struct packet *p)
+{
+	bool wanted = SEQ_NUMBERS && p->numbered && p->numbered != PROTOCOL_TCP;
+	__be32 number;
+	u64 at = SEQ_OFFSET;
+
+	p->number = NO_NUMBER;
+#if DIRECT
+	if (wanted && at + sizeof(number) <= p->payload && !peek(skb, p->payload_at + at, number))
+		p->number = ntohl(number);
+	return forgotten(p);
+#else
+	p = forgotten(p);
+	if (!p || !wanted)
+		return p;
+#if SEQ_SEARCH
+	at += find_pattern(skb, p->payload_at, p->payload);
+#endif
+	if (at + sizeof(number) <= p->payload &&
+	    !bpf_skb_load_bytes(skb, p->payload_at + at, &number, sizeof(number)))
+		p->number = ntohl(number);
+	return p;
+#endif
+}
+
+BPF_RINGBUF_OUTPUT(events, EVENT_PAGES);
+BPF_ARRAY(event_windows, u64, 1); /* second << 32 | events in it */
+
+/* Whether the second's allowance has room for one more event. */
+static __always_inline bool event_allowed(void)
+{
+	u64 second = bpf_ktime_get_ns() / 1000000000, seen;
+	u32 zero = 0;
+	u64 *window;
+
+	if (!MAX_EVENTS)
+		return false;
+	window = event_windows.lookup(&zero);
+	if (!window)
+		return false;
+	seen = *(volatile u64 *)window;
+	if ((s32)((u32)second - (u32)(seen >> 32)) > 0 &&
+	    __sync_val_compare_and_swap(window, seen, second << 32 | 1) == seen)
+		return true;
+	return (u32)__sync_fetch_and_add(window, 1) < MAX_EVENTS;
+}
+
+/* A time that no other event of the flow has, or 0: that of the packet, if need be 1 ns behind the last. */
+static __always_inline u64 event_time(struct flow *f, u64 now)
+{
+	u64 last, time;
+	int i;
+
+	for (i = 0; i < SEQ_TRIES; i++) {
+		last = *(volatile u64 *)&f->event_time;
+		time = now > last ? now : last + 1;
+		if (__sync_val_compare_and_swap(&f->event_time, last, time) == last)
+			return time;
+	}
+	return 0;
+}
+
+/* Count an error in COUNTER, and tell user space at once if there is room. */
+static __always_inline void sequence_error(struct flow_key *key, struct flow *f, u64 *counter,
+					   u64 now, u32 kind, u32 expected, u32 received,
+					   s64 distance)
+{
+	struct link *l = link_of(key->interface);
+	struct sequence_event *e;
+	struct control *c;
+	u64 time;
+
+	__sync_fetch_and_add(counter, 1);
+	c = control();
+	if (!l || !c)
+		return;
+	if (!event_allowed())
+		goto suppressed;
+	time = event_time(f, now);
+	if (!time)
+		goto suppressed;
+	e = events.ringbuf_reserve(sizeof(*e));
+	if (!e)
+		goto suppressed;
+	__builtin_memcpy(e, key, sizeof(*key)); /* an event begins with its key */
+	e->time = time + c->clock_offset;
+	e->expected = expected;
+	e->received = received;
+	e->distance = distance;
+	e->kind = kind;
+	e->reserved = 0;
+	events.ringbuf_submit(e, 0);
+	l->events_handed++;
+	return;
+suppressed:
+	l->events_suppressed++;
+}
+
+/* ------------------------------------------------------------------ numbers that packets carry */
+
+static __always_inline u64 ones(u32 word)
+{
+	word -= word >> 1 & 0x55555555;
+	word = (word & 0x33333333) + (word >> 2 & 0x33333333);
+	word = (word + (word >> 4)) & 0x0F0F0F0F;
+	return word * 0x01010101U >> 24;
+}
+
+/*
+ * Keep the account of numbers never seen, where COUNT of them up to LAST have come: exact for what
+ * comes among the 32 highest numbers; what is older is taken for one that was missing.
+ */
+static __always_inline void account_missing(struct flow *f, u32 last, u32 count)
+{
+	u64 seen = *(volatile u64 *)&f->seq_window, next, came = 1;
+	s64 missing;
+	s32 ahead = last - (u32)(seen >> 32);
+	u32 i;
+
+	if (likely(ahead == 1 && count == 1 && seen & 1)) {
+		next = (u64)last << 32 | (u32)((u32)seen << 1) | 1;
+		if (likely(__sync_val_compare_and_swap(&f->seq_window, seen, next) == seen))
+			return;
+	}
+	if (unlikely(count > 1))
+		came = count < 32 ? (1ULL << (count & 31)) - 1 : 0xFFFFFFFF;
+	for (i = 0; i < SEQ_TRIES; i++) {
+		seen = *(volatile u64 *)&f->seq_window;
+		ahead = last - (u32)(seen >> 32);
+		missing = -(s64)count;
+		next = seen;
+		if (!(seen & 1)) { /* the first; what is below is not expected */
+			next = (u64)last << 32 | 0xFFFFFFFF;
+			missing = 0;
+		} else if (ahead > 0) {
+			missing += ahead;
+			if (missing < 0)
+				missing = 0;
+			next = (u64)last << 32 | came;
+			if (ahead < 32)
+				next |= (u32)((u32)seen << ahead);
+		} else if (ahead > -32) {
+			next = seen | (u32)(came << (-ahead & 31));
+			missing = -(s64)ones((u32)next ^ (u32)seen);
+		} else if ((s64)*(volatile u64 *)&f->seq_missing < (s64)count) {
+			missing = 0;
+		}
+		if (next == seen || __sync_val_compare_and_swap(&f->seq_window, seen, next) == seen) {
+			if (missing)
+				__sync_fetch_and_add(&f->seq_missing, missing);
+			return;
+		}
+	}
+}
+
+/* COUNT numbers, from FIRST on, have come together (more than one: in a merged packet). */
+static __always_inline void check_number(struct flow_key *key, struct flow *f, struct slot *s,
+					 u64 now, u32 first, u32 count)
+{
+	u32 last = first + count - 1;
+	u64 before = __sync_lock_test_and_set(&f->seq_last, SEQ_VALID | last), *counter;
+	s32 distance = first - (u32)before;
+	u32 kind;
+
+	account_missing(f, last, count);
+	if (likely(distance == 1 || !before))
+		return;
+	if (distance == 0) {
+		kind = DUPLICATE;
+		counter = &s->seq_duplicate;
+	} else if (distance < 0) {
+		kind = REVERSE;
+		counter = &s->seq_reverse;
+	} else if (distance <= SEQ_THRESHOLD) {
+		kind = SMALL;
+		counter = &s->seq_small;
+	} else {
+		kind = BIG;
+		counter = &s->seq_big;
+	}
+	sequence_error(key, f, counter, now, kind, (u32)before + 1, first, distance);
+}
+
+/* --------------------------------------------------------------------------------- TCP streams */
+
+#if SEQ_TCP_STREAM
+
+/*
+ * Where a segment that is out of line is worked on. In memory, not in registers: of what it reads
+ * there the verifier knows nothing, so that it need not go through all that follows once for every
+ * way in which the values may have come about.
+ */
+struct segment {
+	u32 sequence, end;  /* first byte, first byte behind */
+	u32 expected;	    /* what would have been in line */
+	u32 filled;	    /* bytes that were missing */
+	u32 rest_from, rest_to; /* behind the segment in a hole that it has split */
+	s64 distance;	    /* from the expected number; 0: a connection begins */
+};
+BPF_PERCPU_ARRAY(segments, struct segment, 1);
+
+static __always_inline void open_hole(struct flow *f, u32 from, u32 to)
+{
+	u64 *holes = (u64 *)f->seq_holes;
+	u32 i;
+
+#pragma unroll
+	for (i = 0; i < TRACKED_HOLES; i++)
+		if (!*(volatile u64 *)&holes[i] &&
+		    !__sync_val_compare_and_swap(&holes[i], 0, (u64)from << 32 | to))
+			return;
+	__sync_fetch_and_add(&f->seq_untracked, (u64)(u32)(to - from));
+}
+
+/* Count in G how many of its bytes were missing; they are not any more. */
+static __always_inline void fill_holes(struct flow *f, volatile struct segment *g)
+{
+	u64 *holes = (u64 *)f->seq_holes;
+	u32 i, first, last, begin, end, open;
+	u64 hole, rest;
+	s64 untracked;
+
+	g->filled = 0;
+	g->rest_from = g->rest_to;
+#pragma unroll
+	for (i = 0; i < TRACKED_HOLES; i++) {
+		hole = *(volatile u64 *)&holes[i];
+		first = hole >> 32;
+		last = hole;
+		begin = g->sequence;
+		if ((s32)(begin - first) < 0)
+			begin = first;
+		end = g->end;
+		if ((s32)(last - end) < 0)
+			end = last;
+		if (!hole || (s32)(end - begin) <= 0)
+			continue;
+		rest = begin != first ? (u64)first << 32 | begin : end != last ? (u64)end << 32 | last : 0;
+		if (__sync_val_compare_and_swap(&holes[i], hole, rest) != hole)
+			continue; /* another CPU has just filled it */
+		g->filled += end - begin;
+		if (begin != first && end != last) {
+			g->rest_from = end;
+			g->rest_to = last;
+		}
+	}
+	if (g->rest_from != g->rest_to)
+		open_hole(f, g->rest_from, g->rest_to);
+	untracked = *(volatile u64 *)&f->seq_untracked;
+	open = g->end - g->sequence - g->filled;
+	if (unlikely(untracked > 0) && open) {
+		if (untracked > open)
+			untracked = open;
+		__sync_fetch_and_add(&f->seq_untracked, -untracked);
+		g->filled += untracked;
+	}
+}
+
+/* Move the expected number on by G, a segment with FLAGS; false where it says nothing about others. */
+static __always_inline bool place(struct flow *f, volatile struct segment *g, u32 flags)
+{
+	u32 i, target, expected;
+	s32 distance, beyond, length = g->end - g->sequence;
+	u64 state;
+
+	for (i = 0; i < SEQ_TRIES; i++) {
+		state = *(volatile u64 *)&f->seq_last;
+		expected = state;
+		distance = g->sequence - expected;
+		beyond = g->end - expected;
+		target = g->end;
+		if (!state || (flags & TCP_SYN && beyond)) {
+			distance = 0;
+		} else if (distance < 0) {
+			if (!length ||
+			    (length == 1 && distance == -1 && !(flags & (TCP_SYN | TCP_FIN))))
+				return false; /* an acknowledgement; a keep-alive (RFC 9293 section 3.8.4) */
+			if (beyond < 0)
+				target = expected;
+		}
+		g->expected = expected;
+		g->distance = distance;
+		if ((state && target == expected) ||
+		    __sync_val_compare_and_swap(&f->seq_last, state, SEQ_VALID | target) == state)
+			break;
+	}
+	return true;
+}
+
+/* A segment (several merged ones are one) that is not simply the next. */
+static __always_inline void check_out_of_line(struct flow_key *key, struct flow *f, struct slot *s,
+					      u64 now, u32 sequence, u32 length, u32 flags)
+{
+	u64 *holes = (u64 *)f->seq_holes, *counter = &s->seq_duplicate;
+	volatile struct segment *g;
+	u32 kind = RETRANSMISSION, zero = 0, i;
+
+	g = segments.lookup(&zero);
+	if (!g)
+		return;
+	g->sequence = sequence;
+	g->end = sequence + length;
+	if (!place(f, g, flags))
+		return;
+	if (g->distance == 0) {
+		if (flags & TCP_SYN) {
+#pragma unroll
+			for (i = 0; i < TRACKED_HOLES; i++)
+				__sync_lock_test_and_set(&holes[i], 0);
+			__sync_lock_test_and_set(&f->seq_untracked, 0);
+		}
+		return;
+	}
+	if (g->distance > 0) {
+		__sync_fetch_and_add(&f->seq_missing, g->distance);
+		open_hole(f, g->expected, g->sequence);
+		kind = HOLE;
+		counter = g->distance <= SEQ_THRESHOLD ? &s->seq_small : &s->seq_big;
+	} else {
+		if ((s32)(g->end - g->expected) > 0)
+			g->end = g->expected;
+		fill_holes(f, g);
+		if (g->filled) {
+			__sync_fetch_and_add(&f->seq_missing, -(u64)g->filled);
+			kind = OUT_OF_ORDER;
+			counter = &s->seq_reverse;
+		}
+	}
+	sequence_error(key, f, counter, now, kind, g->expected, g->sequence, g->distance);
+}
+
+static __always_inline void check_stream(struct flow_key *key, struct flow *f, struct slot *s,
+					 u64 now, u32 sequence, u32 length, u32 flags, u64 packets)
+{
+	u64 state = *(volatile u64 *)&f->seq_last;
+
+	if (unlikely(flags & TCP_RST)) { /* may say any number (RFC 9293 section 3.5.2) */
+		__sync_fetch_and_add(&s->seq_none, packets);
+		return;
+	}
+	length += !!(flags & TCP_SYN) + !!(flags & TCP_FIN);
+	if (likely(state == (SEQ_VALID | sequence))) {
+		if (!length)
+			return;
+		if (likely(__sync_val_compare_and_swap(&f->seq_last, state,
+						       SEQ_VALID | (u32)(sequence + length)) ==
+			   state))
+			return;
+	}
+	check_out_of_line(key, f, s, now, sequence, length, flags);
+}
+
+#endif
+
+/* What P's number says; P's key has only what tells flows apart, `numbered` the protocol. */
+static __always_inline void check_sequence(struct packet *p, struct flow *f, struct slot *s, u64 now,
+					   u64 packets)
+{
+	if (p->numbered == PROTOCOL_TCP) {
+#if SEQ_TCP_STREAM
+		check_stream((struct flow_key *)p, f, s, now, p->tcp_sequence, p->payload,
+			     p->tcp_flags, packets);
+#else
+		check_number((struct flow_key *)p, f, s, now, p->tcp_sequence, packets);
+#endif
+		return;
+	}
+	if (!SEQ_NUMBERS || p->number == NO_NUMBER)
+		__sync_fetch_and_add(&s->seq_none, packets);
+	else
+		check_number((struct flow_key *)p, f, s, now, p->number, packets);
+}
+
+/* Hand over what slot S and flow F have; R's other members are filled already. */
+static __always_inline void close_sequence(struct flow_record *r, struct flow *f, struct slot *s)
+{
+	u64 none = __sync_lock_test_and_set(&s->seq_none, 0);
+	u64 numbered = r->packets - none;
+	s64 missing;
+
+	r->seq_received = __sync_fetch_and_add(&f->seq_received, numbered) + numbered;
+	r->seq_reverse = __sync_lock_test_and_set(&s->seq_reverse, 0);
+	r->seq_small = __sync_lock_test_and_set(&s->seq_small, 0);
+	r->seq_big = __sync_lock_test_and_set(&s->seq_big, 0);
+	r->seq_duplicate = __sync_lock_test_and_set(&s->seq_duplicate, 0);
+	r->seq_errors = r->seq_reverse + r->seq_small + r->seq_big + r->seq_duplicate;
+	r->seq_last = (u32)*(volatile u64 *)&f->seq_last;
+	missing = *(volatile u64 *)&f->seq_missing;
+	r->seq_missing = missing > 0 ? missing : 0;
+}
+
+#endif
