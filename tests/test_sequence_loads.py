@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verifier accepts the program with whatever is asked for about sequence numbers and jitter."""
+
+from __future__ import annotations
+
+import pytest
+from program import FlowProgram, settings
+
+from trapstream_vtap.config import LONGEST_STOP_GAP, MOST_OFFSET, NS
+
+KEYS = ((), ("protocol",), ("src_ip", "dst_port", "vlan"))
+ALL = {"expected_gap": 20_000_000, "smoothed_jitter": True}
+CHOICES = (
+    {"sequence": True},
+    {"sequence": True, "tcp_sequence": "packet", "smoothed_jitter": True},
+    {"offset": 0, "max_events": 0, **ALL},
+    {"offset": 4096, "tcp_sequence": "packet"},
+    {"offset": MOST_OFFSET, "sequence_threshold": (1 << 31) - 1, **ALL},
+    {"offset": 8, "pattern": 0, "tcp_sequence": "packet", "max_events": 1_000_000},
+    {"offset": 0, "pattern": 0xFFFFFFFF, "sequence_threshold": 1, **ALL},
+    {"offset": MOST_OFFSET, "pattern": 0x00FF00FF, "stop_gap": LONGEST_STOP_GAP * NS},
+    {"stop_gap": 1_000_000, "expected_gap": 0, "smoothed_jitter": True},
+)
+
+
+@pytest.mark.parametrize("number", range(len(CHOICES)))
+def test_loads(number: int) -> None:
+    """Every combination loads, for both directions, with an Ethernet header and without."""
+    key = KEYS[number % len(KEYS)]
+    program = FlowProgram(settings(key=key, **CHOICES[number]))
+    assert len(program.objects.programs) == 5
+    program.close()
