@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sequence errors of real traffic: what is streamed is what the capture of the same packets says."""
+"""Sequence errors of real traffic: what is streamed is what a capture of it says."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_numbers(wire: Wire, tmp_path: Path, protocol: str) -> None:
 
 @pytest.mark.parametrize("every", [7, 100])
 def test_stream_with_loss(wire: Wire, tmp_path: Path, every: int) -> None:
-    """TCP with every n-th packet lost: holes, retransmissions as an analysis of the capture says."""
+    """TCP with every n-th packet lost: holes and retransmissions as the capture says."""
     path = tmp_path / "in.pcap"
     source = compiler.Source(
         f"#define EVERY {every}\n{DROP}", (compiler.Program("drop", "XDP"),), ()
