@@ -99,7 +99,7 @@ def _checks() -> None:
 
 
 def _cost(frame: bytes, at: int, step: int, chosen: Settings) -> tuple[int, int]:
-    """The cost in ns above a program that only moves the number, with a receive timestamp and without."""
+    """In ns above a program that only moves the number: with a receive timestamp, without."""
     objects = _load(chosen, at, step)
     programs = objects.programs
     taken: list[list[int]] = [[], [], []]

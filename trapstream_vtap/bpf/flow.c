@@ -277,6 +277,9 @@ static __always_inline void measure(struct __sk_buff *skb, const bool egress, co
 
 	if (unlikely(!l))
 		return;
+#ifdef VTAP_SEQUENCE
+	__builtin_memset(&p, 0, sizeof(p)); /* all of it is copied, also where dissect() gave up */
+#endif
 	p.interface = skb->ifindex;
 	verdict = dissect(skb, &p, layer3, egress ? TRAITS_EGRESS : 0);
 	if (unlikely(verdict != IS_IP)) { /* first, so that each exit of dissect() jumps right here */
