@@ -17,15 +17,14 @@ See: bpf(2), bpf_prog_test_run_skb() in net/bpf/test_run.c, packet_snd() in net/
 from __future__ import annotations
 
 import ctypes
-import os
 import socket
-import struct
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Self
 
+from lab import testrun
 from lab.namespace import Namespace
 from trapstream_vtap.bpf import attach, kernel
 from trapstream_vtap.bpf import compile as compiler
@@ -52,37 +51,11 @@ LONGEST = 3500
 NOT_LINEAR = 6000
 """Frames that long, sent on a wire, have only their first 14 bytes in linear memory."""
 
-CONTEXT = {"ifindex": 40, "wire_len": 160, "gso_segs": 164, "gso_size": 176}
-"""Members of `struct __sk_buff` that a test run may set, and their offsets in bytes."""
-
-_CONTEXT_SIZE = 192
 _MTU = 70_000  # more than an IP header can say
 _TABLE_SIZE = 1024
 _DEADLINE = 5.0  # seconds
 _UNSPEC = 0xFFFFFFFF  # TC_ACT_UNSPEC, -1: go on with the packet
 _VLAN_PRESENT = 0x1000
-
-
-class _TestRun(ctypes.Structure):
-    """`struct bpf_test_run_opts` of libbpf 1.1, /usr/include/bpf/bpf.h."""
-
-    _fields_ = (
-        ("sz", ctypes.c_size_t),
-        ("data_in", ctypes.c_char_p),
-        ("data_out", ctypes.c_void_p),
-        ("data_size_in", ctypes.c_uint32),
-        ("data_size_out", ctypes.c_uint32),
-        ("ctx_in", ctypes.c_char_p),
-        ("ctx_out", ctypes.c_void_p),
-        ("ctx_size_in", ctypes.c_uint32),
-        ("ctx_size_out", ctypes.c_uint32),
-        ("retval", ctypes.c_uint32),
-        ("repeat", ctypes.c_int),
-        ("duration", ctypes.c_uint32),
-        ("flags", ctypes.c_uint32),
-        ("cpu", ctypes.c_uint32),
-        ("batch_size", ctypes.c_uint32),
-    )
 
 
 @dataclass(frozen=True)
@@ -177,14 +150,7 @@ class FlowProgram:
 
     def run_many(self, frame: bytes, repeat: int) -> None:
         """Let `vtap_ingress` see FRAME that often; the flow table keeps what comes of it."""
-        opts = _TestRun(
-            sz=ctypes.sizeof(_TestRun), data_in=frame, data_size_in=len(frame), repeat=repeat
-        )
-        failed = self._libbpf.bpf_prog_test_run_opts(
-            self.objects.programs["vtap_ingress"], ctypes.byref(opts)
-        )
-        if failed:
-            raise OSError(-failed, os.strerror(-failed))
+        testrun.run(self.objects.programs["vtap_ingress"], frame, repeat)
 
     def watch(self, action: Callable[[], None]) -> Outcome:
         """What happens to counters and table by ACTION, which makes one packet pass a program."""
@@ -198,18 +164,7 @@ class FlowProgram:
         return Outcome(counters, tuple(self._take_flows()))
 
     def _run(self, program: int, frame: bytes, context: dict[str, int]) -> None:
-        opts = _TestRun(
-            sz=ctypes.sizeof(_TestRun), data_in=frame, data_size_in=len(frame), repeat=1
-        )
-        if context:
-            members = bytearray(_CONTEXT_SIZE)
-            for name, value in context.items():
-                struct.pack_into("=I", members, CONTEXT[name], value)
-            opts.ctx_in, opts.ctx_size_in = bytes(members), _CONTEXT_SIZE
-        failed = self._libbpf.bpf_prog_test_run_opts(program, ctypes.byref(opts))
-        if failed:
-            raise OSError(-failed, os.strerror(-failed))
-        assert opts.retval == _UNSPEC
+        assert testrun.run(program, frame, **context).returned == _UNSPEC
 
     def _counters(self) -> dict[str, int]:
         """Of all interfaces and CPUs together."""
