@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import socket
 import struct
@@ -13,6 +14,9 @@ from typing import TYPE_CHECKING, Self
 import tap
 
 from lab.namespace import Namespace, veth
+from trapstream_vtap.bpf import attach
+from trapstream_vtap.bpf import compile as compiler
+from trapstream_vtap.interfaces import interfaces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,13 +26,39 @@ V6 = ("2001:db8::1", "2001:db8::2")
 INBOUND = f"dst host {V4[1]} or dst host {V6[1]}"
 """What tcpdump sees coming in at the receiver."""
 
+# Segments of the machine's own TCP carry the time at which they are to depart, in place of which
+# no receive timestamp is taken. A real wire does not carry it over.
+_FORGET_DEPARTURE = """
+#include <uapi/linux/bpf.h>
+int forget_departure(struct __sk_buff *skb)
+{
+	bpf_skb_set_tstamp(skb, 0, BPF_SKB_TSTAMP_UNSPEC);
+	return -1;
+}
+"""
+
+
+@functools.cache
+def _forget_departure() -> int:
+    """The program, loaded once."""
+    program = compiler.Program("forget_departure", "SCHED_CLS")
+    objects = compiler.load(compiler.Source(_FORGET_DEPARTURE, (program,), ()))
+    return objects.programs[program.name]
+
 
 class Wire:
-    """Two namespaces, `sender` and `receiver`, and interface `wire0` in each, joined."""
+    """Two namespaces, `sender` and `receiver`, and interface `wire0` in each, joined.
+
+    What the sender sends gets its receive timestamp from the receiver, as behind a real wire.
+    """
 
     def __init__(self, *, offload: bool = False) -> None:
         self.sender, self.receiver = Namespace(), Namespace()
         veth(self.sender, "wire0", self.receiver, "wire0", ipv4=V4, ipv6=V6, offload=offload)
+        with self.sender.entered():
+            self._forget = attach.attach(
+                _forget_departure(), interfaces()["wire0"], attach.Direction.EGRESS
+            )
         self._open: list[socket.socket] = []
 
     def __enter__(self) -> Self:
@@ -38,6 +68,7 @@ class Wire:
         """Let the namespaces and the sockets go."""
         for kept in self._open:
             kept.close()
+        self._forget.detach()
         self.sender.close()
         self.receiver.close()
 
