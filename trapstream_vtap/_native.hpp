@@ -100,7 +100,7 @@ class Ring {
 // --------------------------------------------------------------------------------- batch to bytes
 
 // The same names as records.Kind
-enum class Kind { CONSTANT, LABEL, ADDRESS, PORT, VLAN, COUNT, RATE, BIT_RATE, MEAN_MS, STDDEV_MS, EXTREME_MS, TIME };
+enum class Kind { CONSTANT, LABEL, ADDRESS, PORT, VLAN, ID, COUNT, RATE, BIT_RATE, MEAN_MS, STDDEV_MS, EXTREME_MS, TIME };
 
 // A short literal, copied in one go of fixed size: what is too much is overwritten by what follows.
 class Literal {
@@ -314,6 +314,10 @@ inline char *column(char *to, const Slot &slot, const uint8_t *record) {
     case Kind::VLAN:
         if (!load<uint32_t>(a)) return start;
         to = vlan(to, load<uint32_t>(a));
+        break;
+    case Kind::ID:
+        if (!load<uint32_t>(b)) return start;
+        to = integer(to, load<uint32_t>(a));
         break;
     case Kind::COUNT:
     case Kind::TIME:

@@ -33,6 +33,21 @@ class _Key(click.ParamType[tuple[str, ...]]):
             self.fail(str(error), param, ctx)
 
 
+class _Tunnels(click.ParamType[tuple[str, ...]]):
+    """Kinds of tunnel, comma-separated."""
+
+    name = "TUNNEL,…"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        """The kinds, in one order."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return config.tunnels(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
 class _Port(click.ParamType[int]):
     """A TCP or UDP port."""
 
@@ -123,7 +138,28 @@ class _Seconds(click.FloatRange):
     default=",".join(config.DEFAULT_KEY),
     show_default=True,
     help="What tells flows apart, beside interface and direction: any of src_ip, dst_ip, src_port, "
-    "dst_port, protocol, vlan.",
+    "dst_port, protocol, vlan, tunnel_id.",
+)
+@click.option(
+    "--hook",
+    type=click.Choice(list(config.HOOKS)),
+    default="tc",
+    show_default=True,
+    help="Where packets are seen: traffic control, XDP (ingress only, before packets are merged), "
+    "or a packet socket's filter.",
+)
+@click.option(
+    "--decapsulate",
+    type=_Tunnels(),
+    default="",
+    metavar="TUNNEL,…",
+    help="Measure the flows inside these tunnels: any of vxlan, geneve, gre, erspan, gtpu, ipip.  "
+    "[default: none]",
+)
+@click.option(
+    "--promiscuous",
+    is_flag=True,
+    help="While it runs, have the interfaces take frames for other machines too: mirrored traffic.",
 )
 @click.option("--bits", is_flag=True, help="Rates in bits/s instead of bytes/s.")
 @click.option(
@@ -199,7 +235,7 @@ def _settings(
     if device is not None and not device.strip():
         raise UsageError("--device-ip is empty: give the address that names this device.")
     interval = round(options.pop("interval") * config.NS) & ~1
-    return config.Settings(
+    settings = config.Settings(
         collector=collector,
         interfaces=interfaces,
         device=device or config.address_toward(collector),
@@ -209,3 +245,4 @@ def _settings(
         max_memory=options.pop("max_memory") * _MIB,
         **options,
     )
+    return config.check(settings)

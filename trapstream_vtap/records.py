@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-KEY_FIELDS = ("src_ip", "dst_ip", "src_port", "dst_port", "protocol", "vlan")
+KEY_FIELDS = ("src_ip", "dst_ip", "src_port", "dst_port", "protocol", "vlan", "tunnel_id")
 """What may tell flows apart, beside interface and direction."""
 
 _CTYPES = {"u8": ("B", 1), "u16": ("H", 2), "u32": ("I", 4), "u64": ("Q", 8)}
@@ -43,6 +43,7 @@ class Kind(enum.Enum):
     ADDRESS = "address"  # 16 bytes, family (4 or 6): an IP address
     PORT = "port"  # port, presence: absent where presence is 0
     VLAN = "vlan"  # two tags of 16 bits, outermost first; bit 12 of each says that it is there
+    ID = "id"  # a number of 32 bits, presence: absent where presence is 0
     COUNT = "count"  # an unsigned integer
     RATE = "rate"  # count, duration in ns: count per second, 6 decimal places
     BIT_RATE = "bit_rate"  # count of bytes, duration in ns: bits per second, 6 decimal places
@@ -182,6 +183,11 @@ FLOW_KEY = Layout(
 )
 """What tells flows apart in the kernel; columns that the user did not ask for are zero."""
 
+_TUNNEL = (
+    Column("tunnel_id", "u32", "of the tunnel that the packet came out of"),
+    Column("tunnel", "u32", "1 where there is a tunnel id"),
+)
+
 FLOW_RECORD = Layout(
     "flow_record",
     (
@@ -265,6 +271,22 @@ CONTROL = Layout(
 )
 """What user space and the kernel program tell each other."""
 
+
+def flow_key(key: Sequence[str]) -> Layout:
+    """The key in the kernel's table: `FLOW_KEY`, wider only where KEY asks for the tunnel's id."""
+    return _with_tunnel(FLOW_KEY) if "tunnel_id" in key else FLOW_KEY
+
+
+def flow_record(key: Sequence[str]) -> Layout:
+    """The summary that begins with `flow_key`."""
+    return _with_tunnel(FLOW_RECORD) if "tunnel_id" in key else FLOW_RECORD
+
+
+def _with_tunnel(layout: Layout) -> Layout:
+    end = len(FLOW_KEY.columns)
+    return Layout(layout.name, (*layout.columns[:end], *_TUNNEL, *layout.columns[end:]))
+
+
 _TIME = Field("time", Role.TIME, Kind.TIME, ("time",), "ns", "end of the interval, UTC")
 _DEVICE = Field("device", Role.TAG, Kind.CONSTANT, (), "", "what `--device-ip` says")
 _INTERFACE = Field(
@@ -308,6 +330,15 @@ _FLOW_TAGS = {
         "",
         "VLAN id, `outer.inner` where there are two; absent where there is none",
     ),
+    "tunnel_id": Field(
+        "tunnel_id",
+        Role.TAG,
+        Kind.ID,
+        ("tunnel_id", "tunnel"),
+        "",
+        "id of the tunnel that the packet came out of (`--decapsulate`): VNI, GRE key, ERSPAN "
+        "session or TEID; absent where there is none",
+    ),
 }
 
 _IAT = "inter-arrival time in the interval; absent where there was none"
@@ -328,7 +359,7 @@ def flow_schema(key: Sequence[str] = KEY_FIELDS[:5], *, bits: bool = False) -> S
     return Schema(
         measurement="vtap_flow",
         doc="One record per flow and interval in which the flow had a packet.",
-        layout=FLOW_RECORD,
+        layout=flow_record(key),
         fields=(
             *sorted(tags, key=lambda tag: tag.name),
             Field("packets", Role.VALUE, Kind.COUNT, ("packets",), "packets", "on the wire"),

@@ -82,6 +82,8 @@ class Stream:
         settings = self._settings
         with self._signals() as woken:
             self._probe.start()
+            for note in self._probe.notes:
+                report(note)
             give_up = threading.Event()
             sink: Sink = (
                 UdpSink(settings.collector)

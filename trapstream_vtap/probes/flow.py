@@ -8,17 +8,17 @@ import time
 from typing import TYPE_CHECKING
 
 from trapstream_vtap._native import Ring, Sweep
-from trapstream_vtap.bpf import attach, kernel
+from trapstream_vtap.bpf import attach, kernel, packet_socket, xdp
 from trapstream_vtap.bpf import compile as compiler
-from trapstream_vtap.config import STOP_GAP_NS
+from trapstream_vtap.config import STOP_GAP_NS, TUNNELS
 from trapstream_vtap.records import (
     CONTROL,
-    FLOW_KEY,
-    FLOW_RECORD,
     FLOW_SLOT,
     FLOW_STATE,
     KEY_FIELDS,
     LINK,
+    flow_key,
+    flow_record,
     flow_schema,
 )
 
@@ -27,19 +27,21 @@ if TYPE_CHECKING:
 
     from trapstream_vtap._native import Tallies
     from trapstream_vtap.config import Settings
+    from trapstream_vtap.interfaces import Interface
 
-SWEEP_KEYS = 64
+_SWEEP_BYTES = 3072  # of keys in one run: what fits into a page, with what the kernel puts around
 _RING_HEADER = 8  # bytes that the ring buffer adds to each record
 _SMALLEST_RING = 256 << 10
 _LARGEST_RING = 8 << 20  # mapped twice into our memory
 _CLOCK_STEP_NS = 1_000_000
 _SO_TIMESTAMP = 29  # include/uapi/asm-generic/socket.h
-_PROGRAMS = {
-    (attach.Direction.INGRESS, True): "vtap_ingress",
-    (attach.Direction.EGRESS, True): "vtap_egress",
-    (attach.Direction.INGRESS, False): "vtap_ingress_l3",
-    (attach.Direction.EGRESS, False): "vtap_egress_l3",
-}
+_KINDS = {"tc": "SCHED_CLS", "xdp": "XDP", "socket": "SOCKET_FILTER"}
+
+
+def program_name(settings: Settings, direction: attach.Direction, interface: Interface) -> str:
+    """Which program of bpf/flow.c sees that direction of that interface."""
+    side = "socket" if settings.hook == "socket" else direction.name.lower()
+    return f"vtap_{side}" if interface.ethernet else f"vtap_{side}_l3"
 
 
 def square_limits(interval: int, stop_gap: int) -> tuple[int, int]:
@@ -63,16 +65,21 @@ def source(settings: Settings) -> compiler.Source:
     Only numbers go into the text.
     """
     programs = sorted(
-        {_PROGRAMS[d, i.ethernet] for d in settings.directions for i in settings.interfaces}
+        {program_name(settings, d, i) for d in settings.directions for i in settings.interfaces}
     )
     limit, shift = square_limits(settings.interval, STOP_GAP_NS)
     ring = _LARGEST_RING
-    wanted = settings.flow_table_size * (FLOW_RECORD.size + _RING_HEADER)
+    key, record = flow_key(settings.key), flow_record(settings.key)
+    wanted = settings.flow_table_size * (record.size + _RING_HEADER)
     while ring > _SMALLEST_RING and ring // 2 >= wanted:
         ring //= 2
     constants = {
         **{f"KEY_{name.upper()}": int(name in settings.key) for name in KEY_FIELDS},
         **{name.upper(): 1 for name in programs},
+        **{f"HOOK_{name.upper()}": int(name == settings.hook) for name in _KINDS},
+        **{f"WANT_{d.name}": int(d in settings.directions) for d in attach.Direction},
+        "DECAPSULATE": int(bool(settings.decapsulate)),
+        **{f"DECAPSULATE_{n.upper()}": int(n in settings.decapsulate) for n in TUNNELS},
         "FLOW_TABLE_SIZE": settings.flow_table_size,
         "INTERVAL_NS": settings.interval,
         "STOP_GAP_NS": STOP_GAP_NS,
@@ -80,17 +87,19 @@ def source(settings: Settings) -> compiler.Source:
         "COARSE_SHIFT": shift,
         "RING_PAGES": ring // 4096,
         "LINKS": max(i.index for i in settings.interfaces) + 1,
-        "SWEEP_KEYS": SWEEP_KEYS,
+        "SWEEP_KEYS": _SWEEP_BYTES // key.size,
     }
     text = "".join(
-        layout.definition
-        for layout in (FLOW_KEY, FLOW_RECORD, FLOW_SLOT, FLOW_STATE, LINK, CONTROL)
+        layout.definition for layout in (key, record, FLOW_SLOT, FLOW_STATE, LINK, CONTROL)
     )
     text += "".join(f"#define {name} {value}ULL\n" for name, value in constants.items())
     text += (compiler.HERE / "flow.c").read_text(encoding="ascii")
     return compiler.Source(
         text,
-        tuple(compiler.Program(name, "SCHED_CLS") for name in (*programs, "vtap_sweep")),
+        (
+            *(compiler.Program(name, _KINDS[settings.hook]) for name in programs),
+            compiler.Program("vtap_sweep", "SCHED_CLS"),
+        ),
         ("flows", "summaries", "wakeups", "links", "controls"),
     )
 
@@ -103,6 +112,7 @@ class FlowProbe:
         self.coarse_shift = square_limits(settings.interval, STOP_GAP_NS)[1]
         self._settings = settings
         self._detach: list[Callable[[], None]] = []
+        self.notes: list[str] = []  # sentences for the person at the terminal
         self._clock_offset = 0
 
     def start(self) -> None:
@@ -115,27 +125,48 @@ class FlowProbe:
         self.prepare(objects)
         self._stamping = receive_timestamps()
         try:
+            if self._settings.promiscuous:
+                self._detach.append(packet_socket.promiscuous(self._settings.interfaces))
             for interface in self._settings.interfaces:
-                for direction in self._settings.directions:
-                    program = objects.programs[_PROGRAMS[direction, interface.ethernet]]
-                    self._detach.append(attach.attach(program, interface, direction))
+                self._attach(objects, interface)
         except BaseException:
             self.detach()
             raise
+
+    def _attach(self, objects: compiler.Objects, interface: Interface) -> None:
+        directions = self._settings.directions
+        programs = [
+            objects.programs[program_name(self._settings, direction, interface)]
+            for direction in directions
+        ]
+        if self._settings.hook == "socket":  # one for both directions
+            self._detach.append(packet_socket.attach(programs[0], interface, directions))
+        elif self._settings.hook == "xdp":
+            detach, native = xdp.attach(programs[0], interface)
+            self._detach.append(detach)
+            if not native:
+                self.notes.append(
+                    f"{interface.name} has no XDP of its own: its packets are seen by generic XDP, "
+                    "which is slower than --hook tc."
+                )
+        else:
+            for program, direction in zip(programs, directions, strict=True):
+                self._detach.append(attach.attach(program, interface, direction))
 
     def prepare(self, objects: compiler.Objects) -> None:
         """Take over what has been loaded from `source`."""
         self._maps = objects.maps
         self._cpus = kernel.possible_cpus()
-        self._ring = Ring(objects.maps["summaries"], FLOW_RECORD.size)
+        key = flow_key(self._settings.key)
+        self._ring = Ring(objects.maps["summaries"], self.schema.layout.size)
         self._wakeups = Ring(objects.maps["wakeups"], 8)
         self._sweep = Sweep(
             objects.maps["flows"],
             objects.programs["vtap_sweep"],
-            SWEEP_KEYS,
-            key_size=FLOW_KEY.size,
+            _SWEEP_BYTES // key.size,
+            key_size=key.size,
             value_size=FLOW_STATE.size,
-            interface_at=FLOW_KEY.offsets["interface"],
+            interface_at=key.offsets["interface"],
             end_at=FLOW_STATE.offsets["end"],
             arrivals_at=_slot_offsets("arrivals"),
             merged_at=_slot_offsets("merged"),
