@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import platform
 
-from bench import packets, records, startup
+from bench import hooks, packets, records, startup
 
 
 def main() -> None:
-    """Run all three parts."""
+    """Run all parts."""
     print(f"Kernel {platform.release()}, Python {platform.python_version()}, {_processor()}\n")
-    for part in (packets, records, startup):
+    for part in (packets, records, startup, hooks):
         print(f"## {part.TITLE}\n")
         part.main()
         print(flush=True)

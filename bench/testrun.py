@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 _CONTEXT_SIZE, _TSTAMP_AT = 192, 152  # struct __sk_buff, include/uapi/linux/bpf.h
 
-EMPTY = "int empty(struct __sk_buff *skb)\n{\n\treturn -1;\n}\n"
+EMPTY = (
+    "int empty(struct context *ctx)\n{\n\treturn HOOK_XDP ? XDP_PASS : HOOK_SOCKET ? 0 : -1;\n}\n"
+)
 
 
 class _Options(ctypes.Structure):
@@ -56,14 +58,17 @@ def load(chosen: Settings) -> Objects:
     return compiler.load(
         compiler.Source(
             wanted.text + EMPTY,
-            (*wanted.programs, compiler.Program("empty", "SCHED_CLS")),
+            (*wanted.programs, compiler.Program("empty", wanted.programs[0].kind)),
             wanted.maps,
         )
     )
 
 
-def run(program: int, frame: bytes, repeat: int = 1, *, tstamp: int = 0) -> int:
-    """Run PROGRAM on FRAME with that receive timestamp; ns per run, as the kernel measures it."""
+def run(program: int, frame: bytes, repeat: int = 1, *, tstamp: int = 0, bare: bool = False) -> int:
+    """Run PROGRAM on FRAME with that receive timestamp; ns per run, as the kernel measures it.
+
+    BARE: without a context of ours, which only programs of traffic control take.
+    """
     context = bytearray(_CONTEXT_SIZE)
     struct.pack_into("=Q", context, _TSTAMP_AT, tstamp)
     data = ctypes.create_string_buffer(frame, len(frame))
@@ -72,9 +77,10 @@ def run(program: int, frame: bytes, repeat: int = 1, *, tstamp: int = 0) -> int:
         data_in=ctypes.addressof(data),
         data_size_in=len(frame),
         repeat=repeat,
-        ctx_in=ctypes.addressof((ctypes.c_char * _CONTEXT_SIZE).from_buffer(context)),
-        ctx_size_in=_CONTEXT_SIZE,
     )
+    if not bare:
+        options.ctx_in = ctypes.addressof((ctypes.c_char * _CONTEXT_SIZE).from_buffer(context))
+        options.ctx_size_in = _CONTEXT_SIZE
     failed = ctypes.CDLL("libbpf.so.1").bpf_prog_test_run_opts(program, ctypes.byref(options))
     if failed:
         raise OSError(-failed, os.strerror(-failed))
