@@ -66,7 +66,7 @@ USAGE = {
         ".*There is no tunnel 'colour'; there are vxlan, .+, ipip.",
     ),
     "tunnel id without tunnels": (
-        ("--key", "src_ip,tunnel_id", *COLLECTOR),
+        ("-i", "lo", "--key", "src_ip,tunnel_id", *COLLECTOR),
         "--key tunnel_id without --decapsulate: .+",
     ),
     "unknown format": (
