@@ -15,7 +15,7 @@ from bench import testrun
 from trapstream_vtap.probes import flow
 from trapstream_vtap.rules import parse_rules
 
-TITLE = "Rules"
+TITLE = "(d) The cost of rules"
 ROUNDS, REPEAT = 15, 200_000
 COUNTS = (0, 16, 256)
 FRAMES = {

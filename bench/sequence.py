@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trapstream_vtap.bpf.compile import Objects
     from trapstream_vtap.config import Settings
 
-TITLE = "(d) The cost of sequence numbers"
+TITLE = "(e) The cost of sequence numbers"
 ROUNDS, REPEAT, SEARCHES = 15, 100_000, 20_000
 PATTERN = 0x5EC7_0123
 PAYLOAD = 1472  # of a full Ethernet frame

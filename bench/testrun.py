@@ -15,7 +15,9 @@ from trapstream_vtap.probes import flow
 if TYPE_CHECKING:
     from trapstream_vtap.bpf.compile import Objects
 
-EMPTY = "int empty(struct __sk_buff *skb)\n{\n\treturn -1;\n}\n"
+EMPTY = (
+    "int empty(struct context *ctx)\n{\n\treturn HOOK_XDP ? XDP_PASS : HOOK_SOCKET ? 0 : -1;\n}\n"
+)
 
 
 def settings(**changes: object) -> Settings:
@@ -30,7 +32,7 @@ def load(chosen: Settings, more: str = "", programs: tuple[str, ...] = ()) -> Ob
     MORE is C text with further PROGRAMS.
     """
     wanted = flow.source(chosen)
-    beside = [compiler.Program(name, "SCHED_CLS") for name in ("empty", *programs)]
+    beside = [compiler.Program(name, wanted.programs[0].kind) for name in ("empty", *programs)]
     return compiler.load(
         compiler.Source(
             wanted.text + EMPTY + more,
@@ -41,5 +43,9 @@ def load(chosen: Settings, more: str = "", programs: tuple[str, ...] = ()) -> Ob
 
 
 def run(program: int, frame: bytes, repeat: int = 1, *, tstamp: int = 0) -> int:
-    """Run PROGRAM on FRAME with that receive timestamp; ns per run, as the kernel measures it."""
-    return testrun.run(program, frame, repeat, tstamp=tstamp).duration
+    """Run PROGRAM on FRAME with that receive timestamp; ns per run, as the kernel measures it.
+
+    Only programs of traffic control take a timestamp.
+    """
+    context = {"tstamp": tstamp} if tstamp else {}
+    return testrun.run(program, frame, repeat, **context).duration

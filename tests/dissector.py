@@ -9,8 +9,12 @@ none of this file's business.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 
 class Not(enum.Enum):
@@ -30,6 +34,7 @@ class Packet:
     ports: tuple[int, int] | None
     payload: bytes
     vlans: tuple[int, ...] = ()
+    tunnel: int | None = None
 
 
 class _MalformedError(Exception):
@@ -52,6 +57,11 @@ class _Reader:
     def number(self, length: int) -> int:
         """The next LENGTH bytes as a number in network byte order."""
         return int.from_bytes(self.take(length), "big")
+
+    def peek(self) -> int:
+        """The next byte, which must be there."""
+        _require(len(self.data) > 0)
+        return self.data[0]
 
     def cut(self, length: int) -> None:
         """Forget what is behind the next LENGTH bytes, all of which must be there."""
@@ -78,30 +88,57 @@ PORTLESS = {1: ("ICMP", 8), 58: ("ICMPv6", 8)}
 TCP = 6  # RFC 9293 section 3.1
 
 
-def dissect(frame: bytes, *, ethertype: int | None = None) -> Packet | Not:
+def dissect(
+    frame: bytes, *, ethertype: int | None = None, tunnels: Collection[str] = ()
+) -> Packet | Not:
     """Read a frame.
 
     Args:
         frame: Begins with an Ethernet header, ends ahead of the frame check sequence.
         ethertype: If given, the frame begins with what this says instead (layer 3).
+        tunnels: What to look into, one level deep.
     """
-    reader = _Reader(frame)
-    vlans = []
     try:
-        if ethertype is None:
-            reader.take(12)
-            ethertype = reader.number(2)
-            while ethertype in TAGS:  # IEEE 802.1Q section 9.3: 3 + 1 bits, 12 bits of VLAN id
-                if len(vlans) == MOST_TAGS:
-                    return Not.WELL_FORMED
-                vlans.append(reader.number(2) % 4096)
-                ethertype = reader.number(2)
-        if ethertype == 0x0800:  # RFC 894
-            return _ipv4(reader, tuple(vlans))
-        if ethertype == 0x86DD:  # RFC 2464 section 3
-            return _ipv6(reader, tuple(vlans))
+        outer = _frame(_Reader(frame), ethertype)
+        if isinstance(outer, Not) or outer.part:
+            return outer.packet if isinstance(outer, _Read) else outer
+        inside = _inside(outer.packet, tunnels)
+        if inside is None:
+            return outer.packet
+        inner = _frame(inside.reader, inside.ethertype, inside.vlans, cut_off=inside.cut_off)
+        if isinstance(inner, Not):
+            return inner
+        return replace(inner.packet, tunnel=inside.tunnel)
     except _MalformedError:
         return Not.WELL_FORMED
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A packet, and whether it is a fragment: only a part of what its header is of."""
+
+    packet: Packet
+    part: bool = False
+
+
+def _frame(
+    reader: _Reader, ethertype: int | None, tags: tuple[int, ...] = (), *, cut_off: bool = False
+) -> _Read | Not:
+    """An Ethernet frame or, if its type is given, what is in it; CUT_OFF: its end is missing."""
+    vlans = list(tags)
+    if ethertype is None:
+        reader.take(12)
+        ethertype = reader.number(2)
+        while ethertype in TAGS:  # IEEE 802.1Q section 9.3: 3 + 1 bits, 12 bits of VLAN id
+            _require(len(vlans) < MOST_TAGS)
+            vlans.append(reader.number(2) % 4096)
+            ethertype = reader.number(2)
+    if cut_off:  # the headers must be there; for what they promise behind them, anything will do
+        reader.data = reader.data.ljust(0xFFFF, b"\0")
+    if ethertype == 0x0800:  # RFC 894
+        return _ipv4(reader, tuple(vlans))
+    if ethertype == 0x86DD:  # RFC 2464 section 3
+        return _ipv6(reader, tuple(vlans))
     return Not.IP
 
 
@@ -110,14 +147,14 @@ def _require(*conditions: bool) -> None:
         raise _MalformedError
 
 
-def _ipv4(reader: _Reader, vlans: tuple[int, ...]) -> Packet:
+def _ipv4(reader: _Reader, vlans: tuple[int, ...]) -> _Read:
     """RFC 791 section 3.1."""
     there = len(reader.data)
     version, header_words = divmod(reader.number(1), 16)
     reader.take(1)
     total = reader.number(2)
     reader.take(2)
-    fragment_offset = reader.number(2) % 8192
+    more, fragment_offset = divmod(reader.number(2) % 16384, 8192)
     reader.take(1)
     protocol = reader.number(1)
     reader.take(2)
@@ -126,10 +163,11 @@ def _ipv4(reader: _Reader, vlans: tuple[int, ...]) -> Packet:
     reader.cut(total - 20)
     reader.take(header_words * 4 - 20)
     ports = None if fragment_offset else _transport(reader, protocol)
-    return Packet(src, dst, protocol, ports, reader.data, vlans)
+    part = bool(more or fragment_offset)
+    return _Read(Packet(src, dst, protocol, ports, reader.data, vlans), part)
 
 
-def _ipv6(reader: _Reader, vlans: tuple[int, ...]) -> Packet:
+def _ipv6(reader: _Reader, vlans: tuple[int, ...]) -> _Read:
     """RFC 8200 sections 3 and 4."""
     version = reader.number(1) // 16
     reader.take(3)
@@ -139,23 +177,25 @@ def _ipv6(reader: _Reader, vlans: tuple[int, ...]) -> Packet:
     src, dst = IPv6Address(reader.take(16)), IPv6Address(reader.take(16))
     _require(version == 6)
     reader.cut(payload_length)
-    extensions = 0
+    extensions, part = 0, False
     while following in PLAIN_EXTENSIONS or following in (FRAGMENT, AUTHENTICATION):
         extensions += 1
         _require(extensions <= MOST_EXTENSIONS)
         kind, following = following, reader.number(1)
         length = reader.number(1)
         if kind == FRAGMENT:
-            fragment_offset = reader.number(2) // 8
+            fragment_offset, flags = divmod(reader.number(2), 8)
             reader.take(4)
+            part = part or bool(fragment_offset or flags % 2)
             if fragment_offset:
-                return Packet(src, dst, following, None, reader.data, vlans)
+                packet = Packet(src, dst, following, None, reader.data, vlans)
+                return _Read(packet, part)
         elif kind == AUTHENTICATION:
             reader.take(6 + length * 4)
         else:
             reader.take(6 + length * 8)
     ports = _transport(reader, following)
-    return Packet(src, dst, following, ports, reader.data, vlans)
+    return _Read(Packet(src, dst, following, ports, reader.data, vlans), part)
 
 
 def _transport(reader: _Reader, protocol: int) -> tuple[int, int] | None:
@@ -176,3 +216,146 @@ def _transport(reader: _Reader, protocol: int) -> tuple[int, int] | None:
         reader.take(header_words * 4 - 20)
         return ports
     return None
+
+
+@dataclass(frozen=True)
+class _Inside:
+    """What a tunnel header leads to: an Ethernet frame where there is no ethertype."""
+
+    reader: _Reader
+    ethertype: int | None
+    tunnel: int | None = None
+    vlans: tuple[int, ...] = ()
+    cut_off: bool = False
+
+
+BRIDGED = 0x6558
+MOST_GTPU_EXTENSIONS = 4
+
+
+def _inside(outer: Packet, tunnels: Collection[str]) -> _Inside | None:
+    """What is in a tunnel packet; None where we were not told to look, or it holds no packet."""
+    reader = _Reader(outer.payload)
+    if outer.protocol == 17 and outer.ports:
+        for name, port, read in (
+            ("vxlan", 4789, _vxlan),
+            ("geneve", 6081, _geneve),
+            ("gtpu", 2152, _gtpu),
+        ):
+            if name in tunnels and outer.ports[1] == port:
+                return read(reader)
+    if outer.protocol == 47:
+        return _gre(reader, tunnels)
+    if "ipip" in tunnels:  # RFC 2003, RFC 2473, RFC 4213
+        ethertype = {4: 0x0800, 41: 0x86DD}.get(outer.protocol)
+        return _Inside(reader, ethertype) if ethertype else None
+    return None
+
+
+def _carried(reader: _Reader, protocol: int, tunnel: int | None) -> _Inside | None:
+    """What an ethertype in a tunnel header leads to."""
+    if protocol == BRIDGED:
+        return _Inside(reader, None, tunnel)
+    return _Inside(reader, protocol, tunnel) if protocol in (0x0800, 0x86DD) else None
+
+
+def _by_version(reader: _Reader, tunnel: int | None, *, cut_off: bool = False) -> _Inside | None:
+    """An IP packet of which nothing else says which IP it is."""
+    ethertype = {4: 0x0800, 6: 0x86DD}.get(reader.peek() >> 4)
+    return _Inside(reader, ethertype, tunnel, cut_off=cut_off) if ethertype else None
+
+
+def _vxlan(reader: _Reader) -> _Inside:
+    """RFC 7348 section 5."""
+    flags = reader.number(1)
+    reader.take(3)
+    vni = reader.number(3)
+    reader.take(1)
+    _require(flags & 8 == 8)
+    return _Inside(reader, None, vni)
+
+
+def _geneve(reader: _Reader) -> _Inside | None:
+    """RFC 8926 section 3.4."""
+    version, options = divmod(reader.number(1), 64)
+    control = reader.number(1) >= 128
+    protocol = reader.number(2)
+    vni = reader.number(3)
+    reader.take(1)
+    if version or control:
+        return None
+    reader.take(options * 4)
+    return _carried(reader, protocol, vni)
+
+
+def _gre(reader: _Reader, tunnels: Collection[str]) -> _Inside | None:
+    """RFC 2784 section 2, RFC 2890 section 2."""
+    if not {"gre", "erspan"} & set(tunnels):
+        return None
+    bits = f"{reader.number(2):016b}"
+    protocol = reader.number(2)
+    if bits[13:] != "000":
+        return None
+    _require(bits[1] == bits[4] == bits[5] == "0")
+    if bits[0] == "1":
+        reader.take(4)
+    key = reader.number(4) if bits[2] == "1" else None
+    if bits[3] == "1":
+        reader.take(4)
+    if "erspan" in tunnels and protocol == 0x88BE:
+        return _erspan_2(reader) if bits[3] == "1" else _Inside(reader, None)
+    if "erspan" in tunnels and protocol == 0x22EB:
+        return _erspan_3(reader)
+    return _carried(reader, protocol, key) if "gre" in tunnels else None
+
+
+def _erspan_2(reader: _Reader) -> _Inside | None:
+    """draft-foschiano-erspan-03 section 4.2."""
+    version, vlan = divmod(reader.number(2), 4096)
+    rest, session = divmod(reader.number(2), 1024)
+    reader.take(4)
+    if version != 1:
+        return None
+    encapsulation, truncated = divmod(rest % 8, 2)
+    vlans = (vlan,) if encapsulation in (1, 2) else ()
+    return _Inside(reader, None, session, vlans, cut_off=bool(truncated))
+
+
+def _erspan_3(reader: _Reader) -> _Inside | None:
+    """draft-foschiano-erspan-03 section 4.3."""
+    version = reader.number(2) >> 12
+    truncated, session = divmod(reader.number(2) % 2048, 1024)
+    reader.take(4)
+    if version != 2:
+        return None
+    reader.take(2)
+    last = f"{reader.number(2):016b}"
+    if last[15] == "1":
+        reader.take(8)
+    frame_type = int(last[1:6], 2)
+    if frame_type == 2:
+        return _by_version(reader, session, cut_off=bool(truncated))
+    return _Inside(reader, None, session, cut_off=bool(truncated)) if frame_type == 0 else None
+
+
+def _gtpu(reader: _Reader) -> _Inside | None:
+    """3GPP TS 29.281 sections 5.1 and 5.2."""
+    flags = reader.number(1)
+    kind = reader.number(1)
+    length = reader.number(2)
+    teid = reader.number(4)
+    if flags >> 4 != 3 or kind != 255:
+        return None
+    reader.cut(length)
+    if flags & 7:
+        reader.take(3)
+        following = reader.number(1)
+        extensions = 0
+        while flags & 4 and following:
+            extensions += 1
+            _require(extensions <= MOST_GTPU_EXTENSIONS)
+            words = reader.number(1)
+            _require(words > 0)
+            reader.take(words * 4 - 2)
+            following = reader.number(1)
+    return _by_version(reader, teid)

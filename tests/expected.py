@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from trapstream_vtap.config import STOP_GAP_NS
 from trapstream_vtap.probes.flow import square_limits
-from trapstream_vtap.records import AGENT, FLOW_RECORD, KEY_FIELDS, Kind
+from trapstream_vtap.records import AGENT, KEY_FIELDS, Kind, flow_layouts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -85,10 +85,12 @@ class Flow:
     decimals: dict[str, str]
     bits: dict[str, str]
 
-    @property
-    def packed(self) -> bytes:
-        """The C structure."""
-        return FLOW_RECORD.pack(self.columns)
+    def packed(self, key: Sequence[str]) -> bytes:
+        """The C structure with that key."""
+        layout = flow_layouts(key).record
+        return layout.pack(
+            {name: self.columns[name] for name in layout.offsets if name in self.columns}
+        )
 
     @property
     def time(self) -> int:
@@ -271,6 +273,10 @@ def flow_records(draw: st.DrawFn) -> Flow:
     if ports:
         columns |= {"src_port": ports[0], "dst_port": ports[1]}
         tags |= {"src_port": str(ports[0]), "dst_port": str(ports[1])}
+    tunnel = draw(st.none() | st.integers(0, 2**32 - 1))
+    if tunnel is not None:
+        columns |= {"tunnel_id": tunnel, "tunnel": 1}
+        tags["tunnel_id"] = str(tunnel)
     if vlans:
         tags["vlan"] = ".".join(str(vlan) for vlan in vlans)
     rates = {"throughput": counts["bytes"], "goodput": counts["payload_bytes"]}

@@ -31,7 +31,7 @@ from trapstream_vtap.bpf import compile as compiler
 from trapstream_vtap.config import DIRECTIONS, NS, Collector, Settings
 from trapstream_vtap.interfaces import interfaces
 from trapstream_vtap.probes.flow import source
-from trapstream_vtap.records import FLOW_KEY, FLOW_SLOT, FLOW_STATE, KEY_FIELDS, LINK
+from trapstream_vtap.records import FLOW_SLOT, FLOW_STATE, KEY_FIELDS, LINK, Layout, flow_layouts
 from trapstream_vtap.rules import parse_rules
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ NOT_LINEAR = 6000
 _MTU = 70_000  # more than an IP header can say
 _TABLE_SIZE = 1024
 _DEADLINE = 5.0  # seconds
-_UNSPEC = 0xFFFFFFFF  # TC_ACT_UNSPEC, -1: go on with the packet
+_VERDICTS = {"tc": 0xFFFFFFFF, "xdp": 2, "socket": 0}  # TC_ACT_UNSPEC, XDP_PASS, keep nothing
 _VLAN_PRESENT = 0x1000
 
 
@@ -73,6 +73,7 @@ class Flow:
     payload_bytes: int
     packets: int = 1
     vlans: tuple[int, ...] = ()
+    tunnel: int | None = None
     egress: bool = False
     interface: int = LOOPBACK
 
@@ -133,6 +134,8 @@ class FlowProgram:
     def __init__(self, chosen: Settings) -> None:
         """Compile and load; CHOSEN is of `settings`."""
         self.objects = compiler.load(source(chosen))
+        self.hook = chosen.hook
+        self._key = flow_layouts(chosen.key).key
         self._libbpf = ctypes.CDLL("libbpf.so.1")
         self._cpus = kernel.possible_cpus()
 
@@ -164,7 +167,9 @@ class FlowProgram:
         return Outcome(counters, tuple(self._take_flows()))
 
     def _run(self, program: int, frame: bytes, context: dict[str, int]) -> None:
-        assert testrun.run(program, frame, **context).returned == _UNSPEC
+        if self.hook == "socket":  # to a socket filter the kernel does not show the first header
+            frame = bytes(SHORTEST) + frame
+        assert testrun.run(program, frame, **context).returned == _VERDICTS[self.hook]
 
     def _counters(self) -> dict[str, int]:
         """Of all interfaces and CPUs together."""
@@ -179,12 +184,12 @@ class FlowProgram:
     def _take_flows(self) -> Iterator[Flow]:
         """Empty the flow table."""
         table = self.objects.maps["flows"]
-        key = ctypes.create_string_buffer(FLOW_KEY.size)
+        key = ctypes.create_string_buffer(self._key.size)
         value = ctypes.create_string_buffer(FLOW_STATE.size)
         while self._libbpf.bpf_map_get_next_key(table, None, key) == 0:
             assert self._libbpf.bpf_map_lookup_elem(table, key, value) == 0
             assert self._libbpf.bpf_map_delete_elem(table, key) == 0
-            yield _flow(key.raw, value.raw)
+            yield _flow(self._key, key.raw, value.raw)
 
 
 class Wire:
@@ -228,13 +233,14 @@ class Wire:
         assert self._socket.send(frame) == len(frame)
 
 
-def _flow(key: bytes, value: bytes) -> Flow:
-    (k,) = FLOW_KEY.unpack(key)
+def _flow(layout: Layout, key: bytes, value: bytes) -> Flow:
+    (k,) = layout.unpack(key)
     slots = list(FLOW_SLOT.unpack(value[FLOW_STATE.offsets["slot"] :]))
     gathers = value[FLOW_STATE.offsets["end"]] & 1  # the lowest byte's lowest bit
     slot = slots[gathers]
     assert not any(slots[1 - gathers].values())
     assert k["ports"] in (0, 1)
+    assert k.get("tunnel", 0) in (0, 1)
     vlans = [k["vlan"] & 0xFFFF, k["vlan"] >> 16]
     return Flow(
         src=_address(k["src_ip"], k["family"]),
@@ -242,6 +248,7 @@ def _flow(key: bytes, value: bytes) -> Flow:
         protocol=k["protocol"],
         ports=(k["src_port"], k["dst_port"]) if k["ports"] else None,
         vlans=tuple(vlan & ~_VLAN_PRESENT for vlan in vlans if vlan & _VLAN_PRESENT),
+        tunnel=k["tunnel_id"] if k.get("tunnel") else None,
         egress=bool(k["direction"]),
         interface=k["interface"],
         packets=slot["arrivals"] + slot["merged"],

@@ -60,7 +60,15 @@ USAGE = {
     "no interface up": (COLLECTOR, "No interface is up; name one with --interface."),
     "unknown key field": (
         ("--key", "src_ip,colour", *COLLECTOR),
-        ".*There is no key field 'colour'; there are src_ip, .+, protocol, vlan.",
+        ".*There is no key field 'colour'; there are src_ip, .+, vlan, tunnel_id.",
+    ),
+    "unknown tunnel": (
+        ("--decapsulate", "vxlan,colour", *COLLECTOR),
+        ".*There is no tunnel 'colour'; there are vxlan, .+, ipip.",
+    ),
+    "tunnel id without tunnels": (
+        ("-i", "lo", "--key", "src_ip,tunnel_id", *COLLECTOR),
+        "--key tunnel_id without --decapsulate: .+",
     ),
     "unknown format": (
         ("-f", "xml", *COLLECTOR),

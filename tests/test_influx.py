@@ -89,7 +89,7 @@ def test_flow_records(
     payload = rendered(
         flow_schema(key, bits=bits),
         formats.Labels(device, interface),
-        b"".join(flow.packed for flow in flows),
+        b"".join(flow.packed(key) for flow in flows),
     )
 
     points = oracle.parse(payload)
@@ -116,7 +116,7 @@ def test_safe_subset(flows: list[Flow], device: str, interface: dict[int, str]) 
     payload = rendered(
         flow_schema(KEY_FIELDS),
         formats.Labels(device, interface),
-        b"".join(flow.packed for flow in flows),
+        b"".join(flow.packed(KEY_FIELDS) for flow in flows),
     )
 
     *lines, rest = payload.decode().split("\n")

@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trapstream_vtap import formats
-from trapstream_vtap.config import JSON_LINE_LIMIT
+from trapstream_vtap.config import DEFAULT_KEY, JSON_LINE_LIMIT
 from trapstream_vtap.formats import JSON, JSON_DATAGRAM
 from trapstream_vtap.records import AGENT, Kind, Schema, flow_schema
 
@@ -69,7 +69,7 @@ def test_flow_records(
     """A payload is an array of flat objects that say exactly what went in, types included."""
     name_of = dict(zip(INTERFACES, interface, strict=True))
     labels = formats.Labels(device, name_of)
-    batch = b"".join(flow.packed for flow in flows)
+    batch = b"".join(flow.packed(key) for flow in flows)
 
     (payload,) = rendered(form, flow_schema(key, bits=bits), labels, batch, 10**9)
 
@@ -111,7 +111,7 @@ def test_agent_records(values: list[int], device: str) -> None:
 @given(flows=st.lists(flow_records(), min_size=1, max_size=3), times=st.integers(50, 300))
 def test_lines_over_tcp(flows: list[Flow], times: int) -> None:
     """Over TCP an array is one line of at most 60,000 bytes, its end included; nothing is lost."""
-    batch = b"".join(flow.packed for flow in flows) * times
+    batch = b"".join(flow.packed(DEFAULT_KEY) for flow in flows) * times
     labels = formats.Labels("192.0.2.1", dict.fromkeys(INTERFACES, "eth0"))
 
     payloads = rendered(JSON, flow_schema(), labels, batch, JSON_LINE_LIMIT)

@@ -769,7 +769,7 @@ def test_dissector_knows_the_exceptions() -> None:
 # The verifier
 
 # Every field in and out, every direction, layer, and extremes of length and size, in a few programs
-MASKS = (0b111111, 0b000000, 0b011111, 0b100000, 0b010101, 0b101010, 0b001100, 0b110011)
+MASKS = (0b1111111, 0b000000, 0b011111, 0b100000, 0b010101, 0b101010, 0b001100, 0b110011)
 INTERVALS = (NS // 10, NS, 3600 * NS)
 SIZES = (64, 65536, 1 << 20)
 DIRECTIONS = ("ingress", "egress", "both")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from trapstream_vtap import formats
 from trapstream_vtap.formats import INFLUX, JSON, JSON_DATAGRAM
-from trapstream_vtap.records import AGENT, FLOW_RECORD, KEY_FIELDS, flow_schema
+from trapstream_vtap.records import AGENT, KEY_FIELDS, flow_layouts, flow_schema
 
 if TYPE_CHECKING:
     from trapstream_vtap._native import Plan, Tallies
@@ -36,7 +36,10 @@ def plan_of(form: formats.Format, name: str = "eth0") -> Plan:
 
 def numbered(flows: list[Flow]) -> list[bytes]:
     """The records, each with its place among them as its time, so that no two are the same."""
-    return [FLOW_RECORD.pack(flow.columns | {"time": i}) for i, flow in enumerate(flows)]
+    return [
+        flow_layouts(KEY_FIELDS).record.pack(flow.columns | {"time": i})
+        for i, flow in enumerate(flows)
+    ]
 
 
 def alone(plan: Plan, form: formats.Format, record: bytes) -> bytes:
@@ -136,7 +139,8 @@ def test_large_batch() -> None:
     """A batch of many thousand records is rendered without a limit of its own."""
     plan = plan_of(INFLUX)
     batch = b"".join(
-        FLOW_RECORD.pack({"family": 4, "interface": 1, "time": i}) for i in range(50_000)
+        flow_layouts(KEY_FIELDS).record.pack({"family": 4, "interface": 1, "time": i})
+        for i in range(50_000)
     )
 
     ((data, count, booked),), _ = plan.render(batch, 10**6, UNLIMITED)

@@ -101,7 +101,7 @@ class Ring {
 
 // The same names as records.Kind
 enum class Kind {
-    CONSTANT, LABEL, ADDRESS, PORT, VLAN, COUNT, SIGNED, COUNT_IF, RATE, BIT_RATE, MEAN_MS, STDDEV_MS, EXTREME_MS,
+    CONSTANT, LABEL, ADDRESS, PORT, VLAN, ID, COUNT, SIGNED, COUNT_IF, RATE, BIT_RATE, MEAN_MS, STDDEV_MS, EXTREME_MS,
     DEVIATION_MS, SMOOTHED_MS, TIME
 };
 
@@ -327,6 +327,10 @@ inline char *column(char *to, const Slot &slot, const uint8_t *record) {
     case Kind::VLAN:
         if (!load<uint32_t>(a)) return start;
         to = vlan(to, load<uint32_t>(a));
+        break;
+    case Kind::ID:
+        if (!load<uint32_t>(b)) return start;
+        to = integer(to, load<uint32_t>(a));
         break;
     case Kind::COUNT:
     case Kind::TIME:

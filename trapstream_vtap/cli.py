@@ -23,17 +23,19 @@ _MIB = 1 << 20
 _LONGEST_DEVICE = 255
 
 
-class _Key(click.ParamType[tuple[str, ...]]):
-    """Key fields, comma-separated."""
+class _Names(click.ParamType[tuple[str, ...]]):
+    """Some of a few names, comma-separated."""
 
-    name = "FIELD,…"
+    def __init__(self, name: str, read: Callable[[str], tuple[str, ...]]) -> None:
+        self.name = name
+        self._read = read
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
-        """The fields, in the records' order."""
+        """The names, in an order of their own."""
         if isinstance(value, tuple):
             return value
         try:
-            return config.key_fields(value)
+            return self._read(value)
         except UsageError as error:
             self.fail(str(error), param, ctx)
 
@@ -124,7 +126,7 @@ def _plain(option: click.Option, key: str, value: Any) -> Any:
         good, wanted = type(value) is int, "give a whole number"
     elif isinstance(option.type, click.types.FloatParamType):
         good, wanted = type(value) in (int, float), "give a number"
-    elif option.multiple or isinstance(option.type, _Key):
+    elif option.multiple or isinstance(option.type, _Names):
         good = isinstance(value, str) or (
             isinstance(value, list) and all(isinstance(word, str) for word in value)
         )
@@ -213,11 +215,31 @@ def _plain(option: click.Option, key: str, value: Any) -> Any:
 )
 @click.option(
     "--key",
-    type=_Key(),
+    type=_Names("FIELD,…", config.key_fields),
     default=",".join(config.DEFAULT_KEY),
     show_default=True,
     help="What tells flows apart, beside interface and direction: any of src_ip, dst_ip, src_port, "
-    "dst_port, protocol, vlan.",
+    "dst_port, protocol, vlan, tunnel_id.",
+)
+@click.option(
+    "--hook",
+    type=click.Choice(list(config.HOOKS)),
+    default="tc",
+    show_default=True,
+    help="Where packets are seen: traffic control, XDP (ingress only, before packets are merged), "
+    "or a packet socket's filter.",
+)
+@click.option(
+    "--decapsulate",
+    type=_Names("TUNNEL,…", config.tunnels),
+    default="",
+    help="Measure the flows inside these tunnels: any of vxlan, geneve, gre, erspan, gtpu, ipip.  "
+    "[default: none]",
+)
+@click.option(
+    "--promiscuous",
+    is_flag=True,
+    help="While it runs, have the interfaces take frames for other machines too: mirrored traffic.",
 )
 @click.option("--bits", is_flag=True, help="Rates in bits/s instead of bytes/s.")
 @click.option(
@@ -389,7 +411,7 @@ def _settings(
     if expected_gap is not None and expected_gap > stop_gap:
         raise UsageError("--expected-gap is longer than --stop-gap: the flow would always stand.")
     interval = round(options.pop("interval") * config.NS) & ~1
-    return config.Settings(
+    settings = config.Settings(
         rules=file.rules,
         hidden=file.hidden,
         collector=collector,
@@ -403,3 +425,4 @@ def _settings(
         expected_gap=expected_gap,
         **options,
     )
+    return config.check(settings)

@@ -33,6 +33,12 @@ DIRECTIONS = {
     "both": (Direction.INGRESS, Direction.EGRESS),
 }
 
+HOOKS = ("tc", "xdp", "socket")
+"""Where the kernel program sees packets."""
+
+TUNNELS = ("vxlan", "geneve", "gre", "erspan", "gtpu", "ipip")
+"""What may be looked into."""
+
 
 @dataclass(frozen=True)
 class Collector:
@@ -59,6 +65,9 @@ class Settings:
     interval: int = NS
     batch_size: int = 5000
     directions: tuple[Direction, ...] = (Direction.INGRESS,)
+    hook: str = "tc"
+    decapsulate: tuple[str, ...] = ()
+    promiscuous: bool = False
     key: tuple[str, ...] = DEFAULT_KEY
     bits: bool = False
     flow_table_size: int = 65536
@@ -129,6 +138,37 @@ def key_fields(text: str) -> tuple[str, ...]:
         if name not in KEY_FIELDS:
             raise UsageError(f"There is no key field {name!r}; there are {', '.join(KEY_FIELDS)}.")
     return tuple(name for name in KEY_FIELDS if name in names)
+
+
+def tunnels(text: str) -> tuple[str, ...]:
+    """The kinds of tunnel named in TEXT, comma-separated, in the order of `TUNNELS`.
+
+    Raises:
+        UsageError: There is no such kind.
+    """
+    names = split(text)
+    for name in names:
+        if name not in TUNNELS:
+            raise UsageError(f"There is no tunnel {name!r}; there are {', '.join(TUNNELS)}.")
+    return tuple(name for name in TUNNELS if name in names)
+
+
+def check(settings: Settings) -> Settings:
+    """SETTINGS, whose parts go together.
+
+    Raises:
+        UsageError: They do not.
+    """
+    if settings.hook == "xdp" and settings.directions != DIRECTIONS["ingress"]:
+        raise UsageError(
+            "--hook xdp sees only what comes in: use --direction ingress, or --hook tc."
+        )
+    if "tunnel_id" in settings.key and not settings.decapsulate:
+        raise UsageError(
+            "--key tunnel_id without --decapsulate: say which tunnels to look into, any of "
+            f"{','.join(TUNNELS)}."
+        )
+    return settings
 
 
 def split(text: str) -> Sequence[str]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-KEY_FIELDS = ("src_ip", "dst_ip", "src_port", "dst_port", "protocol", "vlan")
+KEY_FIELDS = ("src_ip", "dst_ip", "src_port", "dst_port", "protocol", "vlan", "tunnel_id")
 """What may tell flows apart, beside interface and direction."""
 
 _CTYPES = {"u8": ("B", 1), "u16": ("H", 2), "u32": ("I", 4), "u64": ("Q", 8)}
@@ -43,6 +43,7 @@ class Kind(enum.Enum):
     ADDRESS = "address"  # 16 bytes, family (4 or 6): an IP address
     PORT = "port"  # port, presence: absent where presence is 0
     VLAN = "vlan"  # two tags of 16 bits, outermost first; bit 12 of each says that it is there
+    ID = "id"  # a number of 32 bits, presence: absent where presence is 0
     COUNT = "count"  # an unsigned integer
     SIGNED = "signed"  # an integer that may be negative
     COUNT_IF = "count_if"  # presence, an unsigned integer: absent where presence is 0
@@ -188,6 +189,11 @@ FLOW_KEY = Layout(
 )
 """What tells flows apart in the kernel; columns that the user did not ask for are zero."""
 
+_TUNNEL = (
+    Column("tunnel_id", "u32", "of the tunnel that the packet came out of"),
+    Column("tunnel", "u32", "1 where there is a tunnel id"),
+)
+
 FLOW_RECORD = Layout(
     "flow_record",
     (
@@ -239,25 +245,54 @@ FLOW_STATE = Layout(
 )
 """A flow in the table; all times CLOCK_MONOTONIC, ns."""
 
+SEQUENCE_EVENT = Layout(
+    "sequence_event",
+    (
+        *FLOW_KEY.columns,
+        Column("time", "u64", "of the packet, ns since the epoch"),
+        Column("expected", "u64", "the number that would have been in order"),
+        Column("received", "u64", "the number that came"),
+        Column("distance", "u64", "signed"),
+        Column("kind", "u32", "position in EVENT_KINDS"),
+        Column("reserved", "u32"),
+    ),
+)
+"""A sequence error, as the kernel program hands it over."""
+
 TRACKED_HOLES = 8
 """Of a TCP stream: so many holes are known by their place, others by their size alone."""
 
 
 @dataclass(frozen=True)
 class FlowLayouts:
-    """The structures of the flow program with what is measured beyond the plain aggregates."""
+    """The structures of the flow program with all that is asked of it.
 
-    record: Layout = FLOW_RECORD
-    slot: Layout = FLOW_SLOT
-    flow: Layout = FLOW_STATE
+    Args:
+        key: `FLOW_KEY`, wider where it has the tunnel's id.
+        record: `FLOW_RECORD`, which begins with the key, and what is measured beyond it.
+        event: `SEQUENCE_EVENT`, which begins with the key.
+        slot: `FLOW_SLOT`, and what is measured beyond it.
+        flow: `FLOW_STATE`, likewise.
+    """
+
+    key: Layout
+    record: Layout
+    event: Layout
+    slot: Layout
+    flow: Layout
 
 
 def flow_layouts(
-    *, sequence: bool = False, deviation: bool = False, smoothed: bool = False
+    key: Sequence[str] = KEY_FIELDS[:5],
+    *,
+    sequence: bool = False,
+    deviation: bool = False,
+    smoothed: bool = False,
 ) -> FlowLayouts:
     """The structures of the flow program.
 
     Args:
+        key: What tells flows apart, out of `KEY_FIELDS`.
         sequence: Sequence numbers are checked.
         deviation: The sender's spacing is known.
         smoothed: Jitter is smoothed as in RFC 3550.
@@ -292,26 +327,22 @@ def flow_layouts(
         ]
     slots = Layout("slot", (*FLOW_SLOT.columns, *slot))
     plain = FLOW_STATE.columns[:-1]
+    wide = "tunnel_id" in key
     return FlowLayouts(
-        Layout("flow_record", (*FLOW_RECORD.columns, *record)),
+        _keyed(FLOW_KEY, (), wide=wide),
+        _keyed(FLOW_RECORD, record, wide=wide),
+        _keyed(SEQUENCE_EVENT, (), wide=wide),
         slots,
         Layout("flow", (*plain, *state, Column("slot", "struct slot[2]", "", slots))),
     )
 
 
-SEQUENCE_EVENT = Layout(
-    "sequence_event",
-    (
-        *FLOW_KEY.columns,
-        Column("time", "u64", "of the packet, ns since the epoch"),
-        Column("expected", "u64", "the number that would have been in order"),
-        Column("received", "u64", "the number that came"),
-        Column("distance", "u64", "signed"),
-        Column("kind", "u32", "position in EVENT_KINDS"),
-        Column("reserved", "u32"),
-    ),
-)
-"""A sequence error, as the kernel program hands it over."""
+def _keyed(layout: Layout, more: Sequence[Column], *, wide: bool) -> Layout:
+    """LAYOUT, which begins with a key, with MORE columns; WIDE: the key has the tunnel's id."""
+    end = len(FLOW_KEY.columns)
+    tunnel = _TUNNEL if wide else ()
+    return Layout(layout.name, (*layout.columns[:end], *tunnel, *layout.columns[end:], *more))
+
 
 EVENT_KINDS = ("reverse", "small", "big", "duplicate", "out_of_order", "hole", "retransmission")
 """What an error can be: four of numbers that packets carry, three of a TCP stream."""
@@ -394,6 +425,15 @@ _FLOW_TAGS = {
         "",
         "VLAN id, `outer.inner` where there are two; absent where there is none",
     ),
+    "tunnel_id": Field(
+        "tunnel_id",
+        Role.TAG,
+        Kind.ID,
+        ("tunnel_id", "tunnel"),
+        "",
+        "id of the tunnel that the packet came out of (`--decapsulate`): VNI, GRE key, ERSPAN "
+        "session or TEID; absent where there is none",
+    ),
 }
 
 _NUMBERED = "absent in flows without numbers"
@@ -466,7 +506,7 @@ def flow_schema(
     return Schema(
         measurement="vtap_flow",
         doc="One record per flow and interval in which the flow had a packet.",
-        layout=flow_layouts(sequence=sequence, deviation=deviation, smoothed=smoothed).record,
+        layout=flow_layouts(key, sequence=sequence, deviation=deviation, smoothed=smoothed).record,
         fields=(
             *_tags(key),
             Field("packets", Role.VALUE, Kind.COUNT, ("packets",), "packets", "on the wire"),
@@ -567,7 +607,7 @@ def event_schema(key: Sequence[str] = KEY_FIELDS[:5]) -> Schema:
             "One record per sequence error, at most `--max-events` a second; only where sequence "
             "numbers are checked."
         ),
-        layout=SEQUENCE_EVENT,
+        layout=flow_layouts(key).event,
         fields=(
             *sorted((*_tags(key), kind), key=lambda tag: tag.name),
             Field(

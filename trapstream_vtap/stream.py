@@ -33,8 +33,8 @@ _DRAIN_SECONDS = 5.0  # at the end, for the collector to take what is left
 _LAST_SWEEPS = 100
 _NO_LIMIT = 1 << 62
 _FIXED = (
-    *("collector", "interfaces", "directions", "format", "transport", "device"),
-    *("max_memory", "duration"),
+    *("collector", "interfaces", "directions", "hook", "promiscuous", "format", "transport"),
+    *("device", "max_memory", "duration"),
 )
 """Settings that a reload cannot change."""
 
@@ -105,6 +105,8 @@ class Stream:
         settings = self._settings
         with self._signals() as woken:
             self._probe.start()
+            for note in self._probe.notes:
+                report(note)
             give_up = threading.Event()
             sink: Sink = (
                 UdpSink(settings.collector)
@@ -183,7 +185,7 @@ class Stream:
         settings = self._again() if self._again else self._settings
         for name in _FIXED:
             if getattr(settings, name) != getattr(self._settings, name):
-                words = name.replace("_", " ")
+                words = name.replace("_", " ").replace("promiscuous", "promiscuous mode")
                 raise UsageError(f"a running program cannot change its {words}: start it again.")
         return settings
 

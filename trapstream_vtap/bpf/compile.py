@@ -18,10 +18,11 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from trapstream_vtap.bpf import kernel
 from trapstream_vtap.errors import RunError
 
 if TYPE_CHECKING:
@@ -129,10 +130,19 @@ def _build(source: Source) -> list[int]:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
     # BCC's own macros come twice, from its text and from our headers
     module = BPF(text=source.text, cflags=[f"-I{HERE}", "-Wno-macro-redefined"])
-    loaded = [module.load_func(p.name.encode(), getattr(BPF, p.kind)).fd for p in source.programs]
+    loaded = [_load(module, program, getattr(BPF, program.kind)) for program in source.programs]
     maps = [module[name].map_fd for name in source.maps]
     # what the module closes at the end must not be what is sent
     return [os.dup(descriptor) for descriptor in (*loaded, *maps)]
+
+
+def _load(module: Any, program: Program, kind: int) -> int:
+    """The descriptor of one loaded function; BCC itself loads none with flags, which XDP needs."""
+    name = program.name.encode()
+    if program.kind == "XDP":
+        with contextlib.suppress(OSError):  # BCC says why
+            return kernel.load_xdp(program.name, module.dump_func(name))
+    return int(module.load_func(name, kind).fd)
 
 
 def _main() -> None:

@@ -5,10 +5,11 @@
  *
  * The text in front of this file is generated: the structures flow_key, flow_record, slot, flow, link
  * and control (records.py says what their members mean), and as constants KEY_* (the key's fields),
- * VTAP_* (the programs wanted), FLOW_TABLE_SIZE, INTERVAL_NS (even), STOP_GAP_NS, COARSE_LIMIT_NS,
- * COARSE_SHIFT, RING_PAGES, LINKS, SWEEP_KEYS; where they are asked for, VTAP_SEQUENCE (sequence
- * numbers), VTAP_DEVIATION (with EXPECTED_GAP_NS) and VTAP_SMOOTHED (jitter as in RFC 3550); where
- * there are rules RULES, how many, and the function wanted() that they are (wanted.py).
+ * VTAP_* (the programs wanted), HOOK_* (where they are attached), WANT_* (the directions), DECAPSULATE
+ * and DECAPSULATE_* (the tunnels to look into), FLOW_TABLE_SIZE, INTERVAL_NS (even), STOP_GAP_NS,
+ * COARSE_LIMIT_NS, COARSE_SHIFT, RING_PAGES, LINKS, SWEEP_KEYS; where they are asked for, VTAP_SEQUENCE
+ * (sequence numbers), VTAP_DEVIATION (with EXPECTED_GAP_NS) and VTAP_SMOOTHED (jitter as in RFC 3550);
+ * where there are rules RULES, how many, and the function wanted() that they are (wanted.py).
  */
 #include <uapi/linux/bpf.h>
 #include "packet.h"
@@ -21,6 +22,10 @@ SAME(dst_port, ports);
 SAME(interface, interface);
 SAME(protocol, traits);
 SAME(vlan, vlan);
+#if KEY_TUNNEL_ID
+SAME(tunnel_id, tunnel_id);
+SAME(tunnel, tunnel);
+#endif
 _Static_assert(sizeof(struct flow_key) == __builtin_offsetof(struct packet, payload_at), "size");
 _Static_assert(sizeof(struct flow_key) == __builtin_offsetof(struct flow_record, time), "size");
 
@@ -238,9 +243,9 @@ static __always_inline struct flow *new_flow(struct flow_key *key)
  * When the packet arrived, CLOCK_MONOTONIC: the receive timestamp that the kernel gave it, where
  * there is one (user space has it turned on), as that knows nothing of what has delayed us since.
  */
-static __always_inline u64 arrival(struct __sk_buff *skb, const bool egress)
+static __always_inline u64 arrival(struct context *ctx, const bool egress)
 {
-	u64 stamp = egress ? 0 : skb->tstamp;
+	u64 stamp = egress ? 0 : TIMESTAMP(ctx);
 	struct control *c;
 
 	if (stamp) {
@@ -265,9 +270,9 @@ static __always_inline u64 hidden_zero(const struct link *l)
 	 (KEY_SRC_IP || KEY_DST_IP ? TRAITS_FAMILY : 0) |                                          \
 	 (KEY_SRC_PORT || KEY_DST_PORT ? TRAITS_PORTS : 0))
 
-static __always_inline void measure(struct __sk_buff *skb, const bool egress, const bool layer3)
+static __always_inline void measure(struct context *ctx, const bool egress, const bool layer3)
 {
-	struct link *l = link_of(skb->ifindex);
+	struct link *l = link_of(INTERFACE(ctx));
 	struct packet p;
 	struct packet *known = &p;
 	struct flow_key *key;
@@ -280,11 +285,11 @@ static __always_inline void measure(struct __sk_buff *skb, const bool egress, co
 #ifdef VTAP_SEQUENCE
 	__builtin_memset(&p, 0, sizeof(p)); /* all of it is copied, also where dissect() gave up */
 #endif
-	p.interface = skb->ifindex;
-	verdict = dissect(skb, &p, layer3, egress ? TRAITS_EGRESS : 0);
+	p.interface = INTERFACE(ctx);
+	verdict = dissect(ctx, &p, layer3, egress ? TRAITS_EGRESS : 0);
 	if (unlikely(verdict != IS_IP)) { /* first, so that each exit of dissect() jumps right here */
-		if (skb->gso_size && skb->gso_segs)
-			packets = skb->gso_segs;
+		if (SEGMENT_SIZE(ctx) && SEGMENTS(ctx))
+			packets = SEGMENTS(ctx);
 		l->seen_packets += packets;
 		l->seen_bytes += p.bytes;
 		if (verdict == NOT_IP) {
@@ -297,20 +302,20 @@ static __always_inline void measure(struct __sk_buff *skb, const bool egress, co
 		return;
 	}
 	/* A merged packet (GRO, GSO) is many on the wire, each with all the headers */
-	if (unlikely(skb->gso_size)) {
-		u64 tag = p.bytes - skb->len, headers = p.payload_at + tag;
-		u64 padding = skb->len - p.payload_at - p.payload;
+	if (unlikely(SEGMENT_SIZE(ctx))) {
+		u64 tag = p.bytes - FRAME_LENGTH(ctx), headers = p.payload_at + tag;
+		u64 padding = FRAME_LENGTH(ctx) - p.payload_at - p.payload;
 
-		packets = skb->gso_segs;
+		packets = SEGMENTS(ctx);
 		if (!packets) /* a sender that the kernel does not trust: a virtual machine */
-			packets = (p.payload + skb->gso_size - 1) / skb->gso_size;
+			packets = (p.payload + SEGMENT_SIZE(ctx) - 1) / SEGMENT_SIZE(ctx);
 		if (!packets)
 			packets = 1;
 		if (packets > 1) {
 			p.bytes += (packets - 1) * headers;
 			/* only the kernel knows the headers inside a tunnel, and only when it sends */
-			if (skb->wire_len + packets * tag > p.bytes)
-				p.bytes = skb->wire_len + packets * tag;
+			if (WIRE_LENGTH(ctx) + packets * tag > p.bytes)
+				p.bytes = WIRE_LENGTH(ctx) + packets * tag;
 			p.payload = p.bytes - packets * headers - padding;
 		}
 	}
@@ -337,13 +342,13 @@ static __always_inline void measure(struct __sk_buff *skb, const bool egress, co
 		p.vlan = 0;
 
 #ifdef VTAP_SEQUENCE
-	known = read_number(skb, &p);
+	known = read_number(ctx, &p);
 	if (!known)
 		return;
 #endif
 	key = (struct flow_key *)known;
 	/* Not earlier: the clock waits for all work before it, the dissection does not */
-	now = arrival(skb, egress);
+	now = arrival(ctx, egress);
 	f = flows.lookup(key);
 	if (unlikely(!f)) {
 		f = new_flow(key);
@@ -360,10 +365,22 @@ static __always_inline void measure(struct __sk_buff *skb, const bool egress, co
 
 /* Whatever is attached beside these goes on with the packet: TCX_NEXT and TC_ACT_UNSPEC are -1 */
 #define PROGRAM(name, egress, layer3)                                                              \
-	int name(struct __sk_buff *skb)                                                            \
+	int name(struct context *ctx)                                                              \
 	{                                                                                          \
-		measure(skb, egress, layer3);                                                      \
-		return -1;                                                                         \
+		measure(ctx, egress, layer3);                                                      \
+		return HOOK_XDP ? XDP_PASS : -1;                                                   \
+	}
+
+/* A packet socket sees both directions; 0 keeps the packet out of its queue */
+#define PACKET_OUTGOING 4 /* include/uapi/linux/if_packet.h */
+#define SOCKET_PROGRAM(name, layer3)                                                               \
+	int name(struct context *ctx)                                                              \
+	{                                                                                          \
+		bool egress = ctx->pkt_type == PACKET_OUTGOING;                                    \
+                                                                                                   \
+		if (egress ? WANT_EGRESS : WANT_INGRESS)                                           \
+			measure(ctx, egress, layer3);                                              \
+		return 0;                                                                          \
 	}
 
 #ifdef VTAP_INGRESS
@@ -377,6 +394,12 @@ PROGRAM(vtap_ingress_l3, false, true)
 #endif
 #ifdef VTAP_EGRESS_L3
 PROGRAM(vtap_egress_l3, true, true)
+#endif
+#ifdef VTAP_SOCKET
+SOCKET_PROGRAM(vtap_socket, false)
+#endif
+#ifdef VTAP_SOCKET_L3
+SOCKET_PROGRAM(vtap_socket_l3, true)
 #endif
 
 /*

@@ -13,6 +13,11 @@ from pathlib import Path
 
 BPF_TCX_INGRESS = 46  # enum bpf_attach_type, include/uapi/linux/bpf.h
 BPF_TCX_EGRESS = 47
+BPF_XDP = 37
+XDP_FLAGS_SKB_MODE = 1 << 1  # include/uapi/linux/if_link.h
+XDP_FLAGS_DRV_MODE = 1 << 2
+_BPF_PROG_TYPE_XDP = 6
+_BPF_F_XDP_HAS_FRAGS = 1 << 5
 
 
 @cache
@@ -38,6 +43,53 @@ def link_tcx(program: int, interface: int, attach_type: int) -> int:
 def update_link(link: int, program: int) -> None:
     """Put PROGRAM in the place of the one that a link holds, in one step."""
     _checked(_libbpf().bpf_link_update(link, program, None))
+
+
+class _LinkOptions(ctypes.Structure):
+    """The beginning of `struct bpf_link_create_opts`, /usr/include/bpf/bpf.h."""
+
+    _fields_ = (("sz", ctypes.c_size_t), ("flags", ctypes.c_uint32), ("none", ctypes.c_uint32))
+
+
+def link_xdp(program: int, interface: int, mode: int) -> int:
+    """Attach PROGRAM to XDP of an interface, by index; the descriptor of the link.
+
+    Raises:
+        OSError: Not in that mode (EOPNOTSUPP and others), or there is another program (EBUSY).
+    """
+    options = _LinkOptions(ctypes.sizeof(_LinkOptions), mode, 0)
+    return _checked(_libbpf().bpf_link_create(program, interface, BPF_XDP, ctypes.byref(options)))
+
+
+class _LoadOptions(ctypes.Structure):
+    """The beginning of `struct bpf_prog_load_opts`, /usr/include/bpf/bpf.h."""
+
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("attempts", ctypes.c_int),
+        ("expected_attach_type", ctypes.c_uint32),
+        ("prog_btf_fd", ctypes.c_uint32),
+        ("prog_flags", ctypes.c_uint32),
+    )
+
+
+def load_xdp(name: str, instructions: bytes) -> int:
+    """Load an XDP program that takes packets of several buffers; its descriptor.
+
+    Raises:
+        OSError: EINVAL on kernels before 5.18, which know no such packets.
+    """
+    options = _LoadOptions(ctypes.sizeof(_LoadOptions), 0, BPF_XDP, 0, _BPF_F_XDP_HAS_FRAGS)
+    return _checked(
+        _libbpf().bpf_prog_load(
+            _BPF_PROG_TYPE_XDP,
+            name.encode(),
+            b"GPL",
+            instructions,
+            ctypes.c_size_t(len(instructions) // 8),
+            ctypes.byref(options),
+        )
+    )
 
 
 def read_element(map_fd: int, index: int, size: int) -> bytes:

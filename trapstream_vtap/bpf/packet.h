@@ -9,6 +9,8 @@
 #ifndef VTAP_PACKET_H
 #define VTAP_PACKET_H
 
+#include "hook.h"
+
 #define ETH_HEADER 14
 #define ETHERTYPE_IPV4 0x0800 /* IEEE 802 numbers, as the rest */
 #define ETHERTYPE_IPV6 0x86DD
@@ -87,6 +89,26 @@ struct tcp_header {
 	u8 rest[7];
 };
 
+#if DECAPSULATE
+#define IF_DECAPSULATING(...) __VA_ARGS__
+#else
+#define IF_DECAPSULATING(...)
+#endif
+
+/*
+ * The verifier walks every path with what it knows of the numbers there, and two packets in one
+ * another have too many paths. Have it forget what it knows of an offset and of the room behind it:
+ * from here on most paths look the same to it. Not 0 if headers could not add up to that offset.
+ */
+#define MAX_HEADERS 0xF000 /* the verifier grants an offset of 0xFFFF */
+#define forget(offset, room)                                                                       \
+	({                                                                                         \
+		u64 any_ = p->bytes;                                                               \
+		asm volatile("%0 ^= %1\n\t%0 ^= %1" : "+r"(offset) : "r"(any_));                   \
+		asm volatile("%0 ^= %1\n\t%0 ^= %1" : "+r"(room) : "r"(any_));                     \
+		(offset) < ETH_HEADER || (offset) > MAX_HEADERS;                                   \
+	})
+
 /* Lengths below are u64 all through: this LLVM follows each step of 32-bit arithmetic by two shifts. */
 enum verdict { IS_IP, NOT_IP, MALFORMED };
 
@@ -101,9 +123,16 @@ struct packet {
 	u32 interface;
 	u32 traits; /* protocol, family << 8, ports present << 16, direction << 24 */
 	u32 vlan;   /* outermost id | VLAN_PRESENT, the second one 16 bits higher */
+#if KEY_TUNNEL_ID
+	u32 tunnel_id;
+	u32 tunnel; /* 1: there is an id */
+#endif
 	u64 payload_at; /* where the bytes behind the transport header begin, within the frame */
 	u64 payload;	/* how many there are, in all merged segments together */
 	u64 bytes;	/* of the frame, with a tag that has been taken off */
+#if DECAPSULATE
+	u64 fragment;	/* not 0: it holds only a part of what the IP header is of */
+#endif
 #ifdef VTAP_SEQUENCE
 	u32 numbered;	  /* protocol, where the transport header is there and may lead to a number */
 	u32 tcp_sequence; /* host byte order */
@@ -119,26 +148,6 @@ struct packet {
 #define TRAITS_PORTS (1 << 16)
 #define TRAITS_EGRESS (1 << 24)
 #define TRAITS_ALL (TRAITS_PROTOCOL | TRAITS_FAMILY | TRAITS_PORTS | TRAITS_EGRESS)
-
-#define likely(x) __builtin_expect(!!(x), 1)
-#define unlikely(x) __builtin_expect(!!(x), 0)
-
-/*
- * Copy the bytes at OFFSET of the frame into the object TO; not 0 where the frame is shorter. The
- * alignment is a promise that only chooses the width of the copy: BPF's machines read unaligned.
- */
-#define WIDTH(object) (sizeof(object) >= 8 ? 8 : sizeof(object))
-#define peek(skb, offset, to)                                                                      \
-	({                                                                                         \
-		void *from_ = (void *)(long)(skb)->data + (offset);                                \
-		int failed_ = 0;                                                                   \
-		if (likely(from_ + sizeof(to) <= (void *)(long)(skb)->data_end))                   \
-			__builtin_memcpy(__builtin_assume_aligned(&(to), WIDTH(to)),               \
-					 __builtin_assume_aligned(from_, WIDTH(to)), sizeof(to)); \
-		else                                                                               \
-			failed_ = bpf_skb_load_bytes(skb, offset, &(to), sizeof(to));              \
-		failed_;                                                                           \
-	})
 
 static __always_inline bool is_vlan(u16 ethertype)
 {
@@ -160,7 +169,7 @@ static __always_inline enum verdict payload(struct packet *p, u64 offset, u64 he
 }
 
 /* The transport header at OFFSET, of which the IP header promises ROOM bytes with what is behind. */
-static __always_inline enum verdict transport(struct __sk_buff *skb, struct packet *p, u64 offset,
+static __always_inline enum verdict transport(struct context *ctx, struct packet *p, u64 offset,
 					      u64 room, u64 protocol, u32 traits)
 {
 	u64 header = MIN_UDP;
@@ -174,7 +183,7 @@ static __always_inline enum verdict transport(struct __sk_buff *skb, struct pack
 #endif
 	if (likely(protocol == PROTOCOL_TCP)) {
 		/* all of it, ports and length, in one reach */
-		if (peek(skb, offset, tcp))
+		if (peek(ctx, offset, tcp))
 			return MALFORMED;
 		header = (tcp.data_offset >> 4) * 4;
 		if (unlikely(header < MIN_TCP))
@@ -200,18 +209,19 @@ static __always_inline enum verdict transport(struct __sk_buff *skb, struct pack
 			return payload(p, offset, 0, room, traits, 0);
 		}
 	}
-	if (peek(skb, offset, ports))
+	if (peek(ctx, offset, ports))
 		return MALFORMED;
 	return payload(p, offset, header, room, traits | TRAITS_PORTS, ntohl(ports));
 }
 
-static __always_inline enum verdict ipv4(struct __sk_buff *skb, struct packet *p, u64 offset,
-					 u32 traits)
+/* Here and below: the packet at OFFSET, of which THERE bytes are there. */
+static __always_inline enum verdict ipv4(struct context *ctx, struct packet *p, u64 offset,
+					 u64 there, u32 traits)
 {
 	struct ipv4_header ip __attribute__((aligned(8)));
-	u64 length, header = sizeof(ip), there = skb->len - offset;
+	u64 length, header = sizeof(ip);
 
-	if (peek(skb, offset, ip))
+	if (peek(ctx, offset, ip))
 		return MALFORMED;
 	if (unlikely(ip.version_ihl != 0x45)) { /* 0x45 is version 4, no options: nothing to compute */
 		header = (ip.version_ihl & 0xF) * 4;
@@ -231,23 +241,25 @@ static __always_inline enum verdict ipv4(struct __sk_buff *skb, struct packet *p
 	offset += header;
 	length -= header;
 	traits |= TRAITS_IPV4;
+	IF_DECAPSULATING(p->fragment = ip.fragment & htons(0x3FFF));
 	if (unlikely(ip.fragment & htons(0x1FFF))) /* a later fragment has no transport header */
 		return payload(p, offset, 0, length, traits | ip.protocol, 0);
-	return transport(skb, p, offset, length, ip.protocol, traits);
+	return transport(ctx, p, offset, length, ip.protocol, traits);
 }
 
-static __always_inline enum verdict ipv6(struct __sk_buff *skb, struct packet *p, u64 offset,
-					 u32 traits)
+static __always_inline enum verdict ipv6(struct context *ctx, struct packet *p, u64 offset,
+					 u64 there, u32 traits)
 {
 	struct ipv6_header ip;
 	struct extension_header x;
-	u64 room, there, next, length;
+	u64 room, next, length;
 	u32 i;
 
-	if (peek(skb, offset, ip))
+	if (peek(ctx, offset, ip))
 		return MALFORMED;
+	IF_DECAPSULATING(if (there < sizeof(ip)) return MALFORMED; p->fragment = 0);
 	offset += sizeof(ip);
-	there = skb->len - offset;
+	there -= sizeof(ip);
 	room = ntohs(ip.payload_length);
 	/* RFC 2675, and merged segments of more than 64 KiB */
 	if (unlikely(room == 0 && there > 0xFFFF))
@@ -273,9 +285,9 @@ static __always_inline enum verdict ipv6(struct __sk_buff *skb, struct packet *p
 		case IPV6_SHIM6:
 			break;
 		default:
-			return transport(skb, p, offset, room, next, traits);
+			return transport(ctx, p, offset, room, next, traits);
 		}
-		if (i == MAX_EXTENSION_HEADERS || peek(skb, offset, x))
+		if (i == MAX_EXTENSION_HEADERS || peek(ctx, offset, x))
 			return MALFORMED;
 		length = next == IPV6_FRAGMENT	     ? 8 :
 			 next == IPV6_AUTHENTICATION ? (x.length + 2) * 4 :
@@ -284,6 +296,8 @@ static __always_inline enum verdict ipv6(struct __sk_buff *skb, struct packet *p
 			return MALFORMED;
 		offset += length;
 		room -= length;
+		IF_DECAPSULATING(if (forget(offset, room)) return MALFORMED);
+		IF_DECAPSULATING(if (next == IPV6_FRAGMENT) p->fragment |= x.fragment & htons(0xFFF9));
 		if (next == IPV6_FRAGMENT && x.fragment & htons(0xFFF8))
 			return payload(p, offset, 0, room, traits | x.next, 0);
 		next = x.next;
@@ -291,52 +305,110 @@ static __always_inline enum verdict ipv6(struct __sk_buff *skb, struct packet *p
 	return MALFORMED;
 }
 
+static __always_inline enum verdict network(struct context *ctx, struct packet *p, u64 offset,
+					    u64 there, u16 ethertype, u32 traits)
+{
+	if (likely(ethertype == htons(ETHERTYPE_IPV4)))
+		return ipv4(ctx, p, offset, there, traits);
+	if (ethertype == htons(ETHERTYPE_IPV6))
+		return ipv6(ctx, p, offset, there, traits);
+	return NOT_IP;
+}
+
+/* The version says which IP it is, where nothing else does: an ethertype, or 0. */
+static __always_inline u16 ethertype_of_version(struct context *ctx, u64 offset)
+{
+	u8 version;
+
+	if (peek(ctx, offset, version))
+		return 0;
+	return version >> 4 == 4 ? htons(ETHERTYPE_IPV4) :
+	       version >> 4 == 6 ? htons(ETHERTYPE_IPV6) :
+				   0;
+}
+
+/*
+ * The Ethernet header at OFFSET, and the tags behind it, of which there are TAGS already: where it
+ * ends, and the ethertype that it ends with.
+ */
+static __always_inline enum verdict ethernet(struct context *ctx, struct packet *p, u64 *offset,
+					     u16 *ethertype, u32 vlan, u32 tags)
+{
+	u16 type;
+	u32 i;
+
+	if (peek(ctx, *offset + ETH_HEADER - sizeof(type), type))
+		return MALFORMED;
+	*offset += ETH_HEADER;
+#pragma unroll
+	for (i = 0; i <= MAX_VLAN_TAGS; i++) {
+		struct vlan_header tag;
+
+		if (likely(!is_vlan(type)))
+			break;
+		if (tags == MAX_VLAN_TAGS || peek(ctx, *offset, tag))
+			return MALFORMED;
+		vlan |= ((ntohs(tag.tci) & 0xFFF) | VLAN_PRESENT) << (16 * tags);
+		tags++;
+		*offset += sizeof(tag);
+		type = tag.next;
+	}
+	p->vlan = vlan;
+	*ethertype = type;
+	return IS_IP;
+}
+
+#if DECAPSULATE
+#include "tunnel.h"
+#endif
+
+#if HOOK_XDP /* that it is a call counts: `bytes` has no tag in it that is not in the frame */
+#define LENGTH(ctx, p) ((p)->bytes)
+#else
+#define LENGTH(ctx, p) FRAME_LENGTH(ctx)
+#endif
+
 /*
  * Fill P, all but the interface, from the frame. LAYER3 is constant: the interface's frames begin
  * with the IP header (tunnels), not with an Ethernet header.
  */
-static __always_inline enum verdict dissect(struct __sk_buff *skb, struct packet *p,
+static __always_inline enum verdict dissect(struct context *ctx, struct packet *p,
 					    const bool layer3, const u32 traits)
 {
-	u64 offset = 0;
-	u32 tags = 0, vlan = 0, i;
-	u16 ethertype = skb->protocol;
+	u64 offset = 0, there;
+	u32 tags = 0, vlan = 0;
+	u16 ethertype;
+	enum verdict verdict;
 
-	p->bytes = skb->len;
+#if KEY_TUNNEL_ID
+	p->tunnel = p->tunnel_id = 0;
+#endif
+	p->bytes = FRAME_LENGTH(ctx);
 #ifdef VTAP_SEQUENCE
 	p->numbered = 0;
 	p->tcp_sequence = 0;
 	p->tcp_flags = 0;
 #endif
-	if (unlikely(skb->vlan_present)) { /* the outermost tag, taken off the frame by driver or kernel */
-		vlan = (skb->vlan_tci & 0xFFF) | VLAN_PRESENT;
+	if (unlikely(TAG_TAKEN_OFF(ctx))) { /* the outermost, by driver or kernel */
+		vlan = (TAG(ctx) & 0xFFF) | VLAN_PRESENT;
 		tags = 1;
 		p->bytes += 4;
 	}
-	if (!layer3) {
-		offset = ETH_HEADER;
-		if (peek(skb, 12, ethertype))
-			return MALFORMED;
-#pragma unroll
-		for (i = 0; i <= MAX_VLAN_TAGS; i++) {
-			struct vlan_header tag;
-
-			if (likely(!is_vlan(ethertype)))
-				break;
-			if (tags == MAX_VLAN_TAGS || peek(skb, offset, tag))
-				return MALFORMED;
-			vlan |= ((ntohs(tag.tci) & 0xFFF) | VLAN_PRESENT) << (16 * tags);
-			tags++;
-			offset += sizeof(tag);
-			ethertype = tag.next;
-		}
+	if (layer3) {
+		p->vlan = vlan;
+#if HOOK_XDP
+		ethertype = ethertype_of_version(ctx, 0);
+#else
+		ethertype = ctx->protocol;
+#endif
+	} else if (ethernet(ctx, p, &offset, &ethertype, vlan, tags) != IS_IP) {
+		return MALFORMED;
 	}
-	p->vlan = vlan;
-	if (likely(ethertype == htons(ETHERTYPE_IPV4)))
-		return ipv4(skb, p, offset, traits);
-	if (ethertype == htons(ETHERTYPE_IPV6))
-		return ipv6(skb, p, offset, traits);
-	return NOT_IP;
+	there = LENGTH(ctx, p) - offset;
+	IF_DECAPSULATING(if (!layer3 && forget(offset, there)) return MALFORMED);
+	verdict = network(ctx, p, offset, there, ethertype, traits);
+	IF_DECAPSULATING(if (verdict == IS_IP) verdict = decapsulate(ctx, p, traits));
+	return verdict;
 }
 
 #endif

@@ -58,7 +58,7 @@ BPF_PERCPU_ARRAY(scratches, struct scratch, 1);
  * that one is the whole pattern is compared. What was found is handed on through memory, else the
  * verifier would go through all that follows once for every place.
  */
-static __always_inline u64 find_pattern(struct __sk_buff *skb, u64 at, u64 length)
+static __always_inline u64 find_pattern(struct context *ctx, u64 at, u64 length)
 {
 	volatile struct scratch *found;
 	u64 start, size, i, j;
@@ -83,7 +83,7 @@ static __always_inline u64 find_pattern(struct __sk_buff *skb, u64 at, u64 lengt
 		size = found->size;
 		if (size < 4 || size > CHUNK + 3)
 			return NOWHERE;
-		if (bpf_skb_load_bytes(skb, found->at + start, s->bytes, size))
+		if (load_bytes(ctx, found->at + start, s->bytes, size))
 			return NOWHERE;
 		found->start = start;
 		for (i = 0; i < CHUNK; i += 32) {
@@ -140,7 +140,7 @@ static __always_inline struct packet *forgotten(struct packet *p)
  * P with the number that its payload carries, before anything waits for the clock; NULL never happens.
  * UDP and ICMP; of a merged packet, the number of the first.
  */
-static __always_inline struct packet *read_number(struct __sk_buff *skb, struct packet *p)
+static __always_inline struct packet *read_number(struct context *ctx, struct packet *p)
 {
 	bool wanted = SEQ_NUMBERS && p->numbered && p->numbered != PROTOCOL_TCP;
 	__be32 number;
@@ -148,7 +148,7 @@ static __always_inline struct packet *read_number(struct __sk_buff *skb, struct 
 
 	p->number = NO_NUMBER;
 #if DIRECT
-	if (wanted && at + sizeof(number) <= p->payload && !peek(skb, p->payload_at + at, number))
+	if (wanted && at + sizeof(number) <= p->payload && !peek(ctx, p->payload_at + at, number))
 		p->number = ntohl(number);
 	return forgotten(p);
 #else
@@ -156,10 +156,10 @@ static __always_inline struct packet *read_number(struct __sk_buff *skb, struct 
 	if (!p || !wanted)
 		return p;
 #if SEQ_SEARCH
-	at += find_pattern(skb, p->payload_at, p->payload);
+	at += find_pattern(ctx, p->payload_at, p->payload);
 #endif
 	if (at + sizeof(number) <= p->payload &&
-	    !bpf_skb_load_bytes(skb, p->payload_at + at, &number, sizeof(number)))
+	    !load_bytes(ctx, p->payload_at + at, &number, sizeof(number)))
 		p->number = ntohl(number);
 	return p;
 #endif

@@ -8,15 +8,14 @@ import time
 from typing import TYPE_CHECKING
 
 from trapstream_vtap._native import Ring, Sweep
-from trapstream_vtap.bpf import attach, kernel
+from trapstream_vtap.bpf import attach, kernel, packet_socket, xdp
 from trapstream_vtap.bpf import compile as compiler
 from trapstream_vtap.bpf.wanted import define_wanted
+from trapstream_vtap.config import TUNNELS
 from trapstream_vtap.records import (
     CONTROL,
-    FLOW_KEY,
     KEY_FIELDS,
     LINK,
-    SEQUENCE_EVENT,
     TRACKED_HOLES,
     FlowLayouts,
     event_schema,
@@ -26,25 +25,28 @@ from trapstream_vtap.records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from trapstream_vtap._native import Tallies
     from trapstream_vtap.config import Settings
     from trapstream_vtap.interfaces import Interface
 
-SWEEP_KEYS = 64
+    _Place = tuple[Interface, tuple[attach.Direction, ...]]
+
+_SWEEP_BYTES = 3072  # of keys in one run: what fits into a page, with what the kernel puts around
 _RING_HEADER = 8  # bytes that the ring buffer adds to each record
 _SMALLEST_RING = 256 << 10
 _LARGEST_RING = 8 << 20  # mapped twice into our memory
 _CLOCK_STEP_NS = 1_000_000
 _SWITCH_NS = 5_000_000  # programs are exchanged no closer than that ahead of a grid line
 _SO_TIMESTAMP = 29  # include/uapi/asm-generic/socket.h
-_PROGRAMS = {
-    (attach.Direction.INGRESS, True): "vtap_ingress",
-    (attach.Direction.EGRESS, True): "vtap_egress",
-    (attach.Direction.INGRESS, False): "vtap_ingress_l3",
-    (attach.Direction.EGRESS, False): "vtap_egress_l3",
-}
+_KINDS = {"tc": "SCHED_CLS", "xdp": "XDP", "socket": "SOCKET_FILTER"}
+
+
+def program_name(settings: Settings, direction: attach.Direction, interface: Interface) -> str:
+    """Which program of bpf/flow.c sees that direction of that interface."""
+    side = "socket" if settings.hook == "socket" else direction.name.lower()
+    return f"vtap_{side}" if interface.ethernet else f"vtap_{side}_l3"
 
 
 def square_limits(interval: int, stop_gap: int) -> tuple[int, int]:
@@ -68,13 +70,17 @@ def source(settings: Settings) -> compiler.Source:
     Only numbers go into the text.
     """
     programs = sorted(
-        {_PROGRAMS[d, i.ethernet] for d in settings.directions for i in settings.interfaces}
+        {program_name(settings, d, i) for d in settings.directions for i in settings.interfaces}
     )
     limit, shift = square_limits(settings.interval, settings.stop_gap)
     structures = layouts(settings)
     constants = {
         **{f"KEY_{name.upper()}": int(name in settings.key) for name in KEY_FIELDS},
         **{name.upper(): 1 for name in programs},
+        **{f"HOOK_{name.upper()}": int(name == settings.hook) for name in _KINDS},
+        **{f"WANT_{d.name}": int(d in settings.directions) for d in attach.Direction},
+        "DECAPSULATE": int(bool(settings.decapsulate)),
+        **{f"DECAPSULATE_{n.upper()}": int(n in settings.decapsulate) for n in TUNNELS},
         "FLOW_TABLE_SIZE": settings.flow_table_size,
         "INTERVAL_NS": settings.interval,
         "STOP_GAP_NS": settings.stop_gap,
@@ -82,18 +88,18 @@ def source(settings: Settings) -> compiler.Source:
         "COARSE_SHIFT": shift,
         "RING_PAGES": _ring_pages(settings.flow_table_size, structures.record.size),
         "LINKS": max(i.index for i in settings.interfaces) + 1,
-        "SWEEP_KEYS": SWEEP_KEYS,
+        "SWEEP_KEYS": _sweep_keys(structures),
         **_jitter_constants(settings),
-        **_sequence_constants(settings),
+        **_sequence_constants(settings, structures),
     }
     text = "".join(
         layout.definition
         for layout in (
-            FLOW_KEY,
+            structures.key,
             structures.record,
             structures.slot,
             structures.flow,
-            SEQUENCE_EVENT,
+            structures.event,
             LINK,
             CONTROL,
         )
@@ -107,7 +113,10 @@ def source(settings: Settings) -> compiler.Source:
         program = program.replace(f'#include "{part}"\n', included)
     return compiler.Source(
         text + program,
-        tuple(compiler.Program(name, "SCHED_CLS") for name in (*programs, "vtap_sweep")),
+        (
+            *(compiler.Program(name, _KINDS[settings.hook]) for name in programs),
+            compiler.Program("vtap_sweep", "SCHED_CLS"),
+        ),
         (
             *("flows", "summaries", "wakeups", "links", "controls"),
             *(("events",) if settings.sequences else ()),
@@ -118,10 +127,16 @@ def source(settings: Settings) -> compiler.Source:
 def layouts(settings: Settings) -> FlowLayouts:
     """The structures of the program that SETTINGS ask for."""
     return flow_layouts(
+        settings.key,
         sequence=settings.sequences,
         deviation=settings.expected_gap is not None,
         smoothed=settings.smoothed_jitter,
     )
+
+
+def _sweep_keys(structures: FlowLayouts) -> int:
+    """How many keys one run of the sweeping program is handed."""
+    return _SWEEP_BYTES // structures.key.size
 
 
 def _ring_pages(records: int, size: int) -> int:
@@ -139,7 +154,7 @@ def _jitter_constants(settings: Settings) -> dict[str, int]:
     return found
 
 
-def _sequence_constants(settings: Settings) -> dict[str, int]:
+def _sequence_constants(settings: Settings, structures: FlowLayouts) -> dict[str, int]:
     if not settings.sequences:
         return {}
     pattern = (settings.pattern or 0).to_bytes(4, "big")
@@ -156,7 +171,7 @@ def _sequence_constants(settings: Settings) -> dict[str, int]:
         "SEQ_ANCHOR_AT": anchor,
         "SEQ_THRESHOLD": settings.sequence_threshold,
         "MAX_EVENTS": settings.max_events,
-        "EVENT_PAGES": _ring_pages(settings.max_events, SEQUENCE_EVENT.size),
+        "EVENT_PAGES": _ring_pages(settings.max_events, structures.event.size),
         "TRACKED_HOLES": TRACKED_HOLES,
     }
 
@@ -178,7 +193,9 @@ class FlowProbe:
         self.event_schema = event_schema(settings.key) if settings.sequences else None
         self.coarse_shift = square_limits(settings.interval, settings.stop_gap)[1]
         self._settings = settings
-        self._attached: dict[tuple[str, attach.Direction], attach.Attachment] = {}
+        self._attached: dict[_Place, attach.Attachment] = {}
+        self._promiscuous: Callable[[], None] | None = None
+        self.notes: list[str] = []  # sentences for the person at the terminal
         self._clock_offset = 0
         self._began = 0
 
@@ -191,13 +208,27 @@ class FlowProbe:
         self.load()
         self._stamping = receive_timestamps()
         try:
-            for interface, direction, program in self._places():
-                self._attached[interface.name, direction] = attach.attach(
-                    program, interface, direction
-                )
+            if self._settings.promiscuous:
+                self._promiscuous = packet_socket.promiscuous(self._settings.interfaces)
+            for place, program in self._places():
+                self._attached[place] = self._attach(place, program)
         except BaseException:
             self.detach()
             raise
+
+    def _attach(self, place: _Place, program: int) -> attach.Attachment:
+        interface, directions = place
+        if self._settings.hook == "socket":
+            return packet_socket.attach(program, interface, directions)
+        if self._settings.hook == "tc":
+            return attach.attach(program, interface, directions[0])
+        attached, native = xdp.attach(program, interface)
+        if not native:
+            self.notes.append(
+                f"{interface.name} has no XDP of its own: its packets are seen by generic XDP, "
+                "which is slower than --hook tc."
+            )
+        return attached
 
     def load(self) -> None:
         """Compile and load, attached nowhere yet; takes a second, and may run in any thread.
@@ -218,6 +249,7 @@ class FlowProbe:
             OSError: The kernel refuses; OLD is where it was.
         """
         self._stamping, self._attached = old._stamping, old._attached
+        self._promiscuous = old._promiscuous
         while self.next_line() - time.monotonic_ns() < _SWITCH_NS:  # a line must not come between
             time.sleep(_SWITCH_NS / 1e9)
         self._began = time.monotonic_ns() & ~1
@@ -225,24 +257,26 @@ class FlowProbe:
         self.keep_clock()
         done = []
         try:
-            for interface, direction, program in self._places():
-                place = self._attached[interface.name, direction]
-                place.replace(program)
-                done.append((interface.name, direction))
+            for place, program in self._places():
+                self._attached[place].replace(program)
+                done.append(place)
         except BaseException:
-            for interface, direction, program in old._places():
-                if (interface.name, direction) in done:
-                    self._attached[interface.name, direction].replace(program)
+            for place, program in old._places():
+                if place in done:
+                    self._attached[place].replace(program)
             raise
         kernel.wait_for_programs()
         return self._began
 
-    def _places(self) -> Iterator[tuple[Interface, attach.Direction, int]]:
-        """Interface, direction, and which of our programs belongs there."""
-        for interface in self._settings.interfaces:
-            for direction in self._settings.directions:
-                name = _PROGRAMS[direction, interface.ethernet]
-                yield interface, direction, self._objects.programs[name]
+    def _places(self) -> Iterator[tuple[_Place, int]]:
+        """Where programs are attached, and which of ours belongs there."""
+        settings = self._settings
+        for interface in settings.interfaces:
+            # one packet socket sees both directions
+            both = (settings.directions,) if settings.hook == "socket" else ()
+            for directions in both or tuple((d,) for d in settings.directions):
+                name = program_name(settings, directions[0], interface)
+                yield (interface, directions), self._objects.programs[name]
 
     def close(self) -> None:
         """Give programs and maps back; the probe is not attached any more."""
@@ -257,16 +291,18 @@ class FlowProbe:
         structures = layouts(self._settings)
         self._ring = Ring(objects.maps["summaries"], structures.record.size)
         self._events = (
-            Ring(objects.maps["events"], SEQUENCE_EVENT.size) if self._settings.sequences else None
+            Ring(objects.maps["events"], structures.event.size)
+            if self._settings.sequences
+            else None
         )
         self._wakeups = Ring(objects.maps["wakeups"], 8)
         self._sweep = Sweep(
             objects.maps["flows"],
             objects.programs["vtap_sweep"],
-            SWEEP_KEYS,
-            key_size=FLOW_KEY.size,
+            _sweep_keys(structures),
+            key_size=structures.key.size,
             value_size=structures.flow.size,
-            interface_at=FLOW_KEY.offsets["interface"],
+            interface_at=structures.key.offsets["interface"],
             end_at=structures.flow.offsets["end"],
             arrivals_at=_slot_offsets(structures, "arrivals"),
             merged_at=_slot_offsets(structures, "merged"),
@@ -278,6 +314,8 @@ class FlowProbe:
         """Detach everywhere; when this returns, no program runs any more."""
         while self._attached:
             self._attached.popitem()[1].detach()
+        if self._promiscuous:
+            self._promiscuous()
         self._stamping.close()
         kernel.wait_for_programs()
 

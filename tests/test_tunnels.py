@@ -1,0 +1,685 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packets inside tunnels: what the kernel program makes of them, one at a time and for real."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+import captured
+import pytest
+import tap
+from dissector import Not, Packet, dissect
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from program import LONGEST, NOT_LINEAR, Flow, FlowProgram, Wire, settings
+from scapy.contrib.erspan import ERSPAN_II, ERSPAN_III
+from scapy.contrib.geneve import GENEVE, GeneveOptions
+from scapy.contrib.gtp import GTP_U_Header, GTPPDUSessionContainer
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import GRE, Dot1Q, Ether
+from scapy.layers.vxlan import VXLAN
+from scapy.packet import Raw
+from test_packets import (
+    DST4,
+    DST6,
+    PACKETS,
+    PORTS,
+    SRC4,
+    SRC6,
+    X11,
+    Q,
+    balanced,
+    ether,
+    fragment6,
+    frames,
+    ipv4,
+    ipv6,
+    properties,
+    subset,
+    tcp,
+    udp,
+)
+from traffic import V4
+from traffic import Wire as Joined
+
+from lab.capture import Capture
+from trapstream_vtap.bpf.attach import Direction
+from trapstream_vtap.config import HOOKS, TUNNELS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from lab.namespace import Namespace
+
+VXLAN_PORT, GENEVE_PORT, GTPU_PORT = 4789, 6081, 2152
+BRIDGED, ERSPAN, ERSPAN3 = 0x6558, 0x88BE, 0x22EB
+
+
+# Tunnel headers, field by field
+
+
+def to(port: int, data: bytes) -> bytes:
+    """A UDP datagram to PORT."""
+    return struct.pack(">HHHH", 50000, port, (8 + len(data)) % 0x10000, 0) + data
+
+
+def vxlan(data: bytes, vni: int = 5, flags: int = 8) -> bytes:
+    """RFC 7348."""
+    return to(VXLAN_PORT, struct.pack(">BxxxI", flags, vni << 8) + data)
+
+
+def geneve(
+    data: bytes, protocol: int = BRIDGED, vni: int = 5, options: bytes = b"", **fields: int
+) -> bytes:
+    """RFC 8926; FIELDS: version, words, flags."""
+    words = fields.get("words", len(options) // 4)
+    first = fields.get("version", 0) << 6 | words
+    head = struct.pack(">BBHI", first, fields.get("flags", 0), protocol, vni << 8)
+    return to(GENEVE_PORT, head + options + data)
+
+
+def gre(data: bytes, protocol: int, flags: int = 0, key: int = 77) -> bytes:
+    """RFC 2784 and RFC 2890: FLAGS says which optional fields there are."""
+    head = struct.pack(">HH", flags, protocol)
+    head += bytes(4) if flags & 0x8000 else b""
+    head += struct.pack(">I", key) if flags & 0x2000 else b""
+    head += struct.pack(">I", 9) if flags & 0x1000 else b""
+    return head + data
+
+
+def erspan2(
+    data: bytes, session: int = 100, version: int = 1, bits: int = 0, vlan: int = 7
+) -> bytes:
+    """ERSPAN type II over GRE; BITS: of class, encapsulation, truncation."""
+    words = struct.pack(">HHI", version << 12 | vlan, bits << 10 | session, 3)
+    return gre(words + data, ERSPAN, 0x1000)
+
+
+def erspan3(
+    data: bytes, session: int = 100, version: int = 2, frame: int = 0, more: int = 0
+) -> bytes:
+    """ERSPAN type III over GRE; MORE: whether there is a platform specific header."""
+    words = struct.pack(">HHIHH", version << 12 | 7, session, 99, 0, frame << 10 | more)
+    return gre(words + bytes(8 * more) + data, ERSPAN3, 0x1000)
+
+
+def gtpu(
+    data: bytes, teid: int = 0xABCD0123, flags: int = 0x30, kind: int = 255, extra: int = 0
+) -> bytes:
+    """TS 29.281; DATA begins with the optional fields if FLAGS says that there are any."""
+    return to(GTPU_PORT, struct.pack(">BBHI", flags, kind, len(data) + extra, teid) + data)
+
+
+IN4 = ipv4(tcp(X11), 6)
+IN6 = ipv6(udp(X11))
+FRAME4, FRAME6 = ether(IN4), ether(IN6, 0x86DD)
+OPTIONAL = b"\0\1\0\0"
+FOUR = b"\0\0\0\x20" + b"\1\0\0\x20" * 2 + b"\2" + bytes(6) + b"\x85" + b"\1\0\0\0"
+SESSION = b"\0\1\0\x85" + b"\1\0\1\0"
+
+# name: the outer packet, whether it is IPv6; tunnel id; the inner one: is it IPv6, VLAN ids
+DECAPSULATED: dict[str, tuple[bytes, bool, int | None, bool, tuple[int, ...]]] = {
+    "VXLAN": (ipv4(vxlan(FRAME4)), False, 5, False, ()),
+    "VXLAN, IPv6 inside": (ipv4(vxlan(FRAME6, 0xFFFFFF)), False, 0xFFFFFF, True, ()),
+    "VXLAN over IPv6": (ipv6(vxlan(FRAME4, 0)), True, 0, False, ()),
+    "VXLAN, reserved bits": (ipv4(vxlan(FRAME4, flags=0xFF)), False, 5, False, ()),
+    "VXLAN, VLAN inside": (
+        ipv4(vxlan(ether(IN4, tags=((Q, 9),)))), False, 5, False, (9,),
+    ),
+    "VXLAN, two VLANs inside": (
+        ipv4(vxlan(ether(IN6, 0x86DD, ((Q, 9), (Q, 8))))), False, 5, True, (9, 8),
+    ),
+    "VXLAN, padded inside": (ipv4(vxlan(FRAME4 + bytes(9))), False, 5, False, ()),
+    "Geneve": (ipv4(geneve(FRAME4)), False, 5, False, ()),
+    "Geneve, options": (
+        ipv4(geneve(FRAME6, options=bytes(252), flags=0x40)), False, 5, True, (),
+    ),
+    "Geneve, IPv4": (ipv4(geneve(IN4, 0x0800, 6)), False, 6, False, ()),
+    "Geneve, IPv6 over IPv6": (ipv6(geneve(IN6, 0x86DD, options=bytes(8))), True, 5, True, ()),
+    "GRE": (ipv4(gre(IN4, 0x0800), 47), False, None, False, ()),
+    "GRE, IPv6": (ipv4(gre(IN6, 0x86DD), 47), False, None, True, ()),
+    "GRE, key": (ipv4(gre(IN4, 0x0800, 0x2000, 0xFFFFFFFF), 47), False, 0xFFFFFFFF, False, ()),
+    "GRE, key 0": (ipv4(gre(IN4, 0x0800, 0x2000, 0), 47), False, 0, False, ()),
+    "GRE, checksum, key, sequence": (ipv6(gre(IN6, 0x86DD, 0xB000), 47), True, 77, True, ()),
+    "GRE, checksum": (ipv4(gre(IN4, 0x0800, 0x8000), 47), False, None, False, ()),
+    "GRE, sequence": (ipv4(gre(IN4, 0x0800, 0x1000), 47), False, None, False, ()),
+    "GRE, bridged": (ipv4(gre(FRAME4, BRIDGED), 47), False, None, False, ()),
+    "GRE, bridged, key": (ipv6(gre(FRAME6, BRIDGED, 0x2000), 47), True, 77, True, ()),
+    "ERSPAN I": (ipv4(gre(FRAME4, ERSPAN), 47), False, None, False, ()),
+    "ERSPAN II": (ipv4(erspan2(FRAME4), 47), False, 100, False, ()),
+    "ERSPAN II, tag in the frame": (
+        ipv4(erspan2(ether(IN4, tags=((Q, 9),)), bits=0b00110), 47), False, 100, False, (9,),
+    ),
+    "ERSPAN II, tag taken off": (
+        ipv4(erspan2(FRAME4, bits=0b00100), 47), False, 100, False, (7,),
+    ),
+    "ERSPAN II, outer tag taken off": (
+        ipv4(erspan2(ether(IN4, tags=((Q, 9),)), bits=0b11010), 47), False, 100, False, (7, 9),
+    ),
+    "ERSPAN II, truncated": (
+        ipv4(erspan2(FRAME4[:-6], session=1023, bits=1), 47), False, 1023, False, (),
+    ),
+    "ERSPAN III": (ipv6(erspan3(FRAME6), 47), True, 100, True, ()),
+    "ERSPAN III, platform": (ipv4(erspan3(FRAME4, more=1), 47), False, 100, False, ()),
+    "ERSPAN III, IP": (ipv4(erspan3(IN6, frame=2), 47), False, 100, True, ()),
+    "GTP-U": (ipv4(gtpu(IN4)), False, 0xABCD0123, False, ()),
+    "GTP-U, IPv6": (ipv6(gtpu(IN6)), True, 0xABCD0123, True, ()),
+    "GTP-U, sequence": (ipv4(gtpu(OPTIONAL + IN4, flags=0x32)), False, 0xABCD0123, False, ()),
+    "GTP-U, no extension said": (
+        ipv4(gtpu(SESSION[:4] + IN4, flags=0x31)), False, 0xABCD0123, False, (),
+    ),
+    "GTP-U, session": (ipv4(gtpu(SESSION + IN4, flags=0x34)), False, 0xABCD0123, False, ()),
+    "GTP-U, four extensions": (
+        ipv4(gtpu(FOUR + IN6, flags=0x37)),
+        False, 0xABCD0123, True, (),
+    ),
+    "IPv4 in IPv4": (ipv4(IN4, 4), False, None, False, ()),
+    "IPv6 in IPv4": (ipv4(IN6, 41), False, None, True, ()),
+    "IPv4 in IPv6": (ipv6(IN4, 4), True, None, False, ()),
+    "IPv6 in IPv6": (ipv6(IN6, 41), True, None, True, ()),
+    "IPv4 behind options": (ipv4(IN4, 4, options=bytes(40)), False, None, False, ()),
+    "in an atomic fragment": (
+        ipv6(fragment6(17, vxlan(FRAME4), more=False), 44), True, 5, False, (),
+    ),
+}  # fmt: skip
+
+# What stays a packet of the outer flow: the outer packet, protocol, ports, payload length
+OUTER = {
+    "VXLAN-GPE": (ipv4(to(4790, vxlan(FRAME4)[8:])), 17, (50000, 4790)),
+    "from the VXLAN port": (ipv4(struct.pack(">HHHH", 4789, 7, 73, 0) + bytes(65)), 17, (4789, 7)),
+    "Geneve control": (ipv4(geneve(FRAME4, flags=0x80)), 17, (50000, 6081)),
+    "Geneve version 1": (ipv4(geneve(FRAME4, version=1)), 17, (50000, 6081)),
+    "Geneve of something else": (ipv4(geneve(FRAME4, 0x8847)), 17, (50000, 6081)),
+    "GRE version 1": (ipv4(gre(IN4, 0x880B, 0x2001), 47), 47, None),
+    "GRE of something else": (ipv4(gre(IN4, 0x8847), 47), 47, None),
+    "ERSPAN II of version 0": (ipv4(erspan2(FRAME4, version=0), 47), 47, None),
+    "ERSPAN III of version 1": (ipv4(erspan3(FRAME4, version=1), 47), 47, None),
+    "ERSPAN III of InfiniBand": (ipv4(erspan3(FRAME4, frame=1), 47), 47, None),
+    "GTP-U echo": (ipv4(gtpu(OPTIONAL, flags=0x32, kind=1)), 17, (50000, 2152)),
+    "GTP-U version 2": (ipv4(gtpu(IN4, flags=0x50)), 17, (50000, 2152)),
+    "GTP prime": (ipv4(gtpu(IN4, flags=0x20)), 17, (50000, 2152)),
+    "GTP-U of something else": (ipv4(gtpu(b"\xff\3\0\x21" + IN4)), 17, (50000, 2152)),
+    "first fragment": (ipv4(vxlan(FRAME4), fragment=0x2000), 17, (50000, 4789)),
+    "later fragment": (ipv4(IN4, 4, fragment=0x2001), 4, None),
+    "first fragment of IPv6": (ipv6(fragment6(17, vxlan(FRAME4)), 44), 17, (50000, 4789)),
+    "later fragment of IPv6": (ipv6(fragment6(41, IN6, 3), 44), 41, None),
+}
+
+BROKEN = {
+    "VXLAN without id": ipv4(vxlan(FRAME4, flags=0)),
+    "VXLAN of nothing": ipv4(vxlan(b"")),
+    "VXLAN, three tags inside": ipv4(vxlan(ether(IN4, tags=((Q, 1), (Q, 2), (Q, 3))))),
+    "VXLAN, cut by the outer length": ipv4(vxlan(FRAME4), total=20 + 8 + 8 + 13) + bytes(60),
+    "VXLAN, inner longer than outer": ipv4(vxlan(ether(ipv4(udp(X11), total=60)))) + bytes(60),
+    "VXLAN, inner IPv6 in the padding": ipv4(vxlan(ether(b"", 0x86DD))) + IN6,
+    "VXLAN, inner IPv4 in the padding": ipv4(vxlan(ether(b""))) + IN4,
+    "Geneve, options beyond": ipv4(geneve(b"", words=1)) + bytes(60),
+    "GRE, routing": ipv4(gre(IN4, 0x0800, 0x4000), 47),
+    "GRE, strict source route": ipv4(gre(IN4, 0x0800, 0x0800), 47),
+    "GRE, reserved bit 5": ipv4(gre(IN4, 0x0800, 0x0400), 47),
+    "GRE, key cut off": ipv4(struct.pack(">HHH", 0x2000, 0x0800, 0), 47) + bytes(60),
+    "GRE, checksum cut off": ipv4(struct.pack(">HHH", 0x8000, 0x0800, 0), 47) + bytes(60),
+    "GRE, sequence cut off": ipv4(struct.pack(">HHH", 0x1000, 0x0800, 0), 47) + bytes(60),
+    "GRE, IPv6 called IPv4": ipv4(gre(IN6, 0x0800), 47),
+    "ERSPAN II, cut off": ipv4(gre(bytes(7), ERSPAN, 0x1000), 47) + bytes(60),
+    "ERSPAN II, truncated within TCP": ipv4(erspan2(FRAME4[:50], bits=1), 47),
+    "ERSPAN III, cut off": ipv4(gre(b"\x20" + bytes(10), ERSPAN3, 0x1000), 47) + bytes(60),
+    "ERSPAN III, platform cut off": ipv4(erspan3(b"", more=1), 47, total=20 + 8 + 19) + bytes(60),
+    "ERSPAN III of no IP at all": ipv4(erspan3(b"", frame=2), 47) + IN4,
+    "GTP-U, length beyond": ipv4(gtpu(IN4, extra=1)) + bytes(60),
+    "GTP-U of nothing": ipv4(gtpu(b"")) + IN4,
+    "GTP-U, length cuts": ipv4(gtpu(IN4, extra=-1)),
+    "GTP-U, optional fields cut off": ipv4(gtpu(b"\0\0\0", flags=0x31)) + bytes(60),
+    "GTP-U, extension of no words": ipv4(gtpu(SESSION[:4] + b"\0\0\0\0" + IN4, flags=0x34)),
+    "GTP-U, extension beyond": ipv4(gtpu(SESSION[:4] + b"\2\0\0\0", flags=0x34)) + bytes(60),
+    "GTP-U, five extensions": ipv4(
+        gtpu(b"\0\0\0\x20" + b"\1\0\0\x20" * 4 + b"\1\0\0\0" + IN4, flags=0x34)
+    ),
+    "IPv4 of nothing": ipv4(b"", 4) + IN4,
+    "IPv6 of nothing": ipv4(b"", 41) + IN6,
+    "IPv6 called IPv4": ipv4(IN6, 4),
+    "IPv4 called IPv6": ipv6(IN4, 41),
+}
+
+INNER_NOT_IP = {
+    "ARP in VXLAN": ipv4(vxlan(ether(bytes(28), 0x0806))),
+    "LLDP in ERSPAN": ipv4(erspan2(ether(bytes(28), 0x88CC)), 47),
+}
+
+
+def framed(packet: bytes, tags: tuple[tuple[int, int], ...] = ()) -> bytes:
+    """An Ethernet frame of an IP packet of either version."""
+    return ether(packet, 0x0800 if packet[0] >> 4 == 4 else 0x86DD, tags)
+
+
+def inner(name: str) -> tuple[bytes, Flow]:
+    """A frame of `DECAPSULATED`, and the flow of the packet inside."""
+    packet, _, tunnel, six, vlans = DECAPSULATED[name]
+    frame = framed(packet)
+    flow = Flow(SRC4, DST4, 6, PORTS, len(frame), 11, vlans=vlans, tunnel=tunnel)
+    if six:
+        flow = replace(flow, src=SRC6, dst=DST6, protocol=17)
+    return frame, flow
+
+
+def outer(packet: bytes, protocol: int, ports: tuple[int, int] | None) -> Flow:
+    """The flow of PACKET, which is a tunnel's, itself."""
+    six = packet[0] >> 4 == 6
+    said = dissect(framed(packet))
+    assert isinstance(said, Packet)
+    assert (said.protocol, said.ports) == (protocol, ports)
+    src, dst = (SRC6, DST6) if six else (SRC4, DST4)
+    return Flow(src, dst, protocol, ports, len(framed(packet)), len(said.payload))
+
+
+PROGRAM = {"tc": "vtap_ingress", "xdp": "vtap_ingress", "socket": "vtap_socket"}
+
+
+@pytest.fixture(scope="module", params=HOOKS)
+def program(request: pytest.FixtureRequest) -> Iterator[FlowProgram]:
+    """The programs of each hook, with every key field and every tunnel."""
+    chosen = settings(direction="ingress", hook=request.param, decapsulate=TUNNELS)
+    loaded = FlowProgram(chosen)
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture(scope="module")
+def wired() -> Iterator[tuple[FlowProgram, Wire]]:
+    """A real interface, seen at egress."""
+    loaded = FlowProgram(settings(decapsulate=TUNNELS))
+    with Wire(loaded, Direction.EGRESS) as wire:
+        yield loaded, wire
+    loaded.close()
+
+
+# Examples
+
+
+@pytest.mark.parametrize("name", DECAPSULATED)
+def test_counts_what_is_inside(
+    program: FlowProgram, wired: tuple[FlowProgram, Wire], name: str
+) -> None:
+    """The flow is that of the inner packet; bytes are those on the wire, in memory as it may be."""
+    frame, flow = inner(name)
+    assert program.run(frame, PROGRAM[program.hook]).flow == flow
+    assert wired[1].send(frame).flow == replace(flow, egress=True)
+    padded = frame.ljust(NOT_LINEAR, b"\7")
+    assert wired[1].send(padded).flow == replace(flow, egress=True, bytes=NOT_LINEAR)
+
+
+@pytest.mark.parametrize("name", DECAPSULATED)
+def test_outer_tags_are_not_inner_ones(program: FlowProgram, name: str) -> None:
+    """The VLAN of a flow is the inner frame's, whatever the tunnel itself goes through."""
+    _, flow = inner(name)
+    frame = framed(DECAPSULATED[name][0], ((Q, 500), (Q, 501)))
+    expected = replace(flow, bytes=len(frame))
+    assert program.run(frame, PROGRAM[program.hook]).flow == expected
+
+
+@pytest.mark.parametrize("name", OUTER)
+def test_stays_outside(program: FlowProgram, name: str) -> None:
+    """A packet that carries no packet we were to look into is one of the outer flow."""
+    packet, protocol, ports = OUTER[name]
+    found = program.run(framed(packet), PROGRAM[program.hook]).flow
+    assert found == outer(packet, protocol, ports)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken(program: FlowProgram, wired: tuple[FlowProgram, Wire], name: str) -> None:
+    """A tunnel header that is cut off or contradicts itself is malformed, and so is its packet."""
+    frame = framed(BROKEN[name])
+    for outcome in (program.run(frame, PROGRAM[program.hook]), wired[1].send(frame)):
+        balanced(outcome)
+        assert outcome.count("malformed") == (1, len(frame))
+
+
+@pytest.mark.parametrize("name", INNER_NOT_IP)
+def test_no_ip_inside(program: FlowProgram, name: str) -> None:
+    """A frame inside that is not IP counts as not IP, as it would outside."""
+    outcome = program.run(framed(INNER_NOT_IP[name]), PROGRAM[program.hook])
+    balanced(outcome)
+    assert outcome.count("not_ip") == (1, len(framed(INNER_NOT_IP[name])))
+
+
+@pytest.mark.parametrize("name", [name for name in DECAPSULATED if "truncated" not in name])
+def test_truncated_at_every_byte(
+    program: FlowProgram, wired: tuple[FlowProgram, Wire], name: str
+) -> None:
+    """Cut anywhere it is malformed: by the frame's end, or by the outer length, padding behind."""
+    packet, six, *_ = DECAPSULATED[name]
+    for length in range(20 if not six else 40, len(packet)):
+        cut = bytearray(packet[:length])
+        assert wired[1].send(framed(bytes(cut))).reason == "malformed"
+        struct.pack_into(">H", cut, *((4, length - 40) if six else (2, length)))
+        frame = framed(bytes(cut)) + bytes(40)
+        said = dissect(frame, tunnels=TUNNELS)
+        found = program.run(frame, PROGRAM[program.hook])
+        assert found.reason == (said.value if isinstance(said, Not) else "counted")
+
+
+def test_one_level(program: FlowProgram) -> None:
+    """A tunnel inside a tunnel is a flow of the first tunnel."""
+    frame = framed(ipv4(vxlan(ether(ipv4(vxlan(FRAME4, 6))))))
+    length = len(vxlan(FRAME4)) - 8
+    expected = Flow(SRC4, DST4, 17, (50000, 4789), len(frame), length, tunnel=5)
+    assert program.run(frame, PROGRAM[program.hook]).flow == expected
+
+
+@pytest.mark.parametrize("asked", TUNNELS)
+def test_only_what_was_asked_for(asked: str) -> None:
+    """Of all kinds of tunnel only the one that was asked for is looked into."""
+    program = FlowProgram(settings(direction="ingress", layers=(True,), decapsulate=(asked,)))
+    try:
+        for name, (packet, *_) in DECAPSULATED.items():
+            frame, flow = inner(name)
+            found = program.run(frame).flow
+            said = dissect(frame, tunnels=(asked,))
+            assert isinstance(said, Packet)
+            ours = {"gtpu": "GTP-U", "ipip": ("IPV4 ", "IPV6 ")}.get(asked, asked.upper())
+            if name.upper().startswith(ours) or (asked == "vxlan" and "atomic" in name):
+                assert found == flow
+            else:
+                assert found == outer(packet, said.protocol, said.ports)
+    finally:
+        program.close()
+
+
+def test_none_asked_for() -> None:
+    """Unless asked to, nothing is looked into, and no flow has a tunnel id."""
+    program = FlowProgram(settings(direction="ingress", layers=(True,)))
+    try:
+        for name, (packet, *_) in DECAPSULATED.items():
+            said = dissect(framed(packet))
+            assert isinstance(said, Packet), name
+            assert program.run(framed(packet)).flow == outer(packet, said.protocol, said.ports)
+    finally:
+        program.close()
+
+
+def test_tunnel_id_tells_flows_apart(program: FlowProgram) -> None:
+    """The same inner packet in two tunnels, and in one without id, makes three flows."""
+    packets = (ipv4(vxlan(FRAME4, 0)), ipv4(vxlan(FRAME4, 1)), ipv4(IN4, 4))
+    flows = [program.run(framed(p), PROGRAM[program.hook]).flow for p in packets]
+    assert [flow.tunnel for flow in flows] == [0, 1, None]
+    assert len({(flow.src, flow.ports, flow.tunnel) for flow in flows}) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "headers"), [("VXLAN", 14 + 20 + 8 + 8 + 14), ("GRE, key", 14 + 20 + 8)]
+)
+def test_merged(wired: tuple[FlowProgram, Wire], name: str, headers: int) -> None:
+    """Each segment of a merged packet has all headers on the wire, those of the tunnel included."""
+    packet = ipv4(tcp(bytes(2500)), 6)
+    whole = vxlan(ether(packet)) if name == "VXLAN" else gre(packet, 0x0800, 0x2000)
+    frame = ether(ipv4(whole, 17 if name == "VXLAN" else 47))
+    for segments in ({"gso_segs": 3}, {}):
+        flow = wired[0].run(frame, gso_size=1000, **segments).flow
+        assert flow.packets == 3
+        assert flow.payload_bytes == 2500
+        assert flow.bytes == 2500 + 3 * (headers + 20 + 20)
+
+
+# Properties
+
+
+INNER_FRAMES = frames()
+INNER_PACKETS = PACKETS.map(lambda packet: packet[0])
+ANYTHING = INNER_PACKETS | INNER_FRAMES
+
+
+@st.composite
+def tunnelled(draw: st.DrawFn) -> bytes:
+    """A tunnel packet, mostly well-formed, with anything inside."""
+    kind = draw(st.sampled_from(("vxlan", "geneve", "gre", "erspan2", "erspan3", "gtpu", "ipip")))
+    packet = draw(ANYTHING)
+    protocol = 17
+    if kind == "vxlan":
+        data = vxlan(packet, draw(st.integers(0, 2**24 - 1)), draw(st.sampled_from((8, 8, 8, 0))))
+    elif kind == "geneve":
+        data = geneve(
+            packet,
+            draw(st.sampled_from((BRIDGED, BRIDGED, 0x0800, 0x86DD, 0x0806))),
+            options=bytes(4 * draw(st.sampled_from((0, 0, 1, 5, 63)))),
+            flags=draw(st.sampled_from((0, 0, 0, 0x40, 0x80))),
+        )
+    elif kind == "gre":
+        flags = draw(st.sampled_from((0, 0x2000, 0x1000, 0x8000, 0xB000)) | st.integers(0, 65535))
+        carried = draw(st.sampled_from((BRIDGED, 0x0800, 0x86DD, ERSPAN, ERSPAN3)))
+        protocol, data = 47, gre(packet, carried, flags)
+    elif kind == "erspan2":
+        bits = draw(st.integers(0, 31)) & ~1
+        version = draw(st.sampled_from((1, 1, 1, 1, 2)))
+        protocol, data = 47, erspan2(packet, draw(st.integers(0, 1023)), version, bits)
+    elif kind == "erspan3":
+        frame = draw(st.sampled_from((0, 0, 2, 1)))
+        protocol, data = 47, erspan3(packet, frame=frame, more=draw(st.integers(0, 1)))
+    elif kind == "gtpu":
+        flags = draw(st.sampled_from((0x30, 0x30, 0x32, 0x34, 0x37, 0x20)))
+        count = draw(st.integers(0, 5)) if flags & 4 else 0
+        extensions = (b"\1\0\0\x20" * count)[:-1] + b"\0" if count else b""
+        fields = b"\0\0\0" + (b"\x20" if count else b"\0") + extensions if flags & 7 else b""
+        wrong = draw(st.sampled_from((0, 0, 0, 0, 1, -1)))
+        data = gtpu(fields + packet, flags=flags, extra=wrong)
+    else:
+        protocol, data = draw(st.sampled_from((4, 41))), packet
+    if draw(st.booleans()):
+        return framed(ipv4(data, protocol, fragment=draw(st.sampled_from((0,) * 9 + (0x2000,)))))
+    return framed(ipv6(data, protocol))
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """Tunnel packets, sometimes with bytes changed, cut or padded."""
+    frame = bytearray(draw(tunnelled()))
+    for _ in range(draw(st.sampled_from((0, 0, 0, 1, 2)))):
+        frame[draw(st.integers(14, min(len(frame) - 1, 120)))] = draw(st.integers(0, 255))
+    if draw(st.sampled_from((False,) * 5 + (True,))):
+        frame = frame[: draw(st.integers(min(54, len(frame)), len(frame)))]
+    return bytes(frame) + bytes(draw(st.sampled_from((0, 0, 0, 6, 46))))
+
+
+def same(found: Any, said: Packet | Not, length: int, *, egress: bool = False) -> None:
+    """Assert that the program found what the dissector SAID."""
+    balanced(found)
+    if isinstance(said, Not):
+        assert found.reason == said.value
+        return
+    expected = Flow(said.src, said.dst, said.protocol, said.ports, length, len(said.payload))
+    expected = replace(expected, vlans=said.vlans, tunnel=said.tunnel, egress=egress)
+    assert found.flow == expected
+
+
+def cut_by_a_switch(frame: bytes) -> bool:
+    """Whether damage has made it an ERSPAN frame that says that its end is missing.
+
+    Then more may be missing than the dissector would know.
+    """
+    erspan = tuple({"gre", "erspan"} & set(TUNNELS))
+    said = dissect(frame, tunnels=erspan)
+    return isinstance(said, Packet) and len(said.payload) > len(frame)
+
+
+@properties
+@given(frame=damaged(), padded=st.booleans())
+def test_reads_what_the_dissector_reads(
+    program: FlowProgram,
+    wired: tuple[FlowProgram, Wire],
+    frame: bytes,
+    padded: bool,  # noqa: FBT001 - Hypothesis passes it by name
+) -> None:
+    """Whatever is in a tunnel, and whatever the tunnel is, program and dissector agree."""
+    said = dissect(frame, tunnels=TUNNELS)
+    if cut_by_a_switch(frame):
+        return
+    if len(frame) < LONGEST:
+        same(program.run(frame, PROGRAM[program.hook]), said, len(frame))
+    if padded and program.hook == "tc":
+        frame = frame.ljust(NOT_LINEAR, b"\0")
+        same(wired[1].send(frame), dissect(frame, tunnels=TUNNELS), len(frame), egress=True)
+
+
+# The judge judged
+
+
+V4S = st.integers(0, 2**32 - 1).map(lambda n: str(IPv4Address(n)))
+V6S = st.integers(0, 2**128 - 1).map(lambda n: str(IPv6Address(n)))
+ETHERS = Ether(src="02:00:00:00:00:03", dst="02:00:00:00:00:04")
+
+
+@st.composite
+def scapy_tunnels(draw: st.DrawFn) -> tuple[Ether, Packet]:
+    """A tunnel packet as scapy builds it, and what is inside."""
+    six = draw(st.booleans())
+    src, dst = (draw(V6S), draw(V6S)) if six else (draw(V4S), draw(V4S))
+    payload = draw(st.binary(max_size=20))
+    ports = draw(st.tuples(st.integers(0, 65535), st.integers(0, 65535)))
+    packet = (IPv6 if six else IP)(src=src, dst=dst)
+    packet = packet / UDP(sport=ports[0], dport=ports[1]) / Raw(payload)
+    vlans = tuple(draw(st.lists(st.integers(0, 4095), max_size=1)))
+    frame = ETHERS / Dot1Q(vlan=vlans[0]) / packet if vlans else ETHERS / packet
+    number = draw(st.integers(0, 1023))
+    kind = draw(st.sampled_from(("vxlan", "geneve", "gre", "tap", "II", "III", "gtpu", "ipip")))
+    over = IPv6(src="2001:db8::7") if draw(st.booleans()) else IP(src="192.0.2.7")
+    ethertype = 0x86DD if six else 0x0800
+    tunnel: int | None = number
+    if kind == "vxlan":
+        whole = over / UDP(sport=9) / VXLAN(vni=number) / frame
+    elif kind == "geneve":
+        options = [GeneveOptions(classid=1, type=2, data=b"abcd")] * draw(st.integers(0, 3))
+        whole = over / UDP(sport=9) / GENEVE(vni=number, options=options, proto=BRIDGED) / frame
+    elif kind == "gre":
+        whole = over / GRE(key_present=1, key=number, seqnum_present=1, proto=ethertype) / packet
+    elif kind == "tap":
+        whole, tunnel = over / GRE(proto=BRIDGED, chksum_present=1) / frame, None
+    elif kind == "II":
+        whole = over / GRE(seqnum_present=1, proto=ERSPAN) / ERSPAN_II(session_id=number) / frame
+    elif kind == "III":
+        whole = over / GRE(seqnum_present=1, proto=ERSPAN3) / ERSPAN_III(session_id=number) / frame
+    elif kind == "gtpu":
+        header = GTP_U_Header(teid=number, gtp_type=255)
+        if draw(st.booleans()):
+            header = GTP_U_Header(teid=number, gtp_type=255, E=1, next_ex=0x85)
+            header = header / GTPPDUSessionContainer(type=1, QFI=3)
+        whole = over / UDP(sport=9, dport=GTPU_PORT) / header / packet
+    else:
+        whole, tunnel = over / packet, None
+    bridged = kind in ("vxlan", "geneve", "tap", "II", "III")
+    address = IPv6Address if six else IPv4Address
+    said = Packet(address(src), address(dst), 17, ports, payload, vlans if bridged else (), tunnel)
+    return ETHERS / whole, said
+
+
+@hypothesis_settings(properties, max_examples=500)
+@given(scapy_tunnels())
+def test_dissector_reads_what_scapy_builds(built: tuple[Ether, Packet]) -> None:
+    """The dissector finds what scapy was told to put into a tunnel."""
+    frame, said = built
+    assert dissect(bytes(frame), tunnels=TUNNELS) == said
+
+
+def test_dissector_knows_the_examples() -> None:
+    """The dissector finds in the examples what was written down by hand."""
+    for name in DECAPSULATED:
+        frame, flow = inner(name)
+        said = dissect(frame, tunnels=TUNNELS)
+        assert isinstance(said, Packet), name
+        found = (said.src, said.dst, said.protocol, said.ports, said.vlans, said.tunnel)
+        assert found == (flow.src, flow.dst, flow.protocol, flow.ports, flow.vlans, flow.tunnel)
+        assert len(said.payload) == flow.payload_bytes
+    for name, (packet, protocol, ports) in OUTER.items():
+        said = dissect(framed(packet), tunnels=TUNNELS)
+        assert said == dissect(framed(packet)), name
+        assert isinstance(said, Packet)
+        assert (said.protocol, said.ports) == (protocol, ports)
+    for name, packet in BROKEN.items():
+        if "truncated" not in name:
+            assert dissect(framed(packet), tunnels=TUNNELS) is Not.WELL_FORMED, name
+    for packet in INNER_NOT_IP.values():
+        assert dissect(framed(packet), tunnels=TUNNELS) is Not.IP
+
+
+# Real traffic
+
+
+def vxlan_device(namespace: Namespace, ours: str, theirs: str, address: str) -> None:
+    """A VXLAN device of the kernel in NAMESPACE."""
+    ends = ("local", ours, "remote", theirs, "dstport", str(VXLAN_PORT))
+    namespace.run("ip", "link", "add", "vx0", "type", "vxlan", "id", "5", *ends)
+    namespace.run("ip", "link", "set", "vx0", "addrgenmode", "none", "mtu", "1400")
+    namespace.run("ip", "link", "set", "vx0", "up")
+    namespace.run("ip", "addr", "add", address, "dev", "vx0")
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("offload", [False, True])
+def test_kernel_vxlan(tmp_path: Path, hook: str, offload: bool) -> None:  # noqa: FBT001 - pytest passes it by name
+    """What comes through a VXLAN of the kernel is measured as what comes out of it."""
+    path = tmp_path / "outside.pcap"
+    only_tcp = f"dst host {V4[1]} and udp dst port {VXLAN_PORT} and greater 100"  # ARP has 92 bytes
+    options = ("-i", "wire0", "--hook", hook, "--decapsulate", "vxlan", "--key", KEY)
+    with Joined(offload=offload) as wire:
+        vxlan_device(wire.sender, V4[0], V4[1], "198.51.100.1/24")
+        vxlan_device(wire.receiver, V4[1], V4[0], "198.51.100.2/24")
+        with (
+            Capture(wire.receiver, "wire0", path, filter=only_tcp) as capture,
+            tap.Tap(wire.receiver, *options) as tapped,
+            wire.receiver.socket(socket.AF_INET, socket.SOCK_STREAM) as listener,
+            wire.sender.socket(socket.AF_INET, socket.SOCK_STREAM) as ours,
+        ):
+            listener.bind(("198.51.100.2", 7001))
+            listener.listen()
+            ours.connect(("198.51.100.2", 7001))
+            theirs, _ = listener.accept()
+            with theirs:
+                ours.sendall(bytes(30_000))
+                left = 30_000
+                while left:
+                    left -= len(theirs.recv(left))
+                wire.settle()
+                capture.stop()
+                records = tapped.stop()
+    found = captured.packets(path)
+    flows = [r for r in tap.flows(records) if r["protocol"] == "tcp"]
+    assert {(r["dst_ip"], r["dst_port"], r["tunnel_id"]) for r in flows} == {
+        ("198.51.100.2", "7001", "5")
+    }
+    payload = sum(r["payload_bytes"] for r in flows)
+    packets = sum(r["packets"] for r in flows)
+    assert payload == 30_000
+    if not offload:  # with it the capture holds merged packets
+        assert packets == len(found)
+        assert sum(r["bytes"] for r in flows) == sum(packet.bytes for packet in found)
+    headers = 14 + 20 + 8 + 8  # of the tunnel, in front of each
+    inside = 14 + 20 + 32
+    syn = 8  # longer options
+    assert sum(r["bytes"] for r in flows) == payload + packets * (headers + inside) + syn
+
+
+# The verifier
+
+
+SETS = ((), *((name,) for name in TUNNELS), ("gre", "erspan"), ("vxlan", "gtpu"), TUNNELS)
+KEYS = (0b1111111, 0b0000000, 0b1000000, 0b0111111, 0b1010101)
+LAYERS = ((True,), (False,), (True, False))
+KEY = "src_ip,dst_ip,src_port,dst_port,protocol,tunnel_id"
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize(
+    ("asked", "mask", "layers"),
+    [*zip(SETS, cycle(KEYS), cycle(LAYERS), strict=False), (TUNNELS, 0b1111111, (True, False))],
+)
+def test_loads(hook: str, asked: tuple[str, ...], mask: int, layers: tuple[bool, ...]) -> None:
+    """The verifier accepts the program of any hook with any tunnels and any key."""
+    direction = "ingress" if hook == "xdp" else "both"
+    chosen = settings(subset(mask), direction, layers=layers, hook=hook, decapsulate=asked)
+    FlowProgram(chosen).close()
