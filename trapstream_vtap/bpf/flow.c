@@ -57,6 +57,27 @@ static __always_inline struct control *control(void)
 	return controls.lookup(&zero);
 }
 
+/* Whether there is more to come than the verifier could follow from each way through the dissection */
+#if defined(VTAP_SEQUENCE) || defined(RULES) || DECAPSULATE
+#define FORGET 1
+BPF_PERCPU_ARRAY(packets, struct packet, 1);
+
+/*
+ * P in memory that the verifier knows nothing of; NULL never happens. There are dozens of ways through
+ * the dissection, and it would go through all that follows anew for each.
+ */
+static __always_inline struct packet *forgotten(struct packet *p)
+{
+	u32 zero = 0;
+	struct packet *copy = packets.lookup(&zero);
+
+	if (copy)
+		*copy = *p;
+	asm volatile("" : : : "memory"); /* nor shall the compiler remember */
+	return copy;
+}
+#endif
+
 #include "sequence.h"
 #include "jitter.h"
 
@@ -166,11 +187,10 @@ static __always_inline void raise_to(u64 *extreme, u64 value)
 	}
 }
 
-static __always_inline void count(struct packet *p, struct flow *f, u64 now,
-				  u64 packets)
+static __always_inline void count(struct packet *p, struct flow *f, u64 now)
 {
 	struct flow_key *key = (struct flow_key *)p;
-	u64 bytes = p->bytes, payload = p->payload;
+	u64 packets = p->packets, bytes = p->bytes, payload = p->payload;
 	u64 end = *(volatile u64 *)&f->end;
 	u64 last, gap, iat;
 	struct slot *s;
@@ -270,97 +290,111 @@ static __always_inline u64 hidden_zero(const struct link *l)
 	 (KEY_SRC_IP || KEY_DST_IP ? TRAITS_FAMILY : 0) |                                          \
 	 (KEY_SRC_PORT || KEY_DST_PORT ? TRAITS_PORTS : 0))
 
+/* P is no packet of a flow. */
+static __always_inline void turn_away(struct context *ctx, struct packet *p, struct link *l,
+				      enum verdict verdict)
+{
+	u64 packets = SEGMENT_SIZE(ctx) && SEGMENTS(ctx) ? SEGMENTS(ctx) : 1;
+
+	l->seen_packets += packets;
+	l->seen_bytes += p->bytes;
+	if (verdict == NOT_IP) {
+		l->not_ip_packets += packets;
+		l->not_ip_bytes += p->bytes;
+	} else {
+		l->malformed_packets += packets;
+		l->malformed_bytes += p->bytes;
+	}
+}
+
+/* A merged packet (GRO, GSO) is many on the wire, each with all the headers: P becomes all of them. */
+static __always_inline void unmerge(struct context *ctx, struct packet *p)
+{
+	u64 tag = p->bytes - FRAME_LENGTH(ctx), headers = p->payload_at + tag;
+	u64 padding = FRAME_LENGTH(ctx) - p->payload_at - p->payload;
+	u64 packets = SEGMENTS(ctx);
+
+	if (!packets) /* a sender that the kernel does not trust: a virtual machine */
+		packets = (p->payload + SEGMENT_SIZE(ctx) - 1) / SEGMENT_SIZE(ctx);
+	if (packets <= 1)
+		return;
+	p->packets = packets;
+	p->bytes += (packets - 1) * headers;
+	/* only the kernel knows the headers inside a tunnel, and only when it sends */
+	if (WIRE_LENGTH(ctx) + packets * tag > p->bytes)
+		p->bytes = WIRE_LENGTH(ctx) + packets * tag;
+	p->payload = p->bytes - packets * headers - padding;
+}
+
 static __always_inline void measure(struct context *ctx, const bool egress, const bool layer3)
 {
 	struct link *l = link_of(INTERFACE(ctx));
-	struct packet p;
-	struct packet *known = &p;
+	struct packet found;
+	struct packet *p = &found;
 	struct flow_key *key;
 	struct flow *f;
-	u64 packets = 1, now;
+	u64 now;
 	enum verdict verdict;
 
 	if (unlikely(!l))
 		return;
-#ifdef VTAP_SEQUENCE
-	__builtin_memset(&p, 0, sizeof(p)); /* all of it is copied, also where dissect() gave up */
+#if FORGET
+	__builtin_memset(p, 0, sizeof(*p)); /* all of it is copied, also where dissect() gave up */
 #endif
-	p.interface = INTERFACE(ctx);
-	verdict = dissect(ctx, &p, layer3, egress ? TRAITS_EGRESS : 0);
+	p->interface = INTERFACE(ctx);
+	verdict = dissect(ctx, p, layer3, egress ? TRAITS_EGRESS : 0);
 	if (unlikely(verdict != IS_IP)) { /* first, so that each exit of dissect() jumps right here */
-		if (SEGMENT_SIZE(ctx) && SEGMENTS(ctx))
-			packets = SEGMENTS(ctx);
-		l->seen_packets += packets;
-		l->seen_bytes += p.bytes;
-		if (verdict == NOT_IP) {
-			l->not_ip_packets += packets;
-			l->not_ip_bytes += p.bytes;
-		} else {
-			l->malformed_packets += packets;
-			l->malformed_bytes += p.bytes;
-		}
+		turn_away(ctx, p, l, verdict);
 		return;
 	}
-	/* A merged packet (GRO, GSO) is many on the wire, each with all the headers */
-	if (unlikely(SEGMENT_SIZE(ctx))) {
-		u64 tag = p.bytes - FRAME_LENGTH(ctx), headers = p.payload_at + tag;
-		u64 padding = FRAME_LENGTH(ctx) - p.payload_at - p.payload;
-
-		packets = SEGMENTS(ctx);
-		if (!packets) /* a sender that the kernel does not trust: a virtual machine */
-			packets = (p.payload + SEGMENT_SIZE(ctx) - 1) / SEGMENT_SIZE(ctx);
-		if (!packets)
-			packets = 1;
-		if (packets > 1) {
-			p.bytes += (packets - 1) * headers;
-			/* only the kernel knows the headers inside a tunnel, and only when it sends */
-			if (WIRE_LENGTH(ctx) + packets * tag > p.bytes)
-				p.bytes = WIRE_LENGTH(ctx) + packets * tag;
-			p.payload = p.bytes - packets * headers - padding;
-		}
-	}
-	l->seen_packets += packets;
-	l->seen_bytes += p.bytes;
+	p->packets = 1;
+	if (unlikely(SEGMENT_SIZE(ctx)))
+		unmerge(ctx, p);
+	l->seen_packets += p->packets;
+	l->seen_bytes += p->bytes;
+#if FORGET
+	p = forgotten(p);
+	if (!p)
+		return;
+#endif
 #ifdef RULES
-	if (!wanted(p.src[0], p.src[1], p.dst[0], p.dst[1], p.ports, p.traits, hidden_zero(l))) {
-		l->filtered_packets += packets;
-		l->filtered_bytes += p.bytes;
+	if (!wanted(p->src[0], p->src[1], p->dst[0], p->dst[1], p->ports, p->traits, hidden_zero(l))) {
+		l->filtered_packets += p->packets;
+		l->filtered_bytes += p->bytes;
 		return;
 	}
 #endif
 
 	/* What the user does not tell flows apart by is zero in every key */
 	if (!KEY_SRC_IP)
-		p.src[0] = p.src[1] = 0;
+		p->src[0] = p->src[1] = 0;
 	if (!KEY_DST_IP)
-		p.dst[0] = p.dst[1] = 0;
+		p->dst[0] = p->dst[1] = 0;
 	if (!KEY_SRC_PORT || !KEY_DST_PORT)
-		p.ports &= (KEY_SRC_PORT ? 0xFFFF0000 : 0) | (KEY_DST_PORT ? 0xFFFF : 0);
+		p->ports &= (KEY_SRC_PORT ? 0xFFFF0000 : 0) | (KEY_DST_PORT ? 0xFFFF : 0);
 	if (KEPT_TRAITS != TRAITS_ALL)
-		p.traits &= KEPT_TRAITS;
+		p->traits &= KEPT_TRAITS;
 	if (!KEY_VLAN)
-		p.vlan = 0;
+		p->vlan = 0;
 
 #ifdef VTAP_SEQUENCE
-	known = read_number(ctx, &p);
-	if (!known)
-		return;
+	read_number(ctx, p);
 #endif
-	key = (struct flow_key *)known;
+	key = (struct flow_key *)p;
 	/* Not earlier: the clock waits for all work before it, the dissection does not */
 	now = arrival(ctx, egress);
 	f = flows.lookup(key);
 	if (unlikely(!f)) {
 		f = new_flow(key);
 		if (!f) {
-			l->no_flow_packets += packets;
-			l->no_flow_bytes += known->bytes;
+			l->no_flow_packets += p->packets;
+			l->no_flow_bytes += p->bytes;
 			return;
 		}
 	}
-	count(known, f, now, packets);
-	l->counted_packets += packets;
-	l->counted_bytes += known->bytes;
+	count(p, f, now);
+	l->counted_packets += p->packets;
+	l->counted_bytes += p->bytes;
 }
 
 /* Whatever is attached beside these goes on with the packet: TCX_NEXT and TC_ACT_UNSPEC are -1 */

@@ -130,6 +130,7 @@ struct packet {
 	u64 payload_at; /* where the bytes behind the transport header begin, within the frame */
 	u64 payload;	/* how many there are, in all merged segments together */
 	u64 bytes;	/* of the frame, with a tag that has been taken off */
+	u64 packets;	/* on the wire */
 #if DECAPSULATE
 	u64 fragment;	/* not 0: it holds only a part of what the IP header is of */
 #endif

@@ -23,8 +23,7 @@
 /* The same order as EVENT_KINDS in records.py */
 enum event_kind { REVERSE, SMALL, BIG, DUPLICATE, OUT_OF_ORDER, HOLE, RETRANSMISSION };
 
-/* Whether a packet's number is read together with its headers: the place is known, and not far */
-#define DIRECT (!SEQ_SEARCH && SEQ_OFFSET <= 4096)
+#define MAX_REACH 0xF000 /* the verifier grants direct access up to an offset of 0xFFFF */
 #define NO_NUMBER (1ULL << 32)
 
 #if SEQ_NUMBERS && SEQ_SEARCH
@@ -119,50 +118,30 @@ out:
 
 #endif
 
-BPF_PERCPU_ARRAY(packets, struct packet, 1);
-
-/*
- * P in memory that the verifier knows nothing of; NULL never happens. There are dozens of ways through
- * the dissection, and it would go through all that follows anew for each.
- */
-static __always_inline struct packet *forgotten(struct packet *p)
+/* The number that P's payload carries: of UDP and ICMP; of a merged packet, that of the first. */
+static __always_inline void read_number(struct context *ctx, struct packet *p)
 {
-	u32 zero = 0;
-	struct packet *copy = packets.lookup(&zero);
-
-	if (copy)
-		*copy = *p;
-	asm volatile("" : : : "memory"); /* nor shall the compiler remember */
-	return copy;
-}
-
-/*
- * P with the number that its payload carries, before anything waits for the clock; NULL never happens.
- * UDP and ICMP; of a merged packet, the number of the first.
- */
-static __always_inline struct packet *read_number(struct context *ctx, struct packet *p)
-{
-	bool wanted = SEQ_NUMBERS && p->numbered && p->numbered != PROTOCOL_TCP;
-	__be32 number;
 	u64 at = SEQ_OFFSET;
+	__be32 number;
 
 	p->number = NO_NUMBER;
-#if DIRECT
-	if (wanted && at + sizeof(number) <= p->payload && !peek(ctx, p->payload_at + at, number))
-		p->number = ntohl(number);
-	return forgotten(p);
-#else
-	p = forgotten(p);
-	if (!p || !wanted)
-		return p;
-#if SEQ_SEARCH
+	if (!SEQ_NUMBERS || !p->numbered || p->numbered == PROTOCOL_TCP)
+		return;
+#if SEQ_NUMBERS && SEQ_SEARCH
 	at += find_pattern(ctx, p->payload_at, p->payload);
 #endif
-	if (at + sizeof(number) <= p->payload &&
-	    !load_bytes(ctx, p->payload_at + at, &number, sizeof(number)))
-		p->number = ntohl(number);
-	return p;
+	if (at + sizeof(number) > p->payload)
+		return;
+	at += p->payload_at;
+#if !SEQ_SEARCH
+	if (at <= MAX_REACH) {
+		if (!peek(ctx, at, number))
+			p->number = ntohl(number);
+		return;
+	}
 #endif
+	if (!load_bytes(ctx, at, &number, sizeof(number)))
+		p->number = ntohl(number);
 }
 
 BPF_RINGBUF_OUTPUT(events, EVENT_PAGES);
