@@ -15,6 +15,8 @@ import pytest
 import tap
 from traffic import Wire
 
+from trapstream_vtap.config import HOOKS
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -29,8 +31,10 @@ def wait_for(tapped: tap.Tap, words: str, times: int = 1) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("interval", ["0.1", "1"])
-def test_reload_under_traffic(tmp_path: Path, interval: str) -> None:
+@pytest.mark.parametrize(
+    ("interval", "hook"), [("0.1", "tc"), ("1", "tc"), ("0.1", "xdp"), ("0.1", "socket")]
+)
+def test_reload_under_traffic(tmp_path: Path, interval: str, hook: str) -> None:
     """Over several reloads every packet counts or is filtered, once; no point is there twice."""
     path = tmp_path / "vtap.json"
     rules = ([f"- - - {PORT} udp"], [], ["- - - 1-9 udp"], [f"- - - {PORT}-7005 -", "- - - - tcp"])
@@ -39,7 +43,9 @@ def test_reload_under_traffic(tmp_path: Path, interval: str) -> None:
     done = threading.Event()
     with (
         Wire() as wire,
-        tap.Tap(wire.receiver, "-i", "wire0", "-t", interval, "-c", str(path)) as tapped,
+        tap.Tap(
+            wire.receiver, "-i", "wire0", "-t", interval, "--hook", hook, "-c", str(path)
+        ) as tapped,
     ):
         senders = [wire.udp(socket.AF_INET, PORT), wire.udp(socket.AF_INET6, PORT)]
         before = wire.receiver.counters("wire0")
@@ -77,11 +83,13 @@ def test_reload_under_traffic(tmp_path: Path, interval: str) -> None:
     assert max(points.values()) == 1
 
 
-def test_nothing_filtered(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hook", HOOKS)
+def test_nothing_filtered(tmp_path: Path, hook: str) -> None:
     """Where all rules let a flow pass, reloads lose none of its packets."""
     path = tmp_path / "vtap.json"
     path.write_text("{}")
-    with Wire() as wire, tap.Tap(wire.receiver, "-i", "wire0", "-c", str(path)) as tapped:
+    chosen = ("-i", "wire0", "--hook", hook, "-c", str(path))
+    with Wire() as wire, tap.Tap(wire.receiver, *chosen) as tapped:
         sender = wire.udp(socket.AF_INET, PORT)
         for turn in range(1, 4):
             tapped.process.send_signal(signal.SIGHUP)
@@ -99,6 +107,9 @@ def test_nothing_filtered(tmp_path: Path) -> None:
         ('{"RULES": ["- - - - nope"]}', "RULES, rule 1, '- - - - nope': protocol 'nope'"),
         ('{"interface": "lo"}', None),
         ('{"direction": "both"}', "a running program cannot change its directions"),
+        ('{"hook": "xdp"}', "a running program cannot change its hook"),
+        ('{"promiscuous": true}', "a running program cannot change its promiscuous mode"),
+        ('{"decapsulate": ["vxlan", "gre"], "key": ["src_ip", "src_port", "tunnel_id"]}', None),
         ("{", "line 1: "),
     ],
 )

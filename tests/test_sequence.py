@@ -20,7 +20,7 @@ from program import NOT_LINEAR, FlowProgram, Wire, settings
 from bench import testrun
 from trapstream_vtap.bpf.attach import Direction
 from trapstream_vtap.probes import flow
-from trapstream_vtap.records import EVENT_KINDS, SEQUENCE_EVENT
+from trapstream_vtap.records import EVENT_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,7 +90,7 @@ class Checker:
 
     def events(self) -> list[dict[str, Any]]:
         """The events since the last call."""
-        found = list(SEQUENCE_EVENT.unpack(self.probe.read_events(100_000)))
+        found = list(self.probe.event_schema.layout.unpack(self.probe.read_events(100_000)))
         for event in found:
             event["distance"] -= (event["distance"] >> 63) << 64
         return found
