@@ -10,7 +10,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trapstream_vtap.config import Collector
+    from trapstream_vtap.sinks.address import Address
+    from trapstream_vtap.sinks.sender import Payload
 
 _ANSWER_SECONDS = 0.1
 """How long the message that nobody listens may take to come back."""
@@ -24,14 +25,14 @@ class UdpSink:
     to have arrived, and some may come twice.
     """
 
-    def __init__(self, collector: Collector) -> None:
-        self._collector = collector
+    def __init__(self, address: Address) -> None:
+        self._address = address
         self._socket: socket.socket | None = None
         self._sent: deque[float] = deque()  # when, of those that have not settled
 
     def __str__(self) -> str:
         """The collector as messages name it."""
-        return f"{self._collector} (udp)"
+        return str(self._address)
 
     def open(self) -> None:
         """Make a socket for datagrams to the collector.
@@ -40,26 +41,27 @@ class UdpSink:
             OSError: There is no way to it now.
         """
         self.close()
-        sending = socket.socket(self._collector.family, socket.SOCK_DGRAM)
+        family, address = self._address.resolve()
+        sending = socket.socket(family, socket.SOCK_DGRAM)
         try:
-            sending.connect(self._collector.address)
+            sending.connect(address)
         except BaseException:
             sending.close()
             raise
         self._socket = sending
         self._sent.clear()
 
-    def send(self, data: bytes) -> None:
+    def send(self, payload: Payload) -> None:
         """Send one datagram.
 
         Raises:
             OSError: Not sent; with ECONNREFUSED, what has not settled is lost, too.
         """
-        self._connected().send(data)
+        self._connected().send(payload.data)
         self._sent.append(time.monotonic())
 
-    def settled(self) -> int:
-        """How many more datagrams are as good as delivered: no answer has come back in time.
+    def settled(self) -> list[None]:
+        """One for each datagram that is as good as delivered: no answer has come back in time.
 
         Raises:
             OSError: The collector's port is closed.
@@ -70,7 +72,7 @@ class UdpSink:
         while self._sent and self._sent[0] < answered:
             self._sent.popleft()
             count += 1
-        return count
+        return [None] * count
 
     def check(self) -> None:
         """Notice a port-unreachable message that has come meanwhile.
@@ -81,6 +83,9 @@ class UdpSink:
         error = self._connected().getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             raise OSError(error, os.strerror(error))
+
+    def give_up(self) -> None:
+        """Nothing here waits."""
 
     def close(self) -> None:
         """Close the socket, if there is one."""
