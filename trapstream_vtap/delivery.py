@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trapstream_vtap import agent, formats
-from trapstream_vtap.config import JSON_LINE_LIMIT
+from trapstream_vtap.config import JSON_LINE_LIMIT, NS
 from trapstream_vtap.errors import UsageError
 from trapstream_vtap.ledger import NOTHING, Handed, Held
-from trapstream_vtap.sinks import Payload, Sender, make_sink
+from trapstream_vtap.sinks import Pace, Payload, Sender, make_sink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -135,8 +135,11 @@ class Delivery:
     def start(self) -> None:
         """Begin to feed the sinks; after every check has been made."""
         grouped = defaultdict(list)
-        for sink, shape in zip(self._sinks, self._shapes, strict=True):
-            sender = Sender(sink, self._settings.max_memory, self._report)
+        for address, sink, shape in zip(
+            self._settings.sinks, self._sinks, self._shapes, strict=True
+        ):
+            pace = Pace(self._settings.interval / NS) if address.scheme == "udp" else None
+            sender = Sender(sink, self._settings.max_memory, self._report, pace)
             self._senders.append(sender)
             grouped[shape].append(sender)
         self._by_shape = dict(grouped)

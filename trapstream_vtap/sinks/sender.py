@@ -21,6 +21,8 @@ from trapstream_vtap.ledger import NOTHING, Account, Held
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from trapstream_vtap.sinks.pace import Pace
+
 _FIRST_WAIT = 0.25  # seconds until the first new attempt
 _LONGEST_WAIT = 15.0
 _SETTLE_SECONDS = 0.02  # how often to ask a sink that has all whether it has settled
@@ -88,6 +90,7 @@ class Sender:
         sink: Where payloads go.
         max_memory: Most bytes that may wait.
         report: Takes a sentence for the person at the terminal.
+        pace: How fast payloads may go; as fast as the sink takes them, if there is none.
     """
 
     def __init__(
@@ -95,11 +98,13 @@ class Sender:
         sink: Sink,
         max_memory: int,
         report: Callable[[str], None],
+        pace: Pace | None = None,
     ) -> None:
         self._sink = sink
         self.account = Account()
         self._max_memory = max_memory
         self._report = report
+        self._pace = pace
         self._give_up = threading.Event()
         self._closing = threading.Event()
         self._changed = threading.Condition()
@@ -154,12 +159,19 @@ class Sender:
             try:
                 self._connect()
                 while payload := self._next():
+                    self._wait_for_turn()
                     self._sink.send(payload)
                     self._settle()
             except tenacity.RetryError:
                 return  # given up
             except OSError as error:
                 self._lost_connection(error)
+
+    def _wait_for_turn(self) -> None:
+        if self._pace:
+            delay = self._pace.delay(len(self._queue), time.monotonic())
+            if delay:
+                self._give_up.wait(delay)
 
     def _connect(self) -> None:
         """Open the sink, however long it takes."""
