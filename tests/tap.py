@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lab.namespace import Namespace
 
 COMMAND = Path(__file__).parent.parent / ".venv" / "bin" / "vtap-stream"
@@ -99,12 +101,28 @@ class Tap:
         with self._news:
             self._news.notify_all()
 
+    def leave(self) -> None:
+        """Have the collector go away."""
+        self._connection.shutdown(socket.SHUT_RDWR)
+
     def _collect(self, listener: socket.socket) -> None:
         with listener:
-            connection, _ = listener.accept()
-        with connection:
-            while part := connection.recv(1 << 20):
+            self._connection, _ = listener.accept()
+        with self._connection:
+            while part := self._connection.recv(1 << 20):
                 self._payload += part
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Return as soon as CONDITION holds.
+
+    Raises:
+        AssertionError: It does not within the deadline.
+    """
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def flows(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

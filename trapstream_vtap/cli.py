@@ -51,6 +51,21 @@ class _Port(click.ParamType[int]):
         return int(value)
 
 
+class _Listen(click.ParamType[tuple[str, int]]):
+    """An address to listen on."""
+
+    name = "ADDRESS:PORT"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, int]:
+        """Host and port."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return config.listen_address(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
 class _Pattern(click.ParamType[int]):
     """32 bits in hexadecimal."""
 
@@ -323,6 +338,12 @@ def _plain(option: click.Option, key: str, value: Any) -> Any:
     metavar="SECONDS",
     type=_Seconds(0, min_open=True),
     help="Stop by itself.  [default: run until SIGINT or SIGTERM]",
+)
+@click.option(
+    "--health",
+    metavar="ADDRESS:PORT",
+    type=_Listen(),
+    help="Answer /healthz and /readyz there, over HTTP.  [default: nowhere]",
 )
 @click.option("-v", "--verbose", is_flag=True, help="A line of progress for each interval.")
 @click.version_option(__version__, prog_name="vtap-stream")

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -53,6 +55,7 @@ class Settings:
     max_memory: int = 64 << 20
     duration: float | None = None
     verbose: bool = False
+    health: tuple[str, int] | None = None
     rules: tuple[Rule, ...] = ()
     hidden: frozenset[str] = frozenset()
     sequence: bool = False
@@ -112,6 +115,20 @@ def device_name(sinks: Sequence[Address]) -> str:
                 "what the tag device shall be."
             ) from error
         return str(probe.getsockname()[0])
+
+
+def listen_address(text: str) -> tuple[str, int]:
+    """ADDRESS:PORT taken apart, an IPv6 address in brackets.
+
+    Raises:
+        UsageError: It is not that.
+    """
+    host, _, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    with contextlib.suppress(ValueError):
+        if port.isdecimal() and int(port) < 1 << 16 and (":" in bare) == (bare != host):
+            return str(ipaddress.ip_address(bare)), int(port)
+    raise UsageError(f"{text!r} is not an IP address and a port, such as 127.0.0.1:8081.")
 
 
 def key_fields(text: str) -> tuple[str, ...]:

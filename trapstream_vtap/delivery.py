@@ -211,6 +211,13 @@ class Delivery:
         for sender in self._senders:
             sender.close()
 
+    def up(self) -> dict[str, bool]:
+        """Whether each sink can deliver, by name."""
+        return {
+            str(address): sender.up
+            for address, sender in zip(self._settings.sinks, self._senders, strict=False)
+        }
+
     def progress(self) -> str:
         """How far the sinks are, in a few words."""
         accounts = [sender.account.values() for sender in self._senders]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from trapstream_vtap.config import NS
 from trapstream_vtap.delivery import Delivery, Schemas
 from trapstream_vtap.errors import RunError, UsageError
+from trapstream_vtap.health import Health
 from trapstream_vtap.ledger import Amount
 from trapstream_vtap.probes.flow import FlowProbe
 
@@ -32,7 +33,7 @@ _LAST_SWEEPS = 100
 _NO_LIMIT = 1 << 62
 _FIXED = (
     *("sinks", "interfaces", "directions", "format", "device", "max_datagram"),
-    *("max_memory", "duration"),
+    *("max_memory", "duration", "health"),
 )
 """Settings that a reload cannot change."""
 
@@ -73,12 +74,20 @@ class Stream:
         """
         settings = self._settings
         with self._signals() as woken:
-            self._probe.start()
+            self._health = Health(settings.health, self._delivery.up)
+            try:
+                self._probe.start()
+            except BaseException:
+                self._health.close()
+                raise
             self._delivery.start()
+            self._health.started()
             names = ", ".join(i.name for i in settings.interfaces)
             directions = " and ".join(d.name.lower() for d in settings.directions)
             sinks = ", ".join(str(address) for address in settings.sinks)
             report(f"measuring {directions} of {names}, streaming {settings.format} to {sinks}")
+            if self._health.url:
+                report(f"health at {self._health.url}/healthz and /readyz")
             try:
                 self._loop(woken)
             finally:
@@ -98,13 +107,16 @@ class Stream:
                 poll.register(descriptor, select.EPOLLIN)
             line, swept = probe.next_line(), True  # the next grid line; the one before is done
             while not self._stop:
+                self._health.beat()
                 now = time.monotonic_ns()
                 due = min(deadline, line if swept else line + grace)
                 if swept and self._reloaded(woken):
                     self._switch(poll)
                     probe = self._probe
                 elif now < due:
-                    woken_by = {descriptor for descriptor, _ in poll.poll((due - now) / NS)}
+                    rest = (due - now) / NS
+                    patience = min(rest, self._health.turn or rest)
+                    woken_by = {descriptor for descriptor, _ in poll.poll(patience)}
                     if probe.events_fileno() in woken_by:
                         self._drain_events()
                     if probe.fileno() in woken_by and probe.pressed():
@@ -242,12 +254,15 @@ class Stream:
                 "events_handed": self._delivery.events.of(interface).records,
             }
         self._delivery.hand_account(self._probe.wall(line), interfaces)
+        seen = sum(counts["seen_packets"] for counts in interfaces.values())
+        sentence = f"{seen} packets seen; {self._delivery.progress()}"
+        self._health.status(sentence)
         if self._settings.verbose:
-            seen = sum(counts["seen_packets"] for counts in interfaces.values())
-            report(f"{seen} packets seen; {self._delivery.progress()}")
+            report(sentence)
 
     def _finish(self) -> None:
         """Close every interval, send it, detach, account for everything, say so."""
+        self._health.stopping()
         self._probe.detach()
         self._drain_events()
         for _ in range(_LAST_SWEEPS):
@@ -260,6 +275,7 @@ class Stream:
         self._delivery.close()
         for sentence in self._delivery.summaries():
             report(sentence + self._kernel_losses())
+        self._health.close()
 
     def _kernel_losses(self) -> str:
         """What was lost before it came to the sinks, for the last line; nothing, if nothing was."""

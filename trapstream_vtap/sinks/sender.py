@@ -256,6 +256,11 @@ class Sender:
                 f"Collector {self._sink} refuses {refusal.held.records} records: {refusal.why}"
             )
 
+    @property
+    def up(self) -> bool:
+        """Whether the collector was there when it was last tried."""
+        return self._up
+
     def values(self) -> dict[str, int]:
         """The columns of `vtap_agent` that tell of this sink, by name."""
         with self._changed:
