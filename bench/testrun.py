@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from lab import testrun
 from trapstream_vtap.bpf import compile as compiler
-from trapstream_vtap.config import Settings, resolve
+from trapstream_vtap.config import Settings
 from trapstream_vtap.interfaces import choose
 from trapstream_vtap.probes import flow
+from trapstream_vtap.sinks import parse
 
 if TYPE_CHECKING:
     from trapstream_vtap.bpf.compile import Objects
@@ -22,7 +23,7 @@ EMPTY = (
 
 def settings(**changes: object) -> Settings:
     """Settings for the loopback interface, which is where test runs seem to arrive."""
-    plain = Settings(resolve("127.0.0.1", 9), choose(("lo",)), "127.0.0.1")
+    plain = Settings((parse("tcp://127.0.0.1:9"),), choose(("lo",)), "127.0.0.1")
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
+from trapstream_vtap import agent
 from trapstream_vtap.cli import main as command
 from trapstream_vtap.records import (
     KEY_FIELDS,
     Role,
     Schema,
-    agent_schema,
     event_schema,
     flow_schema,
 )
@@ -46,8 +46,10 @@ def fields() -> str:
             "mean exactly: [sequence.md](sequence.md), [jitter.md](jitter.md).",
             "",
             _measurement(event_schema(KEY_FIELDS)),
-            _measurement(agent_schema(events=True)),
+            _measurement(agent.interface_schema(events=True)),
             "The counts of events are there where sequence numbers are checked.",
+            "",
+            _measurement(agent.sink_schema()),
             "",
         )
     )

@@ -19,14 +19,16 @@ from urllib.parse import unquote_to_bytes
 
 from hypothesis import strategies as st
 
+from trapstream_vtap import agent
 from trapstream_vtap.config import STOP_GAP_NS
 from trapstream_vtap.probes.flow import square_limits
-from trapstream_vtap.records import AGENT, KEY_FIELDS, Kind, flow_layouts
+from trapstream_vtap.records import KEY_FIELDS, Kind, flow_layouts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 INT64_MAX = 2**63 - 1
+AGENT = agent.interface_schema(events=False)
 AGENT_COUNTS = sum(field.kind is Kind.COUNT for field in AGENT.fields)
 LATEST = INT64_MAX - 1  # InfluxDB keeps the two outermost values of its time for itself
 MOST_PER_SECOND = 2**64 - 1  # whole bits: more than 2 EB/s, which nothing carries

@@ -28,11 +28,12 @@ from lab import testrun
 from lab.namespace import Namespace
 from trapstream_vtap.bpf import attach, kernel
 from trapstream_vtap.bpf import compile as compiler
-from trapstream_vtap.config import DIRECTIONS, NS, Collector, Settings
+from trapstream_vtap.config import DIRECTIONS, NS, Settings
 from trapstream_vtap.interfaces import interfaces
 from trapstream_vtap.probes.flow import source
 from trapstream_vtap.records import FLOW_SLOT, FLOW_STATE, KEY_FIELDS, LINK, Layout, flow_layouts
 from trapstream_vtap.rules import parse_rules
+from trapstream_vtap.sinks import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -116,7 +117,7 @@ def settings(
     loopback = interfaces()["lo"]
     assert loopback.index == LOOPBACK
     return Settings(
-        collector=Collector(socket.AF_INET, ("127.0.0.1", 8094)),
+        sinks=(parse("tcp://127.0.0.1:8094"),),
         interfaces=tuple(replace(loopback, ethernet=ethernet) for ethernet in layers),
         device="127.0.0.1",
         interval=interval,

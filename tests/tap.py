@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lab.namespace import Namespace
 
 COMMAND = Path(__file__).parent.parent / ".venv" / "bin" / "vtap-stream"
@@ -67,12 +69,16 @@ class Tap:
         self.process.wait()
         self._reader.join()
 
-    def stop(self) -> list[dict[str, Any]]:
-        """End it by SIGINT; all records that it streamed, in order."""
+    def end(self) -> None:
+        """End it by SIGINT."""
         self.process.send_signal(signal.SIGINT)
         assert self.process.wait(DEADLINE) == 0, self._said
         self._reader.join(DEADLINE)
         self._collector.join(DEADLINE)
+
+    def stop(self) -> list[dict[str, Any]]:
+        """End it by SIGINT; all records that it streamed, in order."""
+        self.end()
         return [record for line in self._payload.splitlines() for record in json.loads(line)]
 
     @property
@@ -95,12 +101,28 @@ class Tap:
         with self._news:
             self._news.notify_all()
 
+    def leave(self) -> None:
+        """Have the collector go away."""
+        self._connection.shutdown(socket.SHUT_RDWR)
+
     def _collect(self, listener: socket.socket) -> None:
         with listener:
-            connection, _ = listener.accept()
-        with connection:
-            while part := connection.recv(1 << 20):
+            self._connection, _ = listener.accept()
+        with self._connection:
+            while part := self._connection.recv(1 << 20):
                 self._payload += part
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Return as soon as CONDITION holds.
+
+    Raises:
+        AssertionError: It does not within the deadline.
+    """
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def flows(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -110,7 +132,17 @@ def flows(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def agent(records: list[dict[str, Any]], interface: str) -> dict[str, Any]:
     """The last record of `vtap_agent` of INTERFACE."""
-    return [r for r in records if r["name"] == "vtap_agent" and r["interface"] == interface][-1]
+    return _agents(records, "interface", interface)[-1]
+
+
+def delivered(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last record of `vtap_agent` of the one sink."""
+    return _agents(records, "sink")[-1]
+
+
+def _agents(records: list[dict[str, Any]], tag: str, *wanted: str) -> list[dict[str, Any]]:
+    agents = [record for record in records if record["name"] == "vtap_agent" and tag in record]
+    return [record for record in agents if not wanted or record[tag] in wanted]
 
 
 def wait_past_line(guard: float = 0.1, interval: float = 1.0) -> None:

@@ -17,10 +17,11 @@ import tap
 from traffic import V4, Wire
 
 from trapstream_vtap.bpf import kernel
-from trapstream_vtap.config import DIRECTIONS, Collector, Settings
+from trapstream_vtap.config import DIRECTIONS, Settings
 from trapstream_vtap.errors import RunError
 from trapstream_vtap.interfaces import choose
 from trapstream_vtap.probes.flow import FlowProbe
+from trapstream_vtap.sinks import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +50,7 @@ def probe(wire: Wire) -> FlowProbe:
     """A probe on both directions of the receiver's end."""
     with wire.receiver.entered():
         settings = Settings(
-            Collector(socket.AF_INET, ("127.0.0.1", 9)),
+            (parse("tcp://127.0.0.1:9"),),
             choose(("wire0",)),
             "127.0.0.1",
             directions=DIRECTIONS["both"],
@@ -155,8 +156,8 @@ kernel.link_tcx = refuse
 from trapstream_vtap.config import *
 from trapstream_vtap.interfaces import choose
 from trapstream_vtap.probes.flow import FlowProbe
-import socket
-settings = Settings(Collector(socket.AF_INET, ("127.0.0.1", 9)), choose(("wire0",)), "x",
+from trapstream_vtap.sinks import parse
+settings = Settings((parse("tcp://127.0.0.1:9"),), choose(("wire0",)), "x",
                     directions=DIRECTIONS["both"])
 FlowProbe(settings).start()
 os.kill(os.getpid(), signal.SIGKILL)
@@ -198,7 +199,7 @@ def test_two_at_a_time(wire: Wire) -> None:
         exchange(wire, 30)
         for tapped in (first, second):
             account = tap.agent(tapped.stop(), "wire0")
-            assert account["seen_packets"] == account["packets_sent"] == 30
+            assert account["seen_packets"] == account["packets_handed"] == 30
 
 
 def test_gone_interface(wire: Wire) -> None:
@@ -206,7 +207,7 @@ def test_gone_interface(wire: Wire) -> None:
     with wire.receiver.entered():
         chosen = choose(("wire0", "lo"))
         wire.receiver.run("ip", "link", "del", "wire0")
-        settings = Settings(Collector(socket.AF_INET, ("127.0.0.1", 9)), chosen[::-1], "127.0.0.1")
+        settings = Settings((parse("tcp://127.0.0.1:9"),), chosen[::-1], "127.0.0.1")
         with pytest.raises(RunError, match="Cannot attach to ingress of wire0: No such device"):
             FlowProbe(settings).start()
     assert attached(wire.receiver, "lo") == 0

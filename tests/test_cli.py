@@ -37,7 +37,31 @@ SUMMARY = re.compile(r"vtap-stream: \d+ records sent \(\d+ packets\), \d+ record
 BPF_SYSCALL = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
 
 USAGE = {
-    "no arguments": ((), "Missing argument 'COLLECTOR_IP'."),
+    "no arguments": (
+        (),
+        "Say where to stream to: COLLECTOR_IP COLLECTOR_PORT, or --sink URL.",
+    ),
+    "unknown kind of sink": (
+        ("--sink", "ftp://192.0.2.1:21"),
+        "--sink 'ftp://192.0.2.1:21': a sink begins with one of .*tcp, udp.*",
+    ),
+    "sink without port": (
+        ("--sink", "tcp://192.0.2.1"),
+        "--sink 'tcp://192.0.2.1': give tcp://host:port.",
+    ),
+    "sink with a path": (
+        ("-i", "lo", "--sink", "tcp://127.0.0.1:8094/vtap"),
+        "--sink 'tcp://127.0.0.1:8094/vtap': give tcp://host:port.",
+    ),
+    "sink with a password": (
+        ("--sink", "tcp://me:secret@192.0.2.1:8094"),
+        ".*: names and passwords do not belong on the command line.",
+    ),
+    "sink with port 65536": (("--sink", "tcp://[::1]:65536"), "--sink .*: Port out of range.*"),
+    "a sink twice": (
+        ("--sink", "tcp://127.0.0.1:8094", *COLLECTOR),
+        "tcp://127.0.0.1:8094 is there twice: a record would be sent there twice.",
+    ),
     "no port": (("127.0.0.1",), "Missing argument 'COLLECTOR_PORT'."),
     "unknown option": (("--colour", *COLLECTOR), "No such option '?--colour'?[.:].*"),
     "port 0": (("::1", "0"), ".*'0' is not a port: give a number from 1 to 65535."),
@@ -139,7 +163,7 @@ def failure(done: subprocess.CompletedProcess[str], code: int) -> str:
     assert "Traceback" not in done.stderr
     lines = done.stderr.splitlines()
     if code == 2:
-        usage = "Usage: vtap-stream [OPTIONS] COLLECTOR_IP COLLECTOR_PORT"
+        usage = "Usage: vtap-stream [OPTIONS] [COLLECTOR_IP COLLECTOR_PORT]"
         assert [usage, "Try 'vtap-stream --help' for help.", ""] == lines[:3]
         del lines[:3]
     (sentence,) = lines
@@ -231,7 +255,7 @@ def test_no_route(namespace: Namespace) -> None:
     done = namespace.run(str(COMMAND), "-i", "lo", "192.0.2.1", "8094", check=False)
 
     assert re.fullmatch(
-        r"No route to the collector 192.0.2.1:8094 \(Network is unreachable\): say with "
+        r"No route to the collector tcp://192.0.2.1:8094 \(Network is unreachable\): say with "
         "--device-ip what the tag device shall be.",
         failure(done, 1),
     )

@@ -71,13 +71,19 @@ class Run:
         for counter in ("seen", "counted", "not_ip", "malformed", "filtered", "no_flow", "evicted"):
             found = (account[f"{counter}_packets"], account[f"{counter}_bytes"])
             assert whole.get(counter, (0, 0)) == found, counter
-        assert (packets, 0, 0) == tuple(
-            account[f"packets_{fate}"] for fate in ("sent", "pending", "lost")
-        )
-        assert (self.sent(name), 0, 0) == tuple(
-            account[f"summaries_{fate}"] for fate in ("sent", "pending", "lost")
-        )
-        assert account["payloads_failed"] == 0
+        assert packets == account["packets_handed"]
+        assert self.sent(name) == account["summaries_handed"]
+
+    def check_sink(self, account: dict[str, Any], name: str) -> None:
+        """The last record of `vtap_agent` of the sink says that everything was delivered."""
+        packets = sum(amount[0] for amount in self.expected.values())
+        for unit, whole in (("records", self.sent(name)), ("packets", packets)):
+            found = [
+                account[f"{unit}_{fate}"] for fate in ("handed", "delivered", "queued", "lost")
+            ]
+            assert [whole, whole, 0, 0] == found
+        assert account["records_retried"] == 0
+        assert account["up"] == 1
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -254,9 +260,13 @@ def test_influxd_over_udp(run: Run) -> None:
     assert run.influxd.udp_drops() == 0
     stats = run.influxd.udp_stats()
     assert (stats["pointsParseFail"], stats["batchesTxFail"]) == (0, 0)
-    (account,) = run.influxd.query("SELECT LAST(seen_packets), * FROM vtap_agent")
-    (values,) = account["values"]
-    run.check_account(dict(zip(account["columns"], values, strict=True)), "influxd")
+    for last, check in (
+        ("SELECT LAST(seen_packets), * FROM vtap_agent", run.check_account),
+        ("SELECT LAST(records_handed), * FROM vtap_agent", run.check_sink),
+    ):
+        (account,) = run.influxd.query(last)
+        (values,) = account["values"]
+        check(dict(zip(account["columns"], values, strict=True)), "influxd")
 
 
 def test_victoria_metrics_over_tcp(run: Run) -> None:
@@ -288,6 +298,7 @@ def test_victoria_metrics_over_tcp(run: Run) -> None:
         for series in run.victoria.export('{__name__=~"vtap_agent_.*"}')
     }
     run.check_account(account, "victoria")
+    run.check_sink(account, "victoria")
 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
@@ -304,4 +315,5 @@ def test_json(run: Run, transport: str) -> None:
     assert len(flows) == run.sent(f"json {transport}")
     assert run.expected == amounts(flows)
     assert len(flows) + len(accounts) == len(records)
-    run.check_account(accounts[-1], f"json {transport}")
+    run.check_account([a for a in accounts if "interface" in a][-1], f"json {transport}")
+    run.check_sink([a for a in accounts if "sink" in a][-1], f"json {transport}")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lab.reference import pages
-from trapstream_vtap.records import AGENT, KEY_FIELDS, flow_schema
+from trapstream_vtap import agent
+from trapstream_vtap.records import KEY_FIELDS, flow_schema
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,8 +24,9 @@ def test_reference_is_current(path: Path) -> None:
 def test_readme_lines_have_the_fields() -> None:
     """The captured lines in the README name exactly the fields that records have."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for schema in (flow_schema(), AGENT):
-        (line,) = re.findall(rf"^{schema.measurement},.*$", readme, re.MULTILINE)
+    schemas = (flow_schema(), agent.interface_schema(events=False), agent.sink_schema())
+    lines = re.findall(r"^vtap_\w+,.*$", readme, re.MULTILINE)
+    for schema, line in zip(schemas, lines, strict=True):
         head, values, _ = line.split(" ")
         names = [pair.partition("=")[0] for pair in (head + "," + values).split(",")[1:]]
         assert names == [field.name for field in schema.fields[:-1]]

@@ -85,7 +85,8 @@ def test_all_protocols_exact(wire: Wire, tmp_path: Path) -> None:
     account = tap.agent(records, "wire0")
     assert account["seen_packets"] == len(found)
     assert account["seen_bytes"] == sum(packet.bytes for packet in found)
-    assert account["counted_packets"] == account["packets_sent"] == len(found)
+    assert account["counted_packets"] == account["packets_handed"] == len(found)
+    assert tap.delivered(records)["packets_delivered"] == len(found)
     assert {p.flow.protocol for p in found} == {"udp", "tcp", "icmp", "icmpv6"}
 
 

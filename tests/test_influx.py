@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from expected import (
+    AGENT,
     AGENT_COUNTS,
     INT64_MAX,
     INTERFACES,
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 from oracle import Oracle, Point, Refused
 
 from trapstream_vtap import formats
-from trapstream_vtap.records import AGENT, KEY_FIELDS, Kind, flow_schema
+from trapstream_vtap.records import KEY_FIELDS, Kind, flow_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 from expected import (
+    AGENT,
     AGENT_COUNTS,
     INT64_MAX,
     INTERFACES,
@@ -26,7 +27,7 @@ from hypothesis import strategies as st
 from trapstream_vtap import formats
 from trapstream_vtap.config import DEFAULT_KEY, JSON_LINE_LIMIT
 from trapstream_vtap.formats import JSON, JSON_DATAGRAM
-from trapstream_vtap.records import AGENT, Kind, Schema, flow_schema
+from trapstream_vtap.records import Kind, Schema, flow_schema
 
 deterministic = settings(derandomize=True, deadline=None, max_examples=200)
 

@@ -7,13 +7,13 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import pytest
-from expected import INTERFACES, SHIFT, Flow, flow_records, names
+from expected import AGENT, INTERFACES, SHIFT, Flow, flow_records, names
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trapstream_vtap import formats
 from trapstream_vtap.formats import INFLUX, JSON, JSON_DATAGRAM
-from trapstream_vtap.records import AGENT, KEY_FIELDS, flow_layouts, flow_schema
+from trapstream_vtap.records import KEY_FIELDS, flow_layouts, flow_schema
 
 if TYPE_CHECKING:
     from trapstream_vtap._native import Plan, Tallies

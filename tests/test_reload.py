@@ -98,7 +98,7 @@ def test_nothing_filtered(tmp_path: Path, hook: str) -> None:
         wire.settle()
         records = tapped.stop()
     account = tap.agent(records, "wire0")
-    assert account["counted_packets"] == account["seen_packets"] == account["packets_sent"]
+    assert account["counted_packets"] == account["seen_packets"] == account["packets_handed"]
 
 
 @pytest.mark.parametrize(

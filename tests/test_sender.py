@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Self
 import pytest
 
 from lab.namespace import Namespace, veth
-from trapstream_vtap.config import Collector
-from trapstream_vtap.ledger import Ledger
-from trapstream_vtap.sinks import Payload, Sender, TcpSink, UdpSink
+from trapstream_vtap.ledger import Held
+from trapstream_vtap.sinks import Address, Payload, Sender, TcpSink, UdpSink
 from trapstream_vtap.sinks import sender as sender_module
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 DEADLINE = 20.0  # seconds
 HOST = "127.0.0.1"
-INTERFACE = 3
 _SO_ATTACH_FILTER = 26  # include/uapi/asm-generic/socket.h
 
 
@@ -60,19 +58,20 @@ def numbers_of(lines: Iterable[bytes]) -> list[int]:
     return found
 
 
+def address(kind: type[TcpSink | UdpSink], port: int, host: str = HOST) -> Address:
+    """PORT as a sink of that KIND takes it."""
+    return Address("tcp" if kind is TcpSink else "udp", ((host, port),))
+
+
 class Sending:
-    """A sender, its ledger, and what it said to the person at the terminal."""
+    """A sender, its account, and what it said to the person at the terminal."""
 
     def __init__(self, kind: type[TcpSink | UdpSink], port: int, **options: object) -> None:
-        self.ledger = Ledger()
         self.said: list[str] = []
-        give_up = threading.Event()
-        host = str(options.get("host", HOST))
-        collector = Collector(socket.AF_INET, (host, port))
-        sink = TcpSink(collector, give_up) if kind is TcpSink else UdpSink(collector)
+        sink = kind(address(kind, port, str(options.get("host", HOST))))
         memory = options.get("memory", 64 << 20)
         assert isinstance(memory, int)
-        self.sender = Sender(sink, self.ledger, memory, self.said.append, give_up)
+        self.sender = Sender(sink, memory, self.said.append)
         self.handed = 0
 
     def __enter__(self) -> Self:
@@ -89,27 +88,35 @@ class Sending:
     def put(self, *payloads: bytes) -> None:
         """Hand over payloads as the stream does: one record of two packets in each."""
         for data in payloads:
-            tally = {INTERFACE: (1, 2, len(data))}
-            self.ledger.handed(tally)
-            self.sender.put(Payload(data, tally))
+            self.sender.put(Payload(data, Held(1, 2)))
             self.handed += 1
 
     @property
+    def values(self) -> dict[str, int]:
+        """What the account says."""
+        return self.sender.values()
+
+    @property
     def sent(self) -> int:
-        """Records that the ledger has as sent."""
-        return self.ledger.values(INTERFACE)["summaries_sent"]
+        """Records that the account has as delivered."""
+        return self.values["records_delivered"]
 
     @property
     def failed(self) -> int:
-        """Payloads that the ledger has as failed."""
-        return self.ledger.values(INTERFACE)["payloads_failed"]
+        """Records that had to be sent again."""
+        return self.values["records_retried"]
+
+    def lost(self, reason: str) -> int:
+        """Records that the account has as lost for that reason."""
+        return self.values[f"lost_{reason}"]
 
     def check_books(self) -> None:
-        """After `close`: sent and lost are all that was handed over, in records and in bytes."""
-        handed, sent, lost = self.ledger.totals()
-        assert self.handed == handed.records == sent.records + sum(a.records for a in lost.values())
-        assert handed.bytes == sent.bytes + sum(a.bytes for a in lost.values())
-        assert self.ledger.values(INTERFACE)["summaries_pending"] == 0
+        """After `close`: delivered and lost are all that was handed over."""
+        values = self.values
+        assert self.handed == values["records_handed"]
+        assert self.handed == values["records_delivered"] + values["records_lost"]
+        assert 2 * self.handed == values["packets_delivered"] + values["packets_lost"]
+        assert values["records_queued"] == 0
 
 
 class Peer:
@@ -268,8 +275,8 @@ def test_memory_limit(peer: Peer) -> None:
 
         for i in range(1, 1 + dropped + kept):
             sending.put(payload(i, size))
-            assert max(0, i - kept) == sending.ledger.values(INTERFACE)["summaries_lost"]
-            assert min(i, kept) + 1 == sending.ledger.values(INTERFACE)["summaries_pending"]
+            assert max(0, i - kept) == sending.values["records_lost"]
+            assert min(i, kept) + 1 == sending.values["records_queued"]
         received: list[bytes] = []
         reader = threading.Thread(target=lambda: received.extend(read_until_end(connection)))
         reader.start()
@@ -278,8 +285,7 @@ def test_memory_limit(peer: Peer) -> None:
         reader.join()
 
     assert [0, *range(1 + dropped, 1 + dropped + kept)] == numbers_of(received)
-    assert dropped == sending.ledger.totals()[2]["memory"].records
-    assert 2 * dropped == sending.ledger.totals()[2]["memory"].packets
+    assert dropped == sending.lost("memory")
     sending.check_books()
 
 
@@ -294,7 +300,7 @@ def test_close_while_the_collector_does_not_read(peer: Peer) -> None:
         sending.sender.close()
 
         assert time.monotonic() - begin < 2
-        lost = sending.ledger.totals()[2]["undelivered"].records
+        lost = sending.lost("undelivered")
         assert 0 < lost == 200 - sending.sent
         sending.check_books()
         assert connection.recv(6) == b"000000"
@@ -311,7 +317,7 @@ def test_close_while_nobody_is_there(
         wait_for(lambda: sending.said)
         assert not sending.sender.drain(0.1)
 
-    assert sending.ledger.totals()[2]["undelivered"].records == 30
+    assert sending.lost("undelivered") == 30
     sending.check_books()
 
 
@@ -332,12 +338,10 @@ def test_messages_become_rare(
 
     monkeypatch.setattr(sender_module, "_FIRST_WAIT", 0.001)
     monkeypatch.setattr(sender_module, "_LONGEST_WAIT", 0.002)
-    give_up = threading.Event()
     said: list[str] = []
-    collector = Collector(socket.AF_INET, (HOST, peer.port if kind is TcpSink else closed_udp_port))
-    sink = Counted(collector, give_up) if kind is TcpSink else Counted(collector)
-    sender = Sender(sink, Ledger(), 1 << 20, said.append, give_up)
-    sender.put(Payload(payload(0), {}))
+    where = address(kind, peer.port if kind is TcpSink else closed_udp_port)
+    sender = Sender(Counted(where), 1 << 20, said.append)
+    sender.put(Payload(payload(0)))
 
     wait_for(lambda: len(attempts) > 20)
     sender.close()
@@ -355,9 +359,9 @@ def test_attempts_become_rare(closed_udp_port: int) -> None:
             attempts.append(time.monotonic())
             super().open()
 
-    sink = Counted(Collector(socket.AF_INET, (HOST, closed_udp_port)))
-    sender = Sender(sink, Ledger(), 1 << 20, lambda _: None, threading.Event())
-    sender.put(Payload(payload(0), {}))
+    sink = Counted(address(UdpSink, closed_udp_port))
+    sender = Sender(sink, 1 << 20, lambda _: None)
+    sender.put(Payload(payload(0)))
     wait_for(lambda: len(attempts) == 4)
     sender.close()
 
@@ -458,11 +462,11 @@ def test_many_descriptors(peer: Peer) -> None:
 
 
 def test_accounts_are_not_booked(peer: Peer) -> None:
-    """A payload that tells no flows is sent like any other, and is in no account."""
+    """A payload of the exporter's own account is sent like any other, and is not counted."""
     peer.socket.listen()
     with Sending(TcpSink, peer.port) as sending, peer.accept() as connection:
-        sending.sender.put(Payload(payload(7), {}))
+        sending.sender.put(Payload(payload(7)))
 
         assert numbers_of([connection.recv(100)]) == [7]
         assert sending.sender.drain(DEADLINE)
-    assert (sending.ledger.totals()[0].records, sending.ledger.totals()[2]) == (0, {})
+    assert (sending.values["records_handed"], sending.values["records_lost"]) == (0, 0)

@@ -189,7 +189,7 @@ def test_evicted_is_admitted() -> None:
     account = tap.agent(records, "wire0")
     sent = sum(record["packets"] for record in tap.flows(records))
     assert account["seen_packets"] == account["counted_packets"] == 3 * 4096
-    assert account["packets_sent"] == sent
+    assert account["packets_handed"] == sent
     assert account["counted_packets"] == sent + account["evicted_packets"]
     assert account["counted_bytes"] == account["evicted_bytes"] + sum(
         record["bytes"] for record in tap.flows(records)

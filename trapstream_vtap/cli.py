@@ -13,6 +13,7 @@ import click
 from trapstream_vtap import __version__, config, configfile
 from trapstream_vtap.errors import RunError, UsageError
 from trapstream_vtap.interfaces import choose
+from trapstream_vtap.sinks import Address, parse
 from trapstream_vtap.stream import Stream, report
 
 if TYPE_CHECKING:
@@ -50,6 +51,21 @@ class _Port(click.ParamType[int]):
         if not str(value).isdecimal() or not 0 < int(value) < 1 << 16:
             self.fail(f"{value!r} is not a port: give a number from 1 to 65535.", param, ctx)
         return int(value)
+
+
+class _Listen(click.ParamType[tuple[str, int]]):
+    """An address to listen on."""
+
+    name = "ADDRESS:PORT"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, int]:
+        """Host and port."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return config.listen_address(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
 
 
 class _Pattern(click.ParamType[int]):
@@ -143,8 +159,8 @@ def _plain(option: click.Option, key: str, value: Any) -> Any:
 
 
 @click.command(context_settings=_CONTEXT)
-@click.argument("host", metavar="COLLECTOR_IP")
-@click.argument("port", metavar="COLLECTOR_PORT", type=_Port())
+@click.argument("host", metavar="[COLLECTOR_IP", required=False)
+@click.argument("port", metavar="COLLECTOR_PORT]", type=_Port(), required=False)
 @click.option(
     "-c",
     "--config",
@@ -178,7 +194,15 @@ def _plain(option: click.Option, key: str, value: Any) -> Any:
     type=click.Choice(["tcp", "udp"]),
     default="tcp",
     show_default=True,
-    help="How to reach the collector.",
+    help="How to reach COLLECTOR_IP.",
+)
+@click.option(
+    "--sink",
+    "addresses",
+    metavar="URL",
+    multiple=True,
+    help="Where to stream to, in place of COLLECTOR_IP or beside it; repeatable: "
+    "tcp://host:port, udp://host:port.",
 )
 @click.option(
     "-t",
@@ -337,9 +361,15 @@ def _plain(option: click.Option, key: str, value: Any) -> Any:
     type=_Seconds(0, min_open=True),
     help="Stop by itself.  [default: run until SIGINT or SIGTERM]",
 )
+@click.option(
+    "--health",
+    metavar="ADDRESS:PORT",
+    type=_Listen(),
+    help="Answer /healthz and /readyz there, over HTTP.  [default: nowhere]",
+)
 @click.option("-v", "--verbose", is_flag=True, help="A line of progress for each interval.")
 @click.version_option(__version__, prog_name="vtap-stream")
-def main(host: str, port: int, **options: Any) -> None:
+def main(host: str | None, port: int | None, **options: Any) -> None:
     r"""Measure every flow on this machine's interfaces and stream it to a time-series collector.
 
     The collector (Telegraf, InfluxDB, VictoriaMetrics, …) gets one record per flow and interval:
@@ -378,16 +408,23 @@ def _again(arguments: list[str]) -> Callable[[], config.Settings]:
 
 
 def _settings(
-    host: str,
-    port: int,
+    host: str | None,
+    port: int | None,
     names: tuple[str, ...],
+    addresses: tuple[str, ...],
+    transport: str,
     device: str | None,
     form: str,
     file: configfile.ConfigFile | None,
     **options: Any,
 ) -> config.Settings:
     """The options as one frozen object."""
-    collector = config.resolve(host, port)
+    chosen = [parse(text) for text in addresses]
+    if host is not None and port is None:
+        raise UsageError("Missing argument 'COLLECTOR_PORT'.")
+    if host is not None and port is not None:
+        chosen.insert(0, Address(transport, ((host, port),)))
+    sinks = config.check_sinks(chosen)
     wanted = tuple(word for name in names for word in config.split(name))
     if names and not wanted:
         raise UsageError("--interface is empty: name an interface, or leave the option out.")
@@ -414,9 +451,9 @@ def _settings(
     settings = config.Settings(
         rules=file.rules,
         hidden=file.hidden,
-        collector=collector,
+        sinks=sinks,
         interfaces=interfaces,
-        device=device or config.address_toward(collector),
+        device=device or config.device_name(sinks),
         format=form,
         interval=interval,
         directions=config.DIRECTIONS[options.pop("direction")],

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from trapstream_vtap.interfaces import Interface
     from trapstream_vtap.rules import Rule
+    from trapstream_vtap.sinks import Address
 
 NS = 1_000_000_000
 DEFAULT_KEY = KEY_FIELDS[:5]
@@ -41,27 +44,13 @@ TUNNELS = ("vxlan", "geneve", "gre", "erspan", "gtpu", "ipip")
 
 
 @dataclass(frozen=True)
-class Collector:
-    """Where the records go: the address resolved, for `socket.connect`."""
-
-    family: socket.AddressFamily
-    address: tuple[str, int]
-
-    def __str__(self) -> str:
-        """Host and port as a person writes them."""
-        host, port = self.address[:2]
-        return f"[{host}]:{port}" if self.family == socket.AF_INET6 else f"{host}:{port}"
-
-
-@dataclass(frozen=True)
 class Settings:
     """Everything that a run depends on; times in ns, sizes in bytes."""
 
-    collector: Collector
+    sinks: tuple[Address, ...]
     interfaces: tuple[Interface, ...]
     device: str
     format: str = "influx"
-    transport: str = "tcp"
     interval: int = NS
     batch_size: int = 5000
     directions: tuple[Direction, ...] = (Direction.INGRESS,)
@@ -75,6 +64,7 @@ class Settings:
     max_memory: int = 64 << 20
     duration: float | None = None
     verbose: bool = False
+    health: tuple[str, int] | None = None
     rules: tuple[Rule, ...] = ()
     hidden: frozenset[str] = frozenset()
     sequence: bool = False
@@ -93,38 +83,61 @@ class Settings:
         return self.sequence or self.offset is not None
 
 
-def resolve(host: str, port: int) -> Collector:
-    """The collector's address.
+def check_sinks(sinks: Sequence[Address]) -> tuple[Address, ...]:
+    """SINKS, if there are any, each only once, and their names have addresses.
 
     Raises:
-        UsageError: HOST has none.
+        UsageError: It is not so.
     """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-    except (OSError, UnicodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not a host name"
-        raise UsageError(
-            f"Cannot resolve the collector's name {host!r} ({why}): give an IP address, or check "
-            "DNS."
-        ) from error
-    return Collector(socket.AddressFamily(family), address)  # type: ignore[arg-type]
+    if not sinks:
+        raise UsageError("Say where to stream to: COLLECTOR_IP COLLECTOR_PORT, or --sink URL.")
+    for number, sink in enumerate(sinks):
+        if sink in sinks[:number]:
+            raise UsageError(f"{sink} is there twice: a record would be sent there twice.")
+        try:
+            if sink.hosts:
+                sink.resolve()
+        except OSError as error:
+            raise UsageError(
+                f"Cannot resolve the collector's name {sink.hosts[0][0]!r} ({error.strerror}): "
+                "give an IP address, or check DNS."
+            ) from error
+    return tuple(sinks)
 
 
-def address_toward(collector: Collector) -> str:
-    """The address that the kernel would send from, toward COLLECTOR.
+def device_name(sinks: Sequence[Address]) -> str:
+    """The address that the kernel would send from, toward the first of SINKS that has an address.
 
     Raises:
         RunError: There is no route.
     """
-    with socket.socket(collector.family, socket.SOCK_DGRAM) as probe:
+    remote = next((sink for sink in sinks if sink.hosts), None)
+    if not remote:
+        return socket.gethostname()
+    family, address = remote.resolve()
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(collector.address)
+            probe.connect(address)
         except OSError as error:
             raise RunError(
-                f"No route to the collector {collector} ({error.strerror}): say with --device-ip "
+                f"No route to the collector {remote} ({error.strerror}): say with --device-ip "
                 "what the tag device shall be."
             ) from error
         return str(probe.getsockname()[0])
+
+
+def listen_address(text: str) -> tuple[str, int]:
+    """ADDRESS:PORT taken apart, an IPv6 address in brackets.
+
+    Raises:
+        UsageError: It is not that.
+    """
+    host, _, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    with contextlib.suppress(ValueError):
+        if port.isdecimal() and int(port) < 1 << 16 and (":" in bare) == (bare != host):
+            return str(ipaddress.ip_address(bare)), int(port)
+    raise UsageError(f"{text!r} is not an IP address and a port, such as 127.0.0.1:8081.")
 
 
 def key_fields(text: str) -> tuple[str, ...]:

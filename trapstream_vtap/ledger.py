@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ledger: what was handed over, sent, lost, and for what reason, per interface.
+"""The ledger: what came out of the kernel, and what became of it at each sink.
 
-What is kept: handed over = sent + pending + Σ lost by reason, in records, packets and bytes.
+What is kept, of records and of the packets that they account for, at every sink at any time:
+handed over = delivered + queued + Σ lost by reason.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trapstream_vtap._native import Tallies
+LOSSES = {
+    "memory": "lost: `--max-memory` was full of what waits, and they were the oldest",
+    "undelivered": "lost: the run ended, and the collector did not take them in time",
+    "too_large": "lost: too large for a payload by themselves",
+    "refused": "lost: the collector will not take them, whenever they come",
+}
+"""Why a sink gives records up, and what that means."""
 
 
 @dataclass(slots=True)
@@ -25,101 +31,97 @@ class Amount:
     packets: int = 0
     bytes: int = 0
 
-    def add(self, other: Amount) -> None:
-        """Add OTHER to this."""
-        self.records += other.records
-        self.packets += other.packets
-        self.bytes += other.bytes
 
-    def less(self, other: Amount) -> Amount:
-        """What is left of this without OTHER."""
-        return Amount(
-            self.records - other.records, self.packets - other.packets, self.bytes - other.bytes
-        )
-
-
-class Account:
-    """What became of records: an amount per interface (0: all together)."""
+class Handed:
+    """What came out of the kernel, by interface index; one thread uses it."""
 
     def __init__(self) -> None:
-        self.per_interface: dict[int, Amount] = {}
+        self._amounts: dict[int, Amount] = {}
 
     def book(self, tallies: Mapping[int, tuple[int, int, int]]) -> None:
-        """Add what a payload holds."""
-        for interface, numbers in tallies.items():
-            self.per_interface.setdefault(interface, Amount()).add(Amount(*numbers))
+        """Add what a payload holds: records, packets, bytes by interface."""
+        for interface, (records, packets, octets) in tallies.items():
+            amount = self._amounts.setdefault(interface, Amount())
+            amount.records += records
+            amount.packets += packets
+            amount.bytes += octets
 
     def of(self, interface: int) -> Amount:
         """The amount of INTERFACE."""
-        return self.per_interface.get(interface, Amount())
-
-    @property
-    def total(self) -> Amount:
-        """The amount of all interfaces."""
-        total = Amount()
-        for amount in self.per_interface.values():
-            total.add(amount)
-        return total
+        return self._amounts.get(interface, Amount())
 
 
-class Ledger:
-    """Books records of `vtap_flow` from the kernel's hands to the collector's; thread-safe."""
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a payload holds; nothing, where it is not counted (the exporter's own account)."""
+
+    records: int = 0
+    packets: int = 0
+
+    def __add__(self, other: Held) -> Held:
+        """Both together."""
+        return Held(self.records + other.records, self.packets + other.packets)
+
+    def __sub__(self, other: Held) -> Held:
+        """This without OTHER."""
+        return Held(self.records - other.records, self.packets - other.packets)
+
+
+NOTHING = Held()
+
+
+class Account:
+    """What became of the records handed to one sink; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._handed = Account()
-        self._sent = Account()
-        self._lost: dict[str, Account] = {}
-        self._failed: Counter[int] = Counter()
+        self._handed = NOTHING
+        self._delivered = NOTHING
+        self._bytes = 0
+        self._lost = dict.fromkeys(LOSSES, NOTHING)
+        self._retried = 0
 
-    def handed(self, tallies: Tallies) -> None:
+    def handed(self, held: Held) -> None:
         """Records came out of the kernel."""
         with self._lock:
-            self._handed.book(tallies)
+            self._handed += held
 
-    def sent(self, tallies: Tallies) -> None:
-        """The collector's side has taken a payload."""
+    def delivered(self, held: Held, octets: int) -> None:
+        """The collector's side has taken OCTETS bytes with these records."""
         with self._lock:
-            self._sent.book(tallies)
+            self._delivered += held
+            self._bytes += octets
 
-    def lost(self, reason: str, tallies: Tallies) -> None:
-        """Records were given up."""
+    def lost(self, reason: str, held: Held) -> None:
+        """Records were given up for one of `LOSSES`."""
         with self._lock:
-            self._lost.setdefault(reason, Account()).book(tallies)
+            self._lost[reason] += held
 
-    def failed(self, tallies: Tallies) -> None:
-        """A payload could not be sent at once (it may be later)."""
+    def retried(self, held: Held) -> None:
+        """A payload could not be sent, and will be sent again."""
         with self._lock:
-            self._failed.update(tallies.keys())
+            self._retried += held.records
 
-    def handed_over(self, interface: int) -> Amount:
-        """What came out of the kernel of INTERFACE."""
+    def values(self) -> dict[str, int]:
+        """The columns of `vtap_agent` that say what became of records, by name."""
         with self._lock:
-            return self._handed.of(interface)
-
-    def values(self, interface: int) -> dict[str, int]:
-        """The columns of `vtap_agent` that the ledger knows, for INTERFACE."""
-        with self._lock:
-            handed, sent = self._handed.of(interface), self._sent.of(interface)
-            lost = Amount()
-            for account in self._lost.values():
-                lost.add(account.of(interface))
-            pending = handed.less(sent).less(lost)
+            lost = sum(self._lost.values(), NOTHING)
+            queued = self._handed - self._delivered - lost
+            amounts = {
+                "handed": self._handed,
+                "delivered": self._delivered,
+                "queued": queued,
+                "lost": lost,
+            }
             return {
-                "summaries_sent": sent.records,
-                "summaries_pending": pending.records,
-                "summaries_lost": lost.records,
-                "packets_sent": sent.packets,
-                "packets_pending": pending.packets,
-                "packets_lost": lost.packets,
-                "payloads_failed": self._failed[interface],
+                **{f"records_{name}": held.records for name, held in amounts.items()},
+                **{f"packets_{name}": held.packets for name, held in amounts.items()},
+                "records_retried": self._retried,
+                "bytes_delivered": self._bytes,
+                **{f"lost_{reason}": held.records for reason, held in self._lost.items()},
             }
 
-    def totals(self) -> tuple[Amount, Amount, dict[str, Amount]]:
-        """Handed over, sent, and lost by reason, of all interfaces together."""
+    def losses(self) -> dict[str, Held]:
+        """What was lost, by reason, where anything was."""
         with self._lock:
-            return (
-                self._handed.total,
-                self._sent.total,
-                {reason: account.total for reason, account in self._lost.items()},
-            )
+            return {reason: held for reason, held in self._lost.items() if held.records}

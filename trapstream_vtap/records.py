@@ -382,9 +382,9 @@ CONTROL = Layout(
 )
 """What user space and the kernel program tell each other."""
 
-_TIME = Field("time", Role.TIME, Kind.TIME, ("time",), "ns", "end of the interval, UTC")
-_DEVICE = Field("device", Role.TAG, Kind.CONSTANT, (), "", "what `--device-ip` says")
-_INTERFACE = Field(
+TIME = Field("time", Role.TIME, Kind.TIME, ("time",), "ns", "end of the interval, UTC")
+DEVICE = Field("device", Role.TAG, Kind.CONSTANT, (), "", "what `--device-ip` says")
+INTERFACE = Field(
     "interface", Role.TAG, Kind.LABEL, ("interface",), "", "network interface, by name"
 )
 
@@ -478,7 +478,7 @@ _SEQUENCE = tuple(
 
 def _tags(key: Sequence[str]) -> list[Field]:
     """What tells the flows apart, in order of names."""
-    tags = [_DEVICE, _INTERFACE, *(_FLOW_TAGS[name] for name in KEY_FIELDS if name in key)]
+    tags = [DEVICE, INTERFACE, *(_FLOW_TAGS[name] for name in KEY_FIELDS if name in key)]
     tags.append(
         Field("direction", Role.TAG, Kind.LABEL, ("direction",), "", "`ingress` or `egress`")
     )
@@ -577,7 +577,7 @@ def flow_schema(
             *(_DEVIATION if deviation else ()),
             *(_SMOOTHED if smoothed else ()),
             *(_SEQUENCE if sequence else ()),
-            _TIME,
+            TIME,
         ),
     )
 
@@ -630,76 +630,3 @@ def event_schema(key: Sequence[str] = KEY_FIELDS[:5]) -> Schema:
             Field("time", Role.TIME, Kind.TIME, ("time",), "ns", "of the packet, UTC"),
         ),
     )
-
-
-_AGENT_COUNTS = {
-    "seen_packets": ("packets", "that reached the kernel program"),
-    "seen_bytes": ("bytes", "of the packets seen"),
-    "counted_packets": ("packets", "that were counted into a flow"),
-    "counted_bytes": ("bytes", "of the packets counted"),
-    "not_ip_packets": ("packets", "that are neither IPv4 nor IPv6"),
-    "not_ip_bytes": ("bytes", "of the packets that are not IP"),
-    "malformed_packets": ("packets", "whose headers are cut off or contradict themselves"),
-    "malformed_bytes": ("bytes", "of the malformed packets"),
-    "filtered_packets": ("packets", "that no rule matches"),
-    "filtered_bytes": ("bytes", "of the packets filtered"),
-    "no_flow_packets": ("packets", "for which the flow table gave no entry"),
-    "no_flow_bytes": ("bytes", "of the packets without an entry"),
-    "evicted_packets": (
-        "packets",
-        "lost with an evicted flow; a lower bound until the last record, which is exact",
-    ),
-    "evicted_bytes": ("bytes", "of the packets evicted"),
-    "summaries_sent": ("records", "of `vtap_flow` that the collector's side has taken"),
-    "summaries_pending": ("records", "of `vtap_flow` that wait to be sent (not a counter)"),
-    "summaries_lost": ("records", "of `vtap_flow` that were given up, for whatever reason"),
-    "packets_sent": ("packets", "in the summaries sent"),
-    "packets_pending": ("packets", "in the summaries pending (not a counter)"),
-    "packets_lost": ("packets", "in the summaries lost"),
-    "payloads_failed": (
-        "payloads",
-        "with records of this interface that could not be sent at once",
-    ),
-    "ring_full": ("times", "that a summary had to wait because the ring buffer was full"),
-}
-
-_EVENT_COUNTS = {
-    "events_sent": ("events", "that the collector's side has taken"),
-    "events_pending": ("events", "that wait to be sent (not a counter)"),
-    "events_lost": ("events", "that were given up, for whatever reason"),
-    "events_suppressed": ("events", "beyond `--max-events`, or without room in the ring buffer"),
-}
-
-
-def agent_schema(*, events: bool = False) -> Schema:
-    """The records of `vtap_agent`, with EVENTS where sequence numbers are checked."""
-    counts = _AGENT_COUNTS | (_EVENT_COUNTS if events else {})
-    return Schema(
-        measurement="vtap_agent",
-        doc=(
-            "One record per interface and interval: the exporter's own account. Counters run since "
-            "the start, so that a lost record loses nothing."
-        ),
-        layout=Layout(
-            "agent_record",
-            (
-                Column("interface", "u32"),
-                Column("reserved", "u32"),
-                Column("time", "u64"),
-                *(Column(name, "u64") for name in counts),
-            ),
-        ),
-        fields=(
-            _DEVICE,
-            _INTERFACE,
-            *(
-                Field(name, Role.VALUE, Kind.COUNT, (name,), unit, doc)
-                for name, (unit, doc) in counts.items()
-            ),
-            _TIME,
-        ),
-    )
-
-
-AGENT = agent_schema()
-"""Without sequence numbers."""

@@ -14,27 +14,26 @@ from collections import Counter
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from trapstream_vtap import formats
-from trapstream_vtap.config import JSON_LINE_LIMIT, NS
+from trapstream_vtap.config import NS
+from trapstream_vtap.delivery import Delivery, Schemas
 from trapstream_vtap.errors import RunError, UsageError
-from trapstream_vtap.ledger import Amount, Ledger
+from trapstream_vtap.health import Health
+from trapstream_vtap.ledger import Amount
 from trapstream_vtap.probes.flow import FlowProbe
-from trapstream_vtap.records import agent_schema
-from trapstream_vtap.sinks import Payload, Sender, TcpSink, UdpSink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from trapstream_vtap.config import Settings
-    from trapstream_vtap.sinks import Sink
+    from trapstream_vtap.delivery import Plans
 
 _GRACE_NS = 5_000_000  # after the grid line, for packets that close their flows themselves
 _DRAIN_SECONDS = 5.0  # at the end, for the collector to take what is left
 _LAST_SWEEPS = 100
 _NO_LIMIT = 1 << 62
 _FIXED = (
-    *("collector", "interfaces", "directions", "hook", "promiscuous", "format", "transport"),
-    *("device", "max_memory", "duration"),
+    *("sinks", "interfaces", "directions", "hook", "promiscuous", "format", "device"),
+    *("max_datagram", "max_memory", "duration", "health"),
 )
 """Settings that a reload cannot change."""
 
@@ -54,47 +53,18 @@ class Stream:
     def __init__(self, settings: Settings, again: Callable[[], Settings] | None = None) -> None:
         self._settings = settings
         self._again = again
-        self._use(FlowProbe(settings), settings)
-        self._ledger = Ledger()
-        self._events = Ledger()
+        self._probe = FlowProbe(settings)
+        self._delivery = Delivery(settings, report)
+        self._delivery.use(self._plans_of(self._probe))
         self._evicted = {i.index: Amount() for i in settings.interfaces}
         self._before = {i.index: Counter[str]() for i in settings.interfaces}  # by earlier probes
         self._stop = False
         self._reload = False
         self._loading: Future[tuple[FlowProbe, Settings]] | None = None
 
-    def _use(self, probe: FlowProbe, settings: Settings) -> None:
-        """From now on, read from PROBE."""
-        datagrams = settings.transport == "udp"
-        labels = formats.Labels(settings.device, {i.index: i.name for i in settings.interfaces})
-        form: formats.Format
-        if settings.format == "json":
-            form = formats.JSON_DATAGRAM if datagrams else formats.JSON
-        else:
-            form = formats.INFLUX
-        flow_plan = formats.compile_plan(
-            form, probe.schema, labels, coarse_shift=probe.coarse_shift
-        )
-        agent_columns = agent_schema(events=settings.sequences)
-        agent_plan = formats.compile_plan(form, agent_columns, labels)
-        event_plan = (
-            formats.compile_plan(form, probe.event_schema, labels) if probe.event_schema else None
-        )
-        most_bytes = _NO_LIMIT
-        if datagrams:
-            most_bytes = settings.max_datagram
-        elif settings.format == "json":
-            most_bytes = JSON_LINE_LIMIT
-        plans = (flow_plan, agent_plan, event_plan)
-        longest = max(plan.longest for plan in plans if plan)
-        if longest > most_bytes:
-            raise UsageError(
-                f"--max-datagram {most_bytes} is too small: with these options a record may "
-                f"take {longest} bytes."
-            )
-        self._probe, self._settings, self._most_bytes = probe, settings, most_bytes
-        self._flow_plan, self._agent_plan = flow_plan, agent_plan
-        self._agent_schema, self._event_plan = agent_columns, event_plan
+    def _plans_of(self, probe: FlowProbe) -> Plans:
+        """How the records of PROBE are rendered."""
+        return self._delivery.plans(Schemas(probe.schema, probe.event_schema, probe.coarse_shift))
 
     def run(self) -> None:
         """Measure and stream until told to stop.
@@ -104,19 +74,22 @@ class Stream:
         """
         settings = self._settings
         with self._signals() as woken:
-            self._probe.start()
+            self._health = Health(settings.health, self._delivery.up)
+            try:
+                self._probe.start()
+            except BaseException:
+                self._health.close()
+                raise
             for note in self._probe.notes:
                 report(note)
-            give_up = threading.Event()
-            sink: Sink = (
-                UdpSink(settings.collector)
-                if settings.transport == "udp"
-                else TcpSink(settings.collector, give_up)
-            )
-            self._sender = Sender(sink, self._ledger, settings.max_memory, report, give_up)
+            self._delivery.start()
+            self._health.started()
             names = ", ".join(i.name for i in settings.interfaces)
             directions = " and ".join(d.name.lower() for d in settings.directions)
-            report(f"measuring {directions} of {names}, streaming {settings.format} to {sink}")
+            sinks = ", ".join(str(address) for address in settings.sinks)
+            report(f"measuring {directions} of {names}, streaming {settings.format} to {sinks}")
+            if self._health.url:
+                report(f"health at {self._health.url}/healthz and /readyz")
             try:
                 self._loop(woken)
             finally:
@@ -136,13 +109,16 @@ class Stream:
                 poll.register(descriptor, select.EPOLLIN)
             line, swept = probe.next_line(), True  # the next grid line; the one before is done
             while not self._stop:
+                self._health.beat()
                 now = time.monotonic_ns()
                 due = min(deadline, line if swept else line + grace)
                 if swept and self._reloaded(woken):
                     self._switch(poll)
                     probe = self._probe
                 elif now < due:
-                    woken_by = {descriptor for descriptor, _ in poll.poll((due - now) / NS)}
+                    rest = (due - now) / NS
+                    patience = min(rest, self._health.turn or rest)
+                    woken_by = {descriptor for descriptor, _ in poll.poll(patience)}
                     if probe.events_fileno() in woken_by:
                         self._drain_events()
                     if probe.fileno() in woken_by and probe.pressed():
@@ -193,16 +169,14 @@ class Stream:
         """The new program takes over, the old one's table is emptied; or all stays as it was."""
         assert self._loading  # noqa: S101 - it is done
         loading, self._loading = self._loading, None
-        old, settings = self._probe, self._settings
+        old = self._probe
         new = None
         try:
             new, chosen = loading.result()
-            self._use(new, chosen)  # for its checks
-            self._use(old, settings)
+            plans = self._plans_of(new)
             moment = new.take_over(old)
         except (UsageError, RunError, OSError) as error:
             if new:
-                self._use(old, settings)
                 new.close()
             report(f"the configuration stays as it was: {error}")
             return
@@ -216,7 +190,8 @@ class Stream:
         for interface, counts in old.counters().items():
             self._before[interface].update(counts)
         old.close()
-        self._use(new, chosen)
+        self._probe, self._settings = new, chosen
+        self._delivery.use(plans)
         for descriptor in new.descriptors():
             poll.register(descriptor, select.EPOLLIN)
         report(f"the configuration was read again, {len(chosen.rules)} rules")
@@ -241,25 +216,14 @@ class Stream:
         self._account_evicted(counters)
 
     def _drain(self) -> None:
-        """Everything in the ring into the sender's queue."""
-        most = self._settings.batch_size
-        while batch := self._probe.read(most):
-            payloads, (too_large, tallies) = self._flow_plan.render(batch, most, self._most_bytes)
-            if too_large:
-                self._ledger.handed(tallies)
-                self._ledger.lost("too_large", tallies)
-            for data, _, held in payloads:
-                self._ledger.handed(held)
-                self._sender.put(Payload(data, held))
+        """Everything in the ring to the sinks."""
+        while batch := self._probe.read(self._settings.batch_size):
+            self._delivery.hand_flows(batch)
 
     def _drain_events(self) -> None:
-        """Sequence errors into the sender's queue."""
-        most, plan = self._settings.batch_size, self._event_plan
-        while plan and (batch := self._probe.read_events(most)):
-            payloads, _ = plan.render(batch, most, self._most_bytes)
-            for data, _, held in payloads:
-                self._events.handed(held)
-                self._sender.put(Payload(data, held, self._events))
+        """Sequence errors to the sinks."""
+        while batch := self._probe.read_events(self._settings.batch_size):
+            self._delivery.hand_events(batch)
 
     def _account_evicted(self, counters: dict[int, dict[str, int]]) -> None:
         """What is neither handed over nor in the table any more went with evicted flows.
@@ -269,7 +233,7 @@ class Stream:
         """
         held = self._probe.held()
         for interface, counts in counters.items():
-            handed = self._ledger.handed_over(interface)
+            handed = self._delivery.flows.of(interface)
             _, packets, octets = held.get(interface, (0, 0, 0))
             evicted = self._evicted[interface]
             missing = counts["counted_packets"] - handed.packets - packets
@@ -278,80 +242,49 @@ class Stream:
                 evicted.bytes = max(evicted.bytes, counts["counted_bytes"] - handed.bytes - octets)
 
     def _agent(self, line: int) -> None:
-        """One record of `vtap_agent` per interface, as of the grid line (CLOCK_MONOTONIC, ns)."""
-        batch = bytearray()
+        """The records of `vtap_agent`, as of the grid line (CLOCK_MONOTONIC, ns)."""
+        interfaces = {}
         for interface, counts in self._counters().items():
-            evicted = self._evicted[interface]
-            values = {
-                "interface": interface,
-                "time": self._probe.wall(line),
+            evicted, handed = self._evicted[interface], self._delivery.flows.of(interface)
+            interfaces[interface] = {
+                **counts,
                 "evicted_packets": evicted.packets,
                 "evicted_bytes": evicted.bytes,
-                **counts,
-                **self._ledger.values(interface),
-                **self._event_values(interface, counts),
+                "summaries_handed": handed.records,
+                "packets_handed": handed.packets,
+                "bytes_handed": handed.bytes,
+                "events_handed": self._delivery.events.of(interface).records,
             }
-            layout = self._agent_schema.layout
-            batch += layout.pack({n: v for n, v in values.items() if n in layout.offsets})
-        payloads, _ = self._agent_plan.render(batch, self._settings.batch_size, self._most_bytes)
-        for data, _, _ in payloads:
-            self._sender.put(Payload(data, {}))
+        self._delivery.hand_account(self._probe.wall(line), interfaces)
+        seen = sum(counts["seen_packets"] for counts in interfaces.values())
+        sentence = f"{seen} packets seen; {self._delivery.progress()}"
+        self._health.status(sentence)
         if self._settings.verbose:
-            report(self._progress())
-
-    def _event_values(self, interface: int, counts: dict[str, int]) -> dict[str, int]:
-        """What became of the events of INTERFACE; those in the kernel's hands wait, too."""
-        booked = self._events.values(interface)
-        sent, lost = booked["summaries_sent"], booked["summaries_lost"]
-        return {
-            "events_sent": sent,
-            "events_pending": counts["events_handed"] - sent - lost,
-            "events_lost": lost,
-        }
-
-    def _progress(self) -> str:
-        """One line: packets seen, records sent, pending, lost."""
-        seen = sum(counts["seen_packets"] for counts in self._counters().values())
-        handed, sent, lost = self._ledger.totals()
-        gone = sum(amount.records for amount in lost.values())
-        pending = handed.records - sent.records - gone
-        return f"{seen} packets seen, {sent.records} records sent, {pending} pending, {gone} lost"
+            report(sentence)
 
     def _finish(self) -> None:
         """Close every interval, send it, detach, account for everything, say so."""
+        self._health.stopping()
         self._probe.detach()
         self._drain_events()
         for _ in range(_LAST_SWEEPS):
             self._sweep(force=True)
             if not self._probe.held():  # nor stragglers in the slot that the sweep before left
                 break
-        delivered = self._sender.drain(_DRAIN_SECONDS)
+        self._delivery.drain(_DRAIN_SECONDS)
         self._agent(time.monotonic_ns())
-        self._sender.drain(_DRAIN_SECONDS if delivered else 0)
-        self._sender.close()
-        report(self._summary())
+        self._delivery.drain(_DRAIN_SECONDS)
+        self._delivery.close()
+        for sentence in self._delivery.summaries():
+            report(sentence + self._kernel_losses())
+        self._health.close()
 
-    def _summary(self) -> str:
-        """The last line: records sent, and lost by reason."""
-        _, sent, lost = self._ledger.totals()
-        suppressed = sum(c["events_suppressed"] for c in self._counters().values())
+    def _kernel_losses(self) -> str:
+        """What was lost before it came to the sinks, for the last line; nothing, if nothing was."""
         evicted = sum(amount.packets for amount in self._evicted.values())
-        losses = [
-            f"{reason} {amount.records} ({amount.packets} packets)"
-            for reason, amount in sorted(lost.items())
-            if amount.records
-        ]
-        if evicted:
-            losses.append(f"evicted {evicted} packets")
-        events = ""
-        if self._settings.sequences:
-            _, told, _ = self._events.totals()
-            events = f"; {told.records} events sent, {suppressed} suppressed"
-        return (
-            f"{sent.records} records sent ({sent.packets} packets), "
-            f"{sum(amount.records for amount in lost.values())} records lost"
-            + (": " + ", ".join(losses) if losses else "")
-            + events
+        suppressed = sum(c["events_suppressed"] for c in self._counters().values())
+        return (f"; evicted {evicted} packets" if evicted else "") + (
+            f"; {suppressed} events suppressed" if suppressed else ""
         )
 
     @contextlib.contextmanager

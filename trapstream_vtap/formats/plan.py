@@ -49,15 +49,18 @@ class Labels:
     Args:
         device: What the tag `device` says.
         interfaces: Interface names by index.
+        sinks: Sinks by number.
     """
 
     device: str
     interfaces: Mapping[int, str] = field(default_factory=dict)
+    sinks: Mapping[int, str] = field(default_factory=dict)
 
     def of(self, name: str) -> Mapping[int, str]:
         """The names that the numbers of column NAME stand for."""
         return {
             "interface": self.interfaces,
+            "sink": self.sinks,
             "direction": {0: "ingress", 1: "egress"},
             "kind": dict(enumerate(EVENT_KINDS)),
             "protocol": {n: _PROTOCOLS.get(n, str(n)) for n in range(256)},
@@ -116,7 +119,8 @@ def compile_plan(form: Format, schema: Schema, labels: Labels, *, coarse_shift: 
             )
         )
     counts = (offsets["packets"], offsets["bytes"]) if "packets" in offsets else None
-    return Plan(slots, *form.frame, schema.layout.size, offsets["interface"], counts)
+    interface_at = offsets.get("interface", 0)
+    return Plan(slots, *form.frame, schema.layout.size, interface_at, counts)
 
 
 def is_first_value(schema: Schema, exported: Field) -> bool:

@@ -9,49 +9,78 @@ first, and booked as lost.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import tenacity
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from trapstream_vtap.ledger import NOTHING, Account, Held
 
-    from trapstream_vtap._native import Tallies
-    from trapstream_vtap.ledger import Ledger
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from trapstream_vtap.sinks.pace import Pace
 
 _FIRST_WAIT = 0.25  # seconds until the first new attempt
 _LONGEST_WAIT = 15.0
 _SETTLE_SECONDS = 0.02  # how often to ask a sink that has all whether it has settled
 
 
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """Bytes that are sent as a whole, what they hold, and since when (CLOCK_MONOTONIC, s)."""
+
+    data: bytes
+    held: Held = NOTHING
+    born: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a collector will never take, and says so: all of a payload, or a part of it.
+
+    Args:
+        held: What it refused.
+        why: Its reason, for a person.
+    """
+
+    held: Held
+    why: str
+
+
+class TryLaterError(OSError):
+    """The collector asks not to be tried again for some seconds."""
+
+    def __init__(self, why: str, seconds: float) -> None:
+        super().__init__(0, why)
+        self.seconds = seconds
+
+
 class Sink(Protocol):
-    """A way to a collector. One thread uses it; every method but `close` may raise OSError."""
+    """A way to a collector. One thread uses it; `open` to `check` may raise OSError."""
 
     def open(self) -> None:
         """Connect, or make ready to send; also again after an error."""
 
-    def send(self, data: bytes) -> None:
+    def send(self, payload: Payload) -> None:
         """Hand over one whole payload."""
 
-    def settled(self) -> int:
-        """How many more payloads, oldest first, have arrived for certain since the last call."""
+    def settled(self) -> Sequence[Refusal | None]:
+        """What became of payloads since the last call, oldest first: None has arrived for certain.
+
+        A payload of which a part was refused has arrived but for that part.
+        """
 
     def check(self) -> None:
         """Raise if the collector has gone meanwhile."""
 
+    def give_up(self) -> None:
+        """Have a `send` that waits raise instead; from any thread, and for good."""
+
     def close(self) -> None:
         """Let go of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Payload:
-    """Bytes that are sent as a whole, and what to book for them (nothing: not counted)."""
-
-    data: bytes
-    tallies: Tallies
-    ledger: Ledger | None = None  # where to book them, if not where the sender books
 
 
 class Sender:
@@ -59,66 +88,69 @@ class Sender:
 
     Args:
         sink: Where payloads go.
-        ledger: Where they are booked.
         max_memory: Most bytes that may wait.
         report: Takes a sentence for the person at the terminal.
-        give_up: Set by `close` when time is up; the sink has it, too.
+        pace: How fast payloads may go; as fast as the sink takes them, if there is none.
     """
 
     def __init__(
         self,
         sink: Sink,
-        ledger: Ledger,
         max_memory: int,
         report: Callable[[str], None],
-        give_up: threading.Event,
+        pace: Pace | None = None,
     ) -> None:
         self._sink = sink
-        self._ledger = ledger
+        self.account = Account()
         self._max_memory = max_memory
         self._report = report
-        self._give_up = give_up
+        self._pace = pace
+        self._give_up = threading.Event()
         self._closing = threading.Event()
         self._changed = threading.Condition()
         self._queue: deque[Payload] = deque()
         self._unsettled: deque[Payload] = deque()
         self._waiting_bytes = 0
         self._failures = 0  # connections lost since a payload has settled
+        self._refusals = 0
         self._down = False
+        self._up = False
         self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
         self._thread.start()
 
-    def _book(self, payload: Payload) -> Ledger:
-        return payload.ledger or self._ledger
-
     def put(self, payload: Payload) -> None:
         """Queue PAYLOAD; never waits."""
+        self.account.handed(payload.held)
         with self._changed:
             self._queue.append(payload)
             self._waiting_bytes += len(payload.data)
             while self._waiting_bytes > self._max_memory and self._queue:
                 oldest = self._queue.popleft()
                 self._waiting_bytes -= len(oldest.data)
-                self._book(oldest).lost("memory", oldest.tallies)
+                self.account.lost("memory", oldest.held)
             self._changed.notify_all()
+
+    def hurry(self) -> None:
+        """The end is near: do not wait long for a collector that is down."""
+        self._closing.set()
 
     def drain(self, seconds: float) -> bool:
         """Wait until all has settled, at most so long; whether it has."""
-        self._closing.set()
+        self.hurry()
         with self._changed:
-            self._changed.notify_all()
             return self._changed.wait_for(lambda: not (self._queue or self._unsettled), seconds)
 
     def close(self) -> None:
         """Stop at once; what has not settled is booked as lost."""
         self._closing.set()
         self._give_up.set()
+        self._sink.give_up()
         with self._changed:
             self._changed.notify_all()
         self._thread.join()
         self._sink.close()
         for payload in (*self._unsettled, *self._queue):
-            self._book(payload).lost("undelivered", payload.tallies)
+            self.account.lost("undelivered", payload.held)
         self._unsettled.clear()
         self._queue.clear()
 
@@ -127,12 +159,19 @@ class Sender:
             try:
                 self._connect()
                 while payload := self._next():
-                    self._sink.send(payload.data)
+                    self._wait_for_turn()
+                    self._sink.send(payload)
                     self._settle()
             except tenacity.RetryError:
                 return  # given up
             except OSError as error:
                 self._lost_connection(error)
+
+    def _wait_for_turn(self) -> None:
+        if self._pace:
+            delay = self._pace.delay(len(self._queue), time.monotonic())
+            if delay:
+                self._give_up.wait(delay)
 
     def _connect(self) -> None:
         """Open the sink, however long it takes."""
@@ -145,6 +184,7 @@ class Sender:
             before_sleep=self._not_open,
         )
         attempts(self._sink.open)
+        self._up = not self._failures  # what some sinks open says nothing of the collector
 
     def _sleep(self, seconds: float) -> None:
         """Wait; when the end is near, not for long."""
@@ -153,7 +193,7 @@ class Sender:
 
     def _not_open(self, state: tenacity.RetryCallState) -> None:
         """Say that the collector is down, at once and then ever more rarely."""
-        self._down = True
+        self._down, self._up = True, False
         if _worth_saying(state.attempt_number) and state.outcome:
             why = _reason(state.outcome.exception())
             self._report(f"Collector {self._sink} is down ({why}); records wait in memory.")
@@ -164,14 +204,15 @@ class Sender:
             if self._give_up.is_set():
                 return
             for payload in reversed(self._unsettled):
-                self._book(payload).failed(payload.tallies)
+                self.account.retried(payload.held)
                 self._queue.appendleft(payload)
             self._unsettled.clear()
-        self._down = True
+        self._down, self._up = True, False
         self._failures += 1
         if _worth_saying(self._failures):
             self._report(f"Collector {self._sink}: {_reason(error)}; sending again.")
-        self._sleep(min(_FIRST_WAIT * 2.0 ** min(self._failures - 1, 9), _LONGEST_WAIT))
+        wait = min(_FIRST_WAIT * 2.0 ** min(self._failures - 1, 9), _LONGEST_WAIT)
+        self._sleep(max(wait, error.seconds) if isinstance(error, TryLaterError) else wait)
 
     def _next(self) -> Payload | None:
         """The next payload, from now on unsettled; meanwhile see to the others. None: give up."""
@@ -189,18 +230,44 @@ class Sender:
             self._sink.check()
 
     def _settle(self) -> None:
-        count = self._sink.settled()
-        if not count:
+        outcomes = self._sink.settled()
+        if not outcomes:
             return
         with self._changed:
-            for _ in range(count):
+            for refusal in outcomes:
                 payload = self._unsettled.popleft()
                 self._waiting_bytes -= len(payload.data)
-                self._book(payload).sent(payload.tallies)
+                refused = refusal.held if refusal else NOTHING
+                self.account.lost("refused", refused)
+                octets = 0 if refused == payload.held != NOTHING else len(payload.data)
+                self.account.delivered(payload.held - refused, octets)
             self._changed.notify_all()
+        for refusal in outcomes:
+            if refusal:
+                self._refused(refusal)
         if self._down:
             self._report(f"Collector {self._sink} is back.")
-        self._failures, self._down = 0, False
+        self._failures, self._down, self._up = 0, False, True
+
+    def _refused(self, refusal: Refusal) -> None:
+        self._refusals += 1
+        if _worth_saying(self._refusals):
+            self._report(
+                f"Collector {self._sink} refuses {refusal.held.records} records: {refusal.why}"
+            )
+
+    @property
+    def up(self) -> bool:
+        """Whether the collector was there when it was last tried."""
+        return self._up
+
+    def values(self) -> dict[str, int]:
+        """The columns of `vtap_agent` that tell of this sink, by name."""
+        with self._changed:
+            oldest = next(iter((*self._unsettled, *self._queue)), None)
+            age = time.monotonic() - oldest.born if oldest else 0.0
+        account = self.account.values()
+        return {**account, "oldest_age_ms": round(age * 1000), "up": int(self._up)}
 
 
 def _worth_saying(attempt: int) -> bool:

@@ -8,13 +8,13 @@ import select
 import socket
 import struct
 import termios
+import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import threading
-
-    from trapstream_vtap.config import Collector
+    from trapstream_vtap.sinks.address import Address
+    from trapstream_vtap.sinks.sender import Payload
 
 _CONNECT_SECONDS = 5.0
 _POLL_MS = 200
@@ -24,20 +24,19 @@ class TcpSink:
     """One connection at a time to a collector's TCP port.
 
     Args:
-        collector: Where to.
-        give_up: When set, a `send` that waits for the peer to read raises instead.
+        address: Where to.
     """
 
-    def __init__(self, collector: Collector, give_up: threading.Event) -> None:
-        self._collector = collector
-        self._give_up = give_up
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._given_up = threading.Event()
         self._socket: socket.socket | None = None
         self._written = 0
         self._ends: deque[int] = deque()
 
     def __str__(self) -> str:
         """The collector as messages name it."""
-        return f"{self._collector} (tcp)"
+        return str(self._address)
 
     def open(self) -> None:
         """Connect.
@@ -46,10 +45,8 @@ class TcpSink:
             OSError: It is not to be had now.
         """
         self.close()
-        connection = socket.socket(self._collector.family, socket.SOCK_STREAM)
+        connection = socket.create_connection(self._address.hosts[0], _CONNECT_SECONDS)
         try:
-            connection.settimeout(_CONNECT_SECONDS)
-            connection.connect(self._collector.address)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.setblocking(False)  # noqa: FBT003 - the standard library's signature
         except BaseException:
@@ -58,15 +55,15 @@ class TcpSink:
         self._socket, self._written = connection, 0
         self._ends.clear()
 
-    def send(self, data: bytes) -> None:
+    def send(self, payload: Payload) -> None:
         """Write a whole payload, however long the peer takes.
 
         Raises:
             OSError: The connection is lost, and with it everything that has not settled.
         """
         connection = self._connected()
-        self._ends.append(self._written + len(data))
-        rest = memoryview(data)
+        self._ends.append(self._written + len(payload.data))
+        rest = memoryview(payload.data)
         writable = select.poll()  # select(2) takes no descriptor above 1023
         writable.register(connection, select.POLLOUT)
         while rest:
@@ -74,11 +71,11 @@ class TcpSink:
                 done = connection.send(rest)
                 self._written += done
                 rest = rest[done:]
-            elif self._give_up.is_set():
+            elif self._given_up.is_set():
                 raise TimeoutError("the collector does not read")
 
-    def settled(self) -> int:
-        """How many more payloads the peer has acknowledged since the last call, oldest first.
+    def settled(self) -> list[None]:
+        """One for each payload that the peer has acknowledged since the last call.
 
         Raises:
             OSError: The connection is lost.
@@ -92,7 +89,11 @@ class TcpSink:
             count += 1
         if not count and self._ends:
             self._check(connection)
-        return count
+        return [None] * count
+
+    def give_up(self) -> None:
+        """Have a `send` that waits for the peer to read raise instead."""
+        self._given_up.set()
 
     def close(self) -> None:
         """Close the connection, if there is one."""

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From records to every sink: rendered once for all sinks that take the same payloads."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trapstream_vtap import agent, formats
+from trapstream_vtap.config import JSON_LINE_LIMIT, NS
+from trapstream_vtap.errors import UsageError
+from trapstream_vtap.ledger import NOTHING, Handed, Held
+from trapstream_vtap.sinks import Pace, Payload, Sender, make_sink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from trapstream_vtap._native import Plan, Tallies
+    from trapstream_vtap.config import Settings
+    from trapstream_vtap.records import Schema
+    from trapstream_vtap.sinks import Address
+
+_NO_LIMIT = 1 << 62
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What payloads are like: their format, and the most records and bytes in one."""
+
+    form: formats.Format
+    most_records: int
+    most_bytes: int
+
+
+def shape(address: Address, settings: Settings) -> Shape:
+    """Of the payloads for the sink at ADDRESS."""
+    most_bytes = _NO_LIMIT
+    form: formats.Format = formats.INFLUX
+    if address.scheme == "udp":
+        most_bytes = settings.max_datagram
+    if settings.format == "json":
+        form = formats.JSON_DATAGRAM if address.scheme == "udp" else formats.JSON
+        most_bytes = min(most_bytes, JSON_LINE_LIMIT)
+    return Shape(form, settings.batch_size, most_bytes)
+
+
+@dataclass(frozen=True)
+class Schemas:
+    """The records of a probe, and what their plans depend on."""
+
+    flows: Schema
+    events: Schema | None
+    coarse_shift: int
+
+
+@dataclass(frozen=True)
+class Plans:
+    """How the records of a probe are rendered, by shape; made by `Delivery.plans`."""
+
+    flows: dict[Shape, Plan]
+    events: dict[Shape, Plan]
+    interfaces: dict[Shape, Plan]
+    sinks: dict[Shape, Plan]
+    interface_schema: Schema
+
+    def all(self) -> list[tuple[Shape, Plan]]:
+        """Every plan with its shape."""
+        parts = (self.flows, self.events, self.interfaces, self.sinks)
+        return [item for part in parts for item in part.items()]
+
+
+class Delivery:
+    """All sinks of a run, each with a queue and a thread of its own.
+
+    Args:
+        settings: Which sinks, and what of them.
+        report: Takes a sentence for the person at the terminal.
+
+    Raises:
+        UsageError: An address says what its kind of sink does not know.
+    """
+
+    def __init__(self, settings: Settings, report: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._report = report
+        self._labels = formats.Labels(
+            settings.device,
+            {i.index: i.name for i in settings.interfaces},
+            {number: str(address) for number, address in enumerate(settings.sinks)},
+        )
+        self._sink_schema = agent.sink_schema()
+        self._shapes = [shape(address, settings) for address in settings.sinks]
+        self._sinks = [make_sink(address) for address in settings.sinks]
+        self._senders: list[Sender] = []
+        self._by_shape: dict[Shape, list[Sender]] = {}
+        self.flows = Handed()
+        """Records of `vtap_flow` that came out of the kernel."""
+        self.events = Handed()
+        """Records of `vtap_sequence_error` that came out of the kernel."""
+
+    def plans(self, schemas: Schemas) -> Plans:
+        """How to render SCHEMAS for all sinks.
+
+        Raises:
+            UsageError: A record could be longer than a payload may be.
+        """
+
+        def compiled(schema: Schema | None) -> dict[Shape, Plan]:
+            shift = schemas.coarse_shift
+            return {
+                shape: formats.compile_plan(shape.form, schema, self._labels, coarse_shift=shift)
+                for shape in self._shapes
+                if schema
+            }
+
+        interfaces = agent.interface_schema(events=schemas.events is not None)
+        plans = Plans(
+            compiled(schemas.flows),
+            compiled(schemas.events),
+            compiled(interfaces),
+            compiled(self._sink_schema),
+            interfaces,
+        )
+        for shape in self._shapes:
+            longest = max(plan.longest for which, plan in plans.all() if which == shape)
+            if longest > shape.most_bytes:
+                raise UsageError(
+                    f"--max-datagram {shape.most_bytes} is too small: with these options a record "
+                    f"may take {longest} bytes."
+                )
+        return plans
+
+    def start(self) -> None:
+        """Begin to feed the sinks; after every check has been made."""
+        grouped = defaultdict(list)
+        for address, sink, shape in zip(
+            self._settings.sinks, self._sinks, self._shapes, strict=True
+        ):
+            pace = Pace(self._settings.interval / NS) if address.scheme == "udp" else None
+            sender = Sender(sink, self._settings.max_memory, self._report, pace)
+            self._senders.append(sender)
+            grouped[shape].append(sender)
+        self._by_shape = dict(grouped)
+        self._awaited = list(self._senders)
+
+    def use(self, plans: Plans) -> None:
+        """Render by PLANS from now on."""
+        self._plans = plans
+
+    def hand_flows(self, batch: bytearray) -> None:
+        """Records of `vtap_flow` into every sink's queue."""
+        self._hand(self._plans.flows, batch, self.flows)
+
+    def hand_events(self, batch: bytearray) -> None:
+        """Records of `vtap_sequence_error` into every sink's queue."""
+        self._hand(self._plans.events, batch, self.events)
+
+    def hand_account(self, now: int, interfaces: Mapping[int, Mapping[str, int]]) -> None:
+        """Records of `vtap_agent` into every sink's queue.
+
+        Args:
+            now: Their time, ns since the epoch.
+            interfaces: What was counted, by interface index.
+        """
+        layout = self._plans.interface_schema.layout
+        batch = bytearray()
+        for interface, counts in interfaces.items():
+            values = {"interface": interface, "time": now, **counts}
+            batch += layout.pack({n: v for n, v in values.items() if n in layout.offsets})
+        self._hand(self._plans.interfaces, batch)
+        layout, batch = self._sink_schema.layout, bytearray()
+        for number, sender in enumerate(self._senders):
+            batch += layout.pack({"sink": number, "time": now, **sender.values()})
+        self._hand(self._plans.sinks, batch)
+
+    def _hand(
+        self, plans: Mapping[Shape, Plan], batch: bytearray, handed: Handed | None = None
+    ) -> None:
+        """BATCH into every queue; booked, where it counts, once as HANDED and at each sink."""
+        first = True
+        for shape, plan in plans.items():
+            payloads, (_, too_large) = plan.render(batch, shape.most_records, shape.most_bytes)
+            senders = self._by_shape[shape]
+            for data, _, tallies in payloads:
+                payload = Payload(data, _held(tallies) if handed else NOTHING)
+                for sender in senders:
+                    sender.put(payload)
+                if handed and first:
+                    handed.book(tallies)
+            if handed and too_large:
+                for sender in senders:
+                    sender.account.handed(_held(too_large))
+                    sender.account.lost("too_large", _held(too_large))
+                if first:
+                    handed.book(too_large)
+            first = False
+
+    def drain(self, seconds: float) -> None:
+        """Wait until every sink has all, at most so long; once late, a sink is not waited for."""
+        deadline = time.monotonic() + seconds
+        for sender in self._senders:
+            sender.hurry()
+        self._awaited = [
+            sender for sender in self._awaited if sender.drain(max(deadline - time.monotonic(), 0))
+        ]
+
+    def close(self) -> None:
+        """Stop at once; what is left is booked as lost."""
+        for sender in self._senders:
+            sender.close()
+
+    def up(self) -> dict[str, bool]:
+        """Whether each sink can deliver, by name."""
+        return {
+            str(address): sender.up
+            for address, sender in zip(self._settings.sinks, self._senders, strict=False)
+        }
+
+    def progress(self) -> str:
+        """How far the sinks are, in a few words."""
+        accounts = [sender.account.values() for sender in self._senders]
+        return "; ".join(
+            f"{values['records_delivered']} records sent, {values['records_queued']} pending, "
+            f"{values['records_lost']} lost" + self._of(sender)
+            for sender, values in zip(self._senders, accounts, strict=True)
+        )
+
+    def summaries(self) -> Sequence[str]:
+        """A sentence per sink: records sent, and lost by reason."""
+        return [self._summary(sender) for sender in self._senders]
+
+    def _summary(self, sender: Sender) -> str:
+        values = sender.account.values()
+        losses = ", ".join(
+            f"{reason} {held.records} ({held.packets} packets)"
+            for reason, held in sorted(sender.account.losses().items())
+        )
+        return (
+            f"{values['records_delivered']} records sent ({values['packets_delivered']} packets), "
+            f"{values['records_lost']} records lost"
+            + (f": {losses}" if losses else "")
+            + self._of(sender)
+        )
+
+    def _of(self, sender: Sender) -> str:
+        """Which sink it is, where there are several."""
+        if len(self._senders) == 1:
+            return ""
+        return f" ({self._settings.sinks[self._senders.index(sender)]})"
+
+
+def _held(tallies: Tallies) -> Held:
+    """What a payload holds, of all interfaces together."""
+    return Held(sum(t[0] for t in tallies.values()), sum(t[1] for t in tallies.values()))

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where records go: what `--sink` says, taken apart."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from trapstream_vtap.errors import UsageError
+
+SCHEMES = ("tcp", "udp")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One place that records go to.
+
+    Args:
+        scheme: One of `SCHEMES`.
+        hosts: Host names or IP addresses, with ports; several only where a sink knows clusters.
+        path: Behind the hosts, with its slash.
+        query: Behind the path.
+    """
+
+    scheme: str
+    hosts: tuple[tuple[str, int], ...] = ()
+    path: str = ""
+    query: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        """As `--sink` takes it."""
+        if not self.hosts:
+            return f"{self.scheme}:{self.path}" if self.path else self.scheme
+        hosts = ",".join(
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts
+        )
+        query = f"?{urlencode(self.query)}" if self.query else ""
+        return f"{self.scheme}://{hosts}{self.path}{query}"
+
+    def resolve(self) -> tuple[socket.AddressFamily, tuple[str, int]]:
+        """Family and address of the first host, for `socket.connect`.
+
+        Raises:
+            OSError: It has none.
+        """
+        try:
+            family, _, _, _, address = socket.getaddrinfo(*self.hosts[0], type=socket.SOCK_DGRAM)[0]
+        except UnicodeError as error:
+            raise OSError(0, "not a host name") from error
+        return socket.AddressFamily(family), address  # type: ignore[return-value]
+
+
+def parse(text: str) -> Address:
+    """The address that TEXT, a value of `--sink`, says.
+
+    Raises:
+        UsageError: It says none.
+    """
+    try:
+        parts = urlsplit(text)
+        if parts.scheme not in SCHEMES:
+            raise _wrong(text, f"a sink begins with one of {', '.join(SCHEMES)}")
+        if "@" in parts.netloc:
+            raise _wrong(text, "names and passwords do not belong on the command line")
+        hosts = tuple(_host(text, parts.scheme, word) for word in parts.netloc.split(","))
+        query = tuple(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True))
+    except ValueError as error:
+        raise _wrong(text, str(error)) from error
+    if parts.fragment:
+        raise _wrong(text, "there is a # in it")
+    return Address(parts.scheme, hosts, parts.path, query)
+
+
+def plain(address: Address) -> Address:
+    """ADDRESS, if it is one host and port and nothing else.
+
+    Raises:
+        UsageError: It says more.
+    """
+    if len(address.hosts) > 1 or address.path.strip("/") or address.query:
+        raise _wrong(str(address), f"give {address.scheme}://host:port")
+    return Address(address.scheme, address.hosts)
+
+
+def _host(text: str, scheme: str, word: str) -> tuple[str, int]:
+    parts = urlsplit(f"//{word}")
+    port = parts.port or _DEFAULT_PORTS.get(scheme, 0)
+    if not parts.hostname or not port:
+        raise _wrong(text, f"give {scheme}://host:port")
+    return parts.hostname, port
+
+
+def _wrong(text: str, wanted: str) -> UsageError:
+    return UsageError(f"--sink {text!r}: {wanted}.")
