@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Self
 
 from lab import testrun
 from lab.namespace import Namespace
-from trapstream_vtap.bpf import attach, kernel
+from trapstream_vtap.bpf import attach, kernel, packet_socket
 from trapstream_vtap.bpf import compile as compiler
 from trapstream_vtap.config import DIRECTIONS, NS, Settings
 from trapstream_vtap.interfaces import interfaces
@@ -150,7 +150,14 @@ class FlowProgram:
         Raises:
             OSError: The kernel does not build such a frame (EINVAL).
         """
-        return self.watch(lambda: self._run(self.objects.programs[program], frame, context))
+        return self.watch(lambda: self.show(frame, program, **context))
+
+    def show(self, frame: bytes, program: str = "vtap_ingress", **context: int) -> None:
+        """Let PROGRAM see FRAME as `run` does; the flow table keeps what comes of it."""
+        if self.hook == "socket":  # to a socket filter the kernel does not show the first header
+            frame = bytes(SHORTEST) + frame
+        ran = testrun.run(self.objects.programs[program], frame, **context)
+        assert ran.returned == _VERDICTS[self.hook]
 
     def run_many(self, frame: bytes, repeat: int) -> None:
         """Let `vtap_ingress` see FRAME that often; the flow table keeps what comes of it."""
@@ -166,11 +173,6 @@ class FlowProgram:
                 raise TimeoutError("The packet did not reach the program.")
         counters = {name: n - before[name] for name, n in after.items()}
         return Outcome(counters, tuple(self._take_flows()))
-
-    def _run(self, program: int, frame: bytes, context: dict[str, int]) -> None:
-        if self.hook == "socket":  # to a socket filter the kernel does not show the first header
-            frame = bytes(SHORTEST) + frame
-        assert testrun.run(program, frame, **context).returned == _VERDICTS[self.hook]
 
     def _counters(self) -> dict[str, int]:
         """Of all interfaces and CPUs together."""
@@ -205,10 +207,14 @@ class Wire:
         self._program = program
         self._namespace = Namespace()
         self._namespace.run("ip", "link", "set", "lo", "mtu", str(_MTU))
-        name = f"vtap_{direction.name.lower()}"
         with self._namespace.entered():
             loopback = interfaces()["lo"]
-            self._detach = attach.attach(program.objects.programs[name], loopback, direction)
+            if program.hook == "socket":
+                loaded = program.objects.programs["vtap_socket"]
+                self._detach = packet_socket.attach(loaded, loopback, (direction,))
+            else:
+                loaded = program.objects.programs[f"vtap_{direction.name.lower()}"]
+                self._detach = attach.attach(loaded, loopback, direction)
         self._socket = self._namespace.socket(socket.AF_PACKET, socket.SOCK_RAW)
         self._socket.bind(("lo", 0))
 
@@ -228,9 +234,10 @@ class Wire:
         Raises:
             OSError: The frame is longer than the interface bears.
         """
-        return self._program.watch(lambda: self._send(frame))
+        return self._program.watch(lambda: self.put(frame))
 
-    def _send(self, frame: bytes) -> None:
+    def put(self, frame: bytes) -> None:
+        """Send FRAME, and do not wait for it."""
         assert self._socket.send(frame) == len(frame)
 
 

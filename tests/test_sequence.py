@@ -62,12 +62,13 @@ def icmp(payload: bytes) -> bytes:
 
 
 class Checker:
-    """The loaded program with its probe, attached nowhere."""
+    """The loaded program with its probe, attached nowhere; at ingress of any hook."""
 
     def __init__(self, **chosen: Any) -> None:
         chosen = {"sequence_threshold": THRESHOLD, "max_events": 1_000_000} | chosen
         plain = settings(direction="ingress", layers=(True,), **chosen)
         self.program = FlowProgram(plain)
+        self._name = "vtap_socket" if plain.hook == "socket" else "vtap_ingress"
         self.probe = flow.FlowProbe(plain)
         self.probe.prepare(self.program.objects)
         self._flows = 1
@@ -77,9 +78,9 @@ class Checker:
         self._flows += 1
         return self._flows
 
-    def pass_(self, frame: bytes, tstamp: int = 0) -> None:
+    def pass_(self, frame: bytes, **context: int) -> None:
         """Let the program see FRAME."""
-        testrun.run(self.program.objects.programs["vtap_ingress"], frame, tstamp=tstamp)
+        self.program.show(frame, self._name, **context)
 
     def close(self) -> list[dict[str, Any]]:
         """Close all intervals; their records."""
@@ -284,7 +285,7 @@ def test_search_where_memory_is_not_linear(searching: Checker) -> None:
         for place, there in ((0, 1), (1400, 1), (4995, 1), (4996, 1), (4997, 0), (5600, 0)):
             data = bytearray(NOT_LINEAR)
             data[place : place + 10] = word + b"xy" + struct.pack(">I", place)
-            wire._send(udp(bytes(data), searching.fresh()))
+            wire.put(udp(bytes(data), searching.fresh()))
             deadline = time.monotonic() + 5
             while not (records := searching.close()):
                 assert time.monotonic() < deadline
@@ -294,15 +295,13 @@ def test_search_where_memory_is_not_linear(searching: Checker) -> None:
 
 def test_icmp_and_merged(numbered: Checker) -> None:
     """ICMP carries numbers, too; a merged packet counts as many as it is of, in order."""
-    run = numbered.program._run
-    program = numbered.program.objects.programs["vtap_ingress"]
     for number in (5, 6, 9):
         numbered.pass_(icmp(b"abc" + struct.pack(">I", number)))
     (record,) = numbered.close()
     assert (record["seq_received"], record["seq_small"], record["seq_missing"]) == (3, 1, 2)
     source = numbered.fresh()
     payload = b"abc" + struct.pack(">I", 10) + bytes(93)
-    run(program, udp(payload * 3, source), {"gso_size": 100, "gso_segs": 3})
+    numbered.pass_(udp(payload * 3, source), gso_size=100, gso_segs=3)
     numbered.pass_(udp(b"abc" + struct.pack(">I", 13), source))
     (record,) = numbered.close()
     assert (record["seq_received"], record["seq_errors"], record["seq_last"]) == (4, 0, 13)
