@@ -19,6 +19,7 @@ from trapstream_vtap.records import (
     SEQUENCE_EVENT,
     TRACKED_HOLES,
     FlowLayouts,
+    JitterInterval,
     event_schema,
     flow_layouts,
     flow_schema,
@@ -70,13 +71,13 @@ def source(settings: Settings) -> compiler.Source:
     programs = sorted(
         {_PROGRAMS[d, i.ethernet] for d in settings.directions for i in settings.interfaces}
     )
-    limit, shift = square_limits(settings.interval, settings.stop_gap)
+    limit, shift = _square_limits(settings)
     structures = layouts(settings)
     constants = {
         **{f"KEY_{name.upper()}": int(name in settings.key) for name in KEY_FIELDS},
         **{name.upper(): 1 for name in programs},
         "FLOW_TABLE_SIZE": settings.flow_table_size,
-        "INTERVAL_NS": settings.interval,
+        "INTERVAL_NS": settings.intervals[0],
         "STOP_GAP_NS": settings.stop_gap,
         "COARSE_LIMIT_NS": limit,
         "COARSE_SHIFT": shift,
@@ -92,6 +93,7 @@ def source(settings: Settings) -> compiler.Source:
             FLOW_KEY,
             structures.record,
             structures.slot,
+            *((structures.jitter,) if structures.jitter else ()),
             structures.flow,
             SEQUENCE_EVENT,
             LINK,
@@ -121,7 +123,12 @@ def layouts(settings: Settings) -> FlowLayouts:
         sequence=settings.sequences,
         deviation=settings.expected_gap is not None,
         smoothed=settings.smoothed_jitter,
+        own_interval=settings.jitter is not JitterInterval.SAME,
     )
+
+
+def _square_limits(settings: Settings) -> tuple[int, int]:
+    return square_limits(settings.jitter_interval or settings.interval, settings.stop_gap)
 
 
 def _ring_pages(records: int, size: int) -> int:
@@ -133,7 +140,13 @@ def _ring_pages(records: int, size: int) -> int:
 
 
 def _jitter_constants(settings: Settings) -> dict[str, int]:
-    found = {"VTAP_SMOOTHED": 1} if settings.smoothed_jitter else {}
+    found = {"COUNTS_BIT": 1, "JITTER_BIT": 1}
+    if settings.jitter is JitterInterval.LONGER:
+        found |= {"LONG_NS": settings.intervals[1], "JITTER_BIT": 2}
+    elif settings.jitter is JitterInterval.SHORTER:
+        found |= {"LONG_NS": settings.intervals[1], "COUNTS_BIT": 2}
+    if settings.smoothed_jitter:
+        found["VTAP_SMOOTHED"] = 1
     if settings.expected_gap is not None:
         found |= {"VTAP_DEVIATION": 1, "EXPECTED_GAP_NS": settings.expected_gap}
     return found
@@ -172,11 +185,12 @@ class FlowProbe:
                 sequence=settings.sequences,
                 deviation=settings.expected_gap is not None,
                 smoothed=settings.smoothed_jitter,
+                jitter=settings.jitter,
             ),
             settings.hidden,
         )
         self.event_schema = event_schema(settings.key) if settings.sequences else None
-        self.coarse_shift = square_limits(settings.interval, settings.stop_gap)[1]
+        self.coarse_shift = _square_limits(settings)[1]
         self._settings = settings
         self._attached: dict[tuple[str, attach.Direction], attach.Attachment] = {}
         self._clock_offset = 0
@@ -220,7 +234,7 @@ class FlowProbe:
         self._stamping, self._attached = old._stamping, old._attached
         while self.next_line() - time.monotonic_ns() < _SWITCH_NS:  # a line must not come between
             time.sleep(_SWITCH_NS / 1e9)
-        self._began = time.monotonic_ns() & ~1
+        self._began = time.monotonic_ns() & ~3
         self._clock_offset = 0
         self.keep_clock()
         done = []
@@ -269,6 +283,7 @@ class FlowProbe:
             interface_at=FLOW_KEY.offsets["interface"],
             end_at=structures.flow.offsets["end"],
             arrivals_at=_slot_offsets(structures, "arrivals"),
+            gaps_at=_gap_offsets(structures),
             merged_at=_slot_offsets(structures, "merged"),
             bytes_at=_slot_offsets(structures, "bytes"),
         )
@@ -293,8 +308,12 @@ class FlowProbe:
     def next_line(self) -> int:
         """The next grid line, CLOCK_MONOTONIC in ns."""
         wall = time.monotonic_ns() + self._clock_offset
-        interval = self._settings.interval
+        interval = self._settings.intervals[0]
         return wall - wall % interval + interval - self._clock_offset
+
+    def ends_interval(self, line: int) -> bool:
+        """Whether the grid line ends a measuring interval, not just a jitter interval."""
+        return self.wall(line) % self._settings.interval == 0
 
     def wall(self, moment: int) -> int:
         """A moment of CLOCK_MONOTONIC by the wall clock, both in ns."""
@@ -381,12 +400,20 @@ def _slot_offsets(structures: FlowLayouts, name: str) -> tuple[int, int]:
     return first, first + structures.slot.size
 
 
+def _gap_offsets(structures: FlowLayouts) -> tuple[int, int]:
+    """What says that there are inter-arrival times: where they wait apart, else the arrivals."""
+    if not structures.jitter:
+        return _slot_offsets(structures, "arrivals")
+    first = structures.flow.offsets["jitter"] + structures.jitter.offsets["iat_count"]
+    return first, first + structures.jitter.size
+
+
 def clock_offset() -> int:
-    """CLOCK_REALTIME - CLOCK_MONOTONIC in ns, even; the tightest of a few readings."""
+    """CLOCK_REALTIME - CLOCK_MONOTONIC in ns, times 4; the tightest of a few readings."""
     readings = []
     for _ in range(5):
         before = time.monotonic_ns()
         wall = time.time_ns()
         after = time.monotonic_ns()
         readings.append((after - before, wall - (before + after) // 2))
-    return min(readings)[1] & ~1
+    return min(readings)[1] & ~3
