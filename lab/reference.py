@@ -8,6 +8,7 @@ import click
 from trapstream_vtap.cli import main as command
 from trapstream_vtap.records import (
     KEY_FIELDS,
+    JitterInterval,
     Role,
     Schema,
     agent_schema,
@@ -37,11 +38,20 @@ def fields() -> str:
             "decimal number, rounded half up: rates to 6 places, ms to 9 (`iat_min_ms` and",
             "`iat_max_ms` are whole nanoseconds).",
             "",
-            _measurement(flow_schema(KEY_FIELDS, sequence=True, deviation=True, smoothed=True)),
+            _measurement(
+                flow_schema(
+                    KEY_FIELDS,
+                    sequence=True,
+                    deviation=True,
+                    smoothed=True,
+                    jitter=JitterInterval.LONGER,
+                )
+            ),
             "Of the tags from `dst_ip` to `vlan` exactly those stand in a record that `--key`",
             "names. With `--bits` the rates are `throughput_bits_per_second` and",
             "`goodput_bits_per_second`. `iat_deviation_ms` is there with `--expected-gap`,",
-            "`jitter_rfc3550_ms` with `--smoothed-jitter`, the fields that begin with `seq_`",
+            "`jitter_rfc3550_ms` with `--smoothed-jitter`, `jitter_interval_s` where",
+            "`--jitter-interval` differs from `--interval`, the fields that begin with `seq_`",
             "where sequence numbers are checked (`--sequence`, `--sequence-offset`); what they",
             "mean exactly: [sequence.md](sequence.md), [jitter.md](jitter.md).",
             "",
