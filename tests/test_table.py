@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NS = 10**9
+HOUR = 3600 * NS
 SECONDS = 2.0
 
 
@@ -178,6 +179,31 @@ def test_pressure_wakes(table: Table) -> None:
     table.sweep(force=True)
     assert not table.probe.pressed()
     assert table.exported() == 256
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"flow_table_size": 1024, "interval": HOUR, "jitter_interval": 24 * HOUR},
+        {"flow_table_size": 1024, "interval": 24 * HOUR, "jitter_interval": HOUR},
+    ],
+    indirect=True,
+)
+def test_pressure_over_short_intervals(table: Table) -> None:
+    """New flows count until the longer interval ends: a sweep before that does not empty them."""
+    tap.wait_past_line(2.0, 24 * HOUR / NS)
+    table.sweep()
+    for number in range(256):
+        table.program.run_many(frame(number), 2)
+        if number % 100 == 0:
+            table.sweep()
+    assert table.probe.pressed()
+    table.sweep(force=True)
+    assert not table.probe.pressed()
+    assert table.exported() == 512
+    assert sum(record["iat_count"] for record in table.records) == 256
+    table.sweep()
+    assert not table.probe.held()
 
 
 def test_evicted_is_admitted() -> None:

@@ -376,7 +376,7 @@ CONTROL = Layout(
     "control",
     (
         Column("clock_offset", "u64", "CLOCK_REALTIME - CLOCK_MONOTONIC, ns, times 4"),
-        Column("inserts", "u64", "new flows since the last sweep"),
+        Column("inserts", "u64", "new flows since all last handed over"),
         Column("began", "u64", "when this program took over from another one, or 0"),
     ),
 )

@@ -195,6 +195,7 @@ class FlowProbe:
         self._attached: dict[tuple[str, attach.Direction], attach.Attachment] = {}
         self._clock_offset = 0
         self._began = 0
+        self._period = 0  # in which everything was handed over for the last time
 
     def start(self) -> None:
         """Compile, load, and attach everywhere, or nowhere.
@@ -288,6 +289,7 @@ class FlowProbe:
             bytes_at=_slot_offsets(structures, "bytes"),
         )
         self.keep_clock()
+        self._period = self.wall(time.monotonic_ns()) // self._settings.intervals[1]
 
     def detach(self) -> None:
         """Detach everywhere; when this returns, no program runs any more."""
@@ -324,7 +326,7 @@ class FlowProbe:
         return self._wakeups.fileno()
 
     def pressed(self) -> bool:
-        """Whether a quarter of the table has been filled since the last sweep."""
+        """Whether a quarter of the table has been filled since all flows last handed over."""
         self._wakeups.read(1)
         (control,) = CONTROL.unpack(kernel.read_element(self._maps["controls"], 0, CONTROL.size))
         return control["inserts"] >= self._settings.flow_table_size // 4
@@ -353,9 +355,12 @@ class FlowProbe:
             force: Close all that hold anything, whether their interval is over or not.
             now: When it is (CLOCK_MONOTONIC, ns), if not when this is called.
         """
-        self._write_control()
-        self._sweep.begin()
         now = now or time.monotonic_ns()
+        period = self.wall(now) // self._settings.intervals[1]
+        if force or period != self._period:  # else flows may still hold what is not handed over yet
+            self._period = period
+            self._write_control()
+        self._sweep.begin()
         more = True
         while more:
             more = self._sweep.step(now, force)
@@ -377,7 +382,7 @@ class FlowProbe:
         return found
 
     def _write_control(self) -> None:
-        """Also sets the number of new flows to zero: a sweep begins."""
+        """Also sets the number of new flows to zero: all are about to hand over what they have."""
         kernel.write_element(
             self._maps["controls"],
             0,
