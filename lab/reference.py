@@ -9,6 +9,7 @@ from trapstream_vtap import agent
 from trapstream_vtap.cli import main as command
 from trapstream_vtap.records import (
     KEY_FIELDS,
+    JitterInterval,
     Role,
     Schema,
     event_schema,
@@ -37,13 +38,24 @@ def fields() -> str:
             "decimal number, rounded half up: rates to 6 places, ms to 9 (`iat_min_ms` and",
             "`iat_max_ms` are whole nanoseconds).",
             "",
-            _measurement(flow_schema(KEY_FIELDS, sequence=True, deviation=True, smoothed=True)),
+            _measurement(
+                flow_schema(
+                    KEY_FIELDS,
+                    sequence=True,
+                    deviation=True,
+                    smoothed=True,
+                    jitter=JitterInterval.LONGER,
+                )
+            ),
             "Of the tags from `dst_ip` to `vlan` exactly those stand in a record that `--key`",
             "names. With `--bits` the rates are `throughput_bits_per_second` and",
             "`goodput_bits_per_second`. `iat_deviation_ms` is there with `--expected-gap`,",
-            "`jitter_rfc3550_ms` with `--smoothed-jitter`, the fields that begin with `seq_`",
-            "where sequence numbers are checked (`--sequence`, `--sequence-offset`); what they",
-            "mean exactly: [sequence.md](sequence.md), [jitter.md](jitter.md).",
+            "`jitter_rfc3550_ms` with `--smoothed-jitter`, `jitter_interval_s` where",
+            "`--jitter-interval` differs from `--interval` (if it is the shorter one, counts,",
+            "rates and `seq_` are in the records that end a measuring interval), the fields that",
+            "begin with `seq_` where sequence numbers are checked (`--sequence`,",
+            "`--sequence-offset`); what they mean exactly: [sequence.md](sequence.md),",
+            "[jitter.md](jitter.md).",
             "",
             _measurement(event_schema(KEY_FIELDS)),
             _measurement(agent.interface_schema(events=True)),

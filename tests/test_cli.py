@@ -31,7 +31,7 @@ OPTIONS = (
     *("--interface", "--format", "--transport", "--interval", "--batch-size", "--device-ip"),
     *("--direction", "--key", "--bits", "--flow-table-size", "--max-datagram", "--duration"),
     *("--verbose", "--version", "--help", "-i", "-f", "-t", "-b", "-d", "-v", "--max-memory"),
-    *("--config", "-c"),
+    *("--config", "-c", "--jitter-interval", "-j"),
 )
 SUMMARY = re.compile(r"vtap-stream: \d+ records sent \(\d+ packets\), \d+ records lost.*")
 BPF_SYSCALL = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
@@ -118,6 +118,11 @@ USAGE = {
     "interval too long": (("-t", "3601", *COLLECTOR), ".*3601.0 is not in the range.*3600."),
     "interval nan": (("-t", "nan", *COLLECTOR), ".*'nan' is not a number of seconds."),
     "interval word": (("-t", "soon", *COLLECTOR), ".*'--interval': 'soon' is not a valid float.*"),
+    "intervals that do not fit": (
+        ("-i", "lo", "-t", "1", "-j", "1.5", *COLLECTOR),
+        "--jitter-interval is 1.5 s and --interval 1 s: one of the two must be a whole multiple .+",
+    ),
+    "jitter interval 0": (("-j", "0", *COLLECTOR), ".*'--jitter-interval': 0.0 is not in the r.+"),
     "duration 0": (("--duration", "0", *COLLECTOR), ".*'--duration': 0.0 is not in the range x>0."),
     "duration inf": (("--duration", "inf", *COLLECTOR), ".*'inf' is not a number of seconds."),
     "empty device": (

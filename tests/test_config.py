@@ -15,7 +15,9 @@ from program import FlowProgram, settings
 
 from lab.command import COMMAND
 from trapstream_vtap import cli, configfile
+from trapstream_vtap.config import NS
 from trapstream_vtap.errors import UsageError
+from trapstream_vtap.records import JitterInterval
 
 if TYPE_CHECKING:
     from trapstream_vtap.config import Settings
@@ -120,11 +122,46 @@ def test_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     made = chosen(monkeypatch, "-t", "2", "-c", str(path), "-b", "8")
 
     assert (made.interval, made.batch_size) == (2_000_000_000, 8)
+    assert made.jitter is JitterInterval.SAME
     assert [i.name for i in made.interfaces] == ["lo"]
     assert (made.bits, made.device, made.format) == (True, "a", "json")
     assert made.key == ("src_ip", "vlan")
     assert (made.pattern, made.offset, made.sequence_threshold) == (0x1A2B, 3, 9)
     assert made.hidden == {"Jitter", "SEQ_ERRORS"}
+
+
+@pytest.mark.parametrize(
+    ("options", "intervals", "jitter"),
+    [
+        ((), (NS, NS), JitterInterval.SAME),
+        (("-t", "5"), (5 * NS, 5 * NS), JitterInterval.SAME),
+        (("-t", "5", "-j", "5"), (5 * NS, 5 * NS), JitterInterval.SAME),
+        (("-j", "0.1"), (NS // 10, NS), JitterInterval.SHORTER),
+        (("-t", "0.1", "-j", "0.3"), (NS // 10, 3 * NS // 10), JitterInterval.LONGER),
+        (("-t", "0.3", "-j", "3600"), (3 * NS // 10, 3600 * NS), JitterInterval.LONGER),
+    ],
+)
+def test_jitter_interval(
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    intervals: tuple[int, int],
+    jitter: JitterInterval,
+) -> None:
+    """It is that of --interval unless it is given, and either may be the longer."""
+    made = chosen(monkeypatch, "-i", "lo", *options)
+
+    assert (made.intervals, made.jitter) == (intervals, jitter)
+
+
+def test_jitter_interval_in_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It can stand in the file; where jitter is not displayed it means nothing."""
+    path = tmp_path / "vtap.json"
+    path.write_text('{"jitter_interval": 10}')
+    assert chosen(monkeypatch, "-i", "lo", "-c", str(path)).jitter_interval == 10 * NS
+    assert chosen(monkeypatch, "-i", "lo", "-c", str(path), "-j", "2").jitter_interval == 2 * NS
+
+    path.write_text('{"jitter_interval": 10, "DISPLAY": {"Jitter": "False"}}')
+    assert chosen(monkeypatch, "-i", "lo", "-c", str(path)).jitter is JitterInterval.SAME
 
 
 def test_not_wanted() -> None:

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from oracle import Oracle, Point, Refused
 
 from trapstream_vtap import formats
-from trapstream_vtap.records import KEY_FIELDS, Kind, flow_schema
+from trapstream_vtap.records import KEY_FIELDS, JitterInterval, Kind, flow_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from trapstream_vtap.records import Schema
 
 deterministic = settings(derandomize=True, deadline=None, max_examples=200)
+SEQUENCE_FIELDS = tuple(
+    f"seq_{name}"
+    for name in ("last", "received", "reverse", "small", "big", "duplicate", "errors", "missing")
+)
 interfaces = st.lists(names(), min_size=len(INTERFACES), max_size=len(INTERFACES), unique=True).map(
     lambda chosen: dict(zip(INTERFACES, chosen, strict=True))
 )
@@ -150,6 +154,30 @@ def test_agent_records(oracle: Oracle, values: list[int], device: str) -> None:
     assert says_name(point.tags.pop("device"), device)
     assert Point("vtap_agent", {"interface": "eth0"}, counts, 1_700_000_000_000_000_000) == point
     assert SAFE_LINE.fullmatch(payload.decode()[:-1])
+
+
+def test_records_without_counts(oracle: Oracle) -> None:
+    """Where jitter intervals are the shorter ones, a line has what ends there, and is a line."""
+    schema = flow_schema((), jitter=JitterInterval.SHORTER, sequence=True, bits=True)
+    counts = {"packets": 4, "bytes": 400, "duration": 2 * 10**9, "seq_received": 4}
+    gaps = {"iat_count": 2, "iat_sum": 6_000_000, "iat_min": 1_000_000, "iat_max": 5_000_000}
+    common = {"interface": 1, "jitter_duration": 500_000_000}
+    records = [common, common | gaps, common | counts, common | counts | gaps]
+    batch = b"".join(schema.layout.pack(columns) for columns in records)
+
+    points = oracle.parse(rendered(schema, formats.Labels("d", {1: "eth0"}), batch))
+
+    length = {"jitter_interval_s": 0.5}
+    told = {"iat_mean_ms": 3.0, "jitter_ms": 0.0, "iat_min_ms": 1.0, "iat_max_ms": 5.0}
+    counted = {"packets": 4, "bytes": 400, "payload_bytes": 0}
+    counted |= {"throughput_bits_per_second": 1600.0, "goodput_bits_per_second": 0.0}
+    numbers = {name: 4 if name == "seq_received" else 0 for name in SEQUENCE_FIELDS}
+    assert [point.fields for point in points] == [
+        length,
+        length | told,
+        length | counted | numbers,
+        length | counted | told | numbers,
+    ]
 
 
 @deterministic

@@ -10,6 +10,7 @@ from trapstream_vtap.config import LONGEST_STOP_GAP, MOST_OFFSET, NS
 
 KEYS = ((), ("protocol",), ("src_ip", "dst_port", "vlan"))
 ALL = {"expected_gap": 20_000_000, "smoothed_jitter": True}
+RULES = ("10.0.0.0/8 [192.0.2.1,2001:db8::/32] - 1-9 [udp,tcp]", "- - 5000 - -")
 CHOICES = (
     {"sequence": True},
     {"sequence": True, "tcp_sequence": "packet", "smoothed_jitter": True},
@@ -20,6 +21,9 @@ CHOICES = (
     {"offset": 0, "pattern": 0xFFFFFFFF, "sequence_threshold": 1, **ALL},
     {"offset": MOST_OFFSET, "pattern": 0x00FF00FF, "stop_gap": LONGEST_STOP_GAP * NS},
     {"stop_gap": 1_000_000, "expected_gap": 0, "smoothed_jitter": True},
+    {"jitter_interval": NS, "offset": 0, "pattern": 0xFFFFFFFF, "rules": RULES, **ALL},
+    {"jitter_interval": 7200 * NS, "offset": 4096, "rules": RULES, **ALL},
+    {"jitter_interval": 7200 * NS, "sequence": True, "tcp_sequence": "packet"},
 )
 
 

@@ -17,12 +17,12 @@ from program import FlowProgram, settings
 from traffic import V4, Wire
 
 from trapstream_vtap.probes import flow
-from trapstream_vtap.records import FLOW_RECORD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NS = 10**9
+HOUR = 3600 * NS
 SECONDS = 2.0
 
 
@@ -47,7 +47,7 @@ class Table:
     def drain(self) -> None:
         """Read what the ring holds."""
         while batch := self.probe.read(1000):
-            self.records += FLOW_RECORD.unpack(batch)
+            self.records += self.probe.schema.layout.unpack(batch)
 
     def sweep(self, *, force: bool = False) -> None:
         """Close intervals and read what comes of it."""
@@ -89,7 +89,13 @@ def hammer(table: Table, flows: int, cpu: int, until: float, ran: list[int]) -> 
     ran.append(count)
 
 
-@pytest.mark.parametrize("table", [{"interval": NS // 10}], indirect=True)
+OWN_INTERVALS = (
+    {"interval": NS // 10, "jitter_interval": 3 * NS // 10},
+    {"interval": 3 * NS // 10, "jitter_interval": NS // 10},
+)
+
+
+@pytest.mark.parametrize("table", [{"interval": NS // 10}, *OWN_INTERVALS], indirect=True)
 @pytest.mark.parametrize("flows", [1, 50])
 def test_two_cpus(table: Table, flows: int) -> None:
     """Two CPUs on the same flows, swept meanwhile, by force too: not one packet lost or doubled."""
@@ -125,12 +131,13 @@ def _no_point_twice(records: list[dict[str, int]]) -> None:
     assert max(points.values()) == 1
 
 
-def test_ring_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("chosen", [{"interval": NS // 10}, *OWN_INTERVALS])
+def test_ring_too_small(monkeypatch: pytest.MonkeyPatch, chosen: dict[str, int]) -> None:
     """A full ring defers summaries, which then cover the longer interval that they really have."""
     monkeypatch.setattr(flow, "_LARGEST_RING", 4096)
     monkeypatch.setattr(flow, "_SMALLEST_RING", 4096)
-    small = Table(interval=NS // 10)
-    flows = 100  # the ring has room for 28
+    small = Table(**chosen)
+    flows = 100  # the ring has room for 28 or less
     deadline = time.monotonic() + 1.0
     count = 0
     while time.monotonic() < deadline:
@@ -140,8 +147,8 @@ def test_ring_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
     small.finish()
     assert sum(link["ring_full"] for link in small.probe.counters().values()) > 0
     assert small.exported() == small.counted() == count
-    longer = [record for record in small.records if record["duration"] > NS // 10]
-    assert longer
+    assert sum(record["iat_count"] for record in small.records) == count - flows
+    assert any(record["duration"] > chosen["interval"] for record in small.records)
     for record in small.records:
         assert record["duration"] < 2 * NS
     _no_point_twice(small.records)
@@ -172,6 +179,31 @@ def test_pressure_wakes(table: Table) -> None:
     table.sweep(force=True)
     assert not table.probe.pressed()
     assert table.exported() == 256
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"flow_table_size": 1024, "interval": HOUR, "jitter_interval": 24 * HOUR},
+        {"flow_table_size": 1024, "interval": 24 * HOUR, "jitter_interval": HOUR},
+    ],
+    indirect=True,
+)
+def test_pressure_over_short_intervals(table: Table) -> None:
+    """New flows count until the longer interval ends: a sweep before that does not empty them."""
+    tap.wait_past_line(2.0, 24 * HOUR / NS)
+    table.sweep()
+    for number in range(256):
+        table.program.run_many(frame(number), 2)
+        if number % 100 == 0:
+            table.sweep()
+    assert table.probe.pressed()
+    table.sweep(force=True)
+    assert not table.probe.pressed()
+    assert table.exported() == 512
+    assert sum(record["iat_count"] for record in table.records) == 256
+    table.sweep()
+    assert not table.probe.held()
 
 
 def test_evicted_is_admitted() -> None:

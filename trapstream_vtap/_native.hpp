@@ -102,7 +102,7 @@ class Ring {
 // The same names as records.Kind
 enum class Kind {
     CONSTANT, LABEL, ADDRESS, PORT, VLAN, ID, COUNT, SIGNED, COUNT_IF, RATE, BIT_RATE, MEAN_MS, STDDEV_MS, EXTREME_MS,
-    DEVIATION_MS, SMOOTHED_MS, TIME
+    DEVIATION_MS, SMOOTHED_MS, SECONDS, TIME
 };
 
 // A short literal, copied in one go of fixed size: what is too much is overwritten by what follows.
@@ -224,10 +224,9 @@ inline uint64_t scale(uint64_t a, uint64_t b, uint64_t c) {
     return static_cast<uint64_t>((static_cast<u128>(a) * b + c / 2) / c);
 }
 
-// COUNT things of FACTOR units each in DURATION ns, per second, to six places
+// COUNT things of FACTOR units each in DURATION ns (not 0), per second, to six places
 inline char *rate(char *to, uint64_t count, uint64_t factor, uint64_t duration) {
     uint64_t product;
-    if (!duration) return decimal<6>(to, 0, 0);
     if (__builtin_mul_overflow(count, factor * 1000000000, &product) || duration > power(12)) {
         u128 scaled = (static_cast<u128>(count) * factor * power(15) + duration / 2) / duration;
         return decimal<6>(to, static_cast<uint64_t>(scaled / power(6)), static_cast<uint64_t>(scaled % power(6)));
@@ -344,9 +343,11 @@ inline char *column(char *to, const Slot &slot, const uint8_t *record) {
         to = integer(to, load<uint64_t>(b));
         break;
     case Kind::RATE:
+        if (!load<uint64_t>(b)) return start;
         to = rate(to, load<uint64_t>(a), 1, load<uint64_t>(b));
         break;
     case Kind::BIT_RATE:
+        if (!load<uint64_t>(b)) return start;
         to = rate(to, load<uint64_t>(a), 8, load<uint64_t>(b));
         break;
     case Kind::MEAN_MS: {
@@ -377,6 +378,10 @@ inline char *column(char *to, const Slot &slot, const uint8_t *record) {
     case Kind::SMOOTHED_MS:
         if (!load<uint64_t>(a)) return start;
         to = decimal<9>(to, scale(load<uint64_t>(b), 1000, 1 << 16));
+        break;
+    case Kind::SECONDS:
+        if (!load<uint64_t>(a)) return start;
+        to = decimal<9>(to, load<uint64_t>(a));
         break;
     }
     return slot.behind.put(to);
@@ -457,7 +462,7 @@ struct FlowLayout {
     uint32_t key_size, value_size;
     uint32_t interface_at;             // in the key
     uint32_t end_at;                   // in the value
-    uint32_t arrivals_at[2], merged_at[2], bytes_at[2];
+    uint32_t arrivals_at[2], gaps_at[2], merged_at[2], bytes_at[2];
 };
 
 struct SweepResult {
@@ -505,16 +510,17 @@ class Sweep {
         for (uint32_t i = 0; i < count; i++) {
             const uint8_t *key = keys_.data() + size_t{i} * layout_.key_size;
             const uint8_t *value = values_.data() + size_t{i} * layout_.value_size;
-            uint64_t arrivals = 0, packets = 0, bytes = 0;
+            uint64_t arrivals = 0, gaps = 0, packets = 0, bytes = 0;
             for (int s = 0; s < 2; s++) {
                 arrivals += load<uint64_t>(value + layout_.arrivals_at[s]);
+                gaps += load<uint64_t>(value + layout_.gaps_at[s]);
                 packets += load<uint64_t>(value + layout_.merged_at[s]);
                 bytes += load<uint64_t>(value + layout_.bytes_at[s]);
             }
             result_.flows++;
-            if (!arrivals) continue;
+            if (!arrivals && !gaps) continue;
             book(result_.pending, load<uint32_t>(key + layout_.interface_at), 1, arrivals + packets, bytes);
-            if (!force && now < (load<uint64_t>(value + layout_.end_at) & ~uint64_t{1})) continue;
+            if (!force && now < (load<uint64_t>(value + layout_.end_at) & ~uint64_t{3})) continue;
             frame.insert(frame.end(), key, key + layout_.key_size);
             result_.closed++;
             if (frame.size() < kHead + size_t{keys_per_run_} * layout_.key_size) continue;

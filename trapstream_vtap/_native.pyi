@@ -41,6 +41,7 @@ class Sweep:
         interface_at: int,
         end_at: int,
         arrivals_at: tuple[int, int],
+        gaps_at: tuple[int, int],
         merged_at: tuple[int, int],
         bytes_at: tuple[int, int],
     ) -> None: ...

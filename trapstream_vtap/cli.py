@@ -214,6 +214,14 @@ def _plain(option: click.Option, key: str, value: Any) -> Any:
     help="Length of a measuring interval, 0.1 to 3600.",
 )
 @click.option(
+    "-j",
+    "--jitter-interval",
+    metavar="SECONDS",
+    type=_Seconds(0.1, 3600),
+    help="Length of an interval of jitter, 0.1 to 3600; a whole multiple of --interval, or the "
+    "other way round.  [default: that of --interval]",
+)
+@click.option(
     "-b",
     "--batch-size",
     metavar="N",
@@ -407,6 +415,11 @@ def _again(arguments: list[str]) -> Callable[[], config.Settings]:
     return read
 
 
+def _whole_interval(seconds: float) -> int:
+    """In ns, with room for the two bits that a grid line carries in the kernel."""
+    return round(seconds * config.NS) & ~3
+
+
 def _settings(
     host: str | None,
     port: int | None,
@@ -447,7 +460,11 @@ def _settings(
     expected_gap = None if expected is None else round(expected * 1_000_000)
     if expected_gap is not None and expected_gap > stop_gap:
         raise UsageError("--expected-gap is longer than --stop-gap: the flow would always stand.")
-    interval = round(options.pop("interval") * config.NS) & ~1
+    interval = _whole_interval(options.pop("interval"))
+    jitter_interval = _whole_interval(options.pop("jitter_interval") or interval / config.NS)
+    config.check_intervals(interval, jitter_interval)
+    if "Jitter" in file.hidden:
+        jitter_interval = interval
     settings = config.Settings(
         rules=file.rules,
         hidden=file.hidden,
@@ -456,6 +473,7 @@ def _settings(
         device=device or config.device_name(sinks),
         format=form,
         interval=interval,
+        jitter_interval=jitter_interval,
         directions=config.DIRECTIONS[options.pop("direction")],
         max_memory=options.pop("max_memory") * _MIB,
         stop_gap=stop_gap,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from trapstream_vtap.bpf.attach import Direction
 from trapstream_vtap.configfile import SEQUENCE_THRESHOLD
 from trapstream_vtap.errors import RunError, UsageError
-from trapstream_vtap.records import KEY_FIELDS
+from trapstream_vtap.records import KEY_FIELDS, JitterInterval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,6 +52,7 @@ class Settings:
     device: str
     format: str = "influx"
     interval: int = NS
+    jitter_interval: int | None = None
     batch_size: int = 5000
     directions: tuple[Direction, ...] = (Direction.INGRESS,)
     hook: str = "tc"
@@ -78,9 +79,36 @@ class Settings:
     smoothed_jitter: bool = False
 
     @property
+    def jitter(self) -> JitterInterval:
+        """The jitter interval beside the measuring interval."""
+        if self.jitter_interval in (None, self.interval):
+            return JitterInterval.SAME
+        longer = self.jitter_interval > self.interval
+        return JitterInterval.LONGER if longer else JitterInterval.SHORTER
+
+    @property
+    def intervals(self) -> tuple[int, int]:
+        """The shorter and the longer one of measuring interval and jitter interval."""
+        jitter = self.jitter_interval or self.interval
+        return min(self.interval, jitter), max(self.interval, jitter)
+
+    @property
     def sequences(self) -> bool:
         """Whether sequence numbers are checked."""
         return self.sequence or self.offset is not None
+
+
+def check_intervals(interval: int, jitter_interval: int) -> None:
+    """Both in ns: the grid of one must have the lines of the other.
+
+    Raises:
+        UsageError: Neither is a multiple of the other.
+    """
+    if max(interval, jitter_interval) % min(interval, jitter_interval):
+        raise UsageError(
+            f"--jitter-interval is {jitter_interval / NS:g} s and --interval {interval / NS:g} s: "
+            "one of the two must be a whole multiple of the other."
+        )
 
 
 def check_sinks(sinks: Sequence[Address]) -> tuple[Address, ...]:

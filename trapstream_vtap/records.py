@@ -47,13 +47,14 @@ class Kind(enum.Enum):
     COUNT = "count"  # an unsigned integer
     SIGNED = "signed"  # an integer that may be negative
     COUNT_IF = "count_if"  # presence, an unsigned integer: absent where presence is 0
-    RATE = "rate"  # count, duration in ns: count per second, 6 decimal places
-    BIT_RATE = "bit_rate"  # count of bytes, duration in ns: bits per second, 6 decimal places
+    RATE = "rate"  # count, duration in ns: count per second, 6 places; absent where that is 0
+    BIT_RATE = "bit_rate"  # count of bytes, duration in ns: bits per second; absent likewise
     MEAN_MS = "mean_ms"  # n, sum in ns: mean in ms, 9 decimal places; absent where n is 0
     STDDEV_MS = "stddev_ms"  # n, sum, squares, coarse squares: population deviation in ms, 9 places
     EXTREME_MS = "extreme_ms"  # n, ns: ms with 6 decimal places; absent where n is 0
     DEVIATION_MS = "deviation_ms"  # n, sum, excess, g: mean distance from g in ms, 9 decimal places
     SMOOTHED_MS = "smoothed_ms"  # n, 2^-16 ns: ms with 9 decimal places; absent where n is 0
+    SECONDS = "seconds"  # ns: s with 9 decimal places; absent where it is 0
     TIME = "time"  # ns since the epoch
 
 
@@ -213,33 +214,38 @@ FLOW_RECORD = Layout(
 )
 """A flow's summary of one interval, as the kernel program hands it over."""
 
+_SLOT_COUNTS = (
+    "arrivals",  # as the kernel hands them over; a merged packet is one
+    "merged",  # packets on the wire beyond the arrivals
+    "bytes",
+    "payload",
+)
+_SLOT_JITTER = (
+    "iat_sum",
+    "iat_squares",
+    "iat_squares_coarse",
+    "iat_max",
+    "iat_min_inverted",  # ~minimum, so that zero is none
+)
+
+
+def _u64s(names: Sequence[str]) -> tuple[Column, ...]:
+    return tuple(Column(name, "u64") for name in names)
+
+
 FLOW_SLOT = Layout(
     "slot",
-    tuple(
-        Column(name, "u64")
-        for name in (
-            "arrivals",  # as the kernel hands them over; a merged packet is one
-            "merged",  # packets on the wire beyond the arrivals
-            "bytes",
-            "payload",
-            "stops",  # arrivals that have no inter-arrival time
-            "iat_sum",
-            "iat_squares",
-            "iat_squares_coarse",
-            "iat_max",
-            "iat_min_inverted",  # ~minimum, so that zero is none
-            "overdue",  # 1: a packet of a later interval had to be let in, the ring was full
-        )
-    ),
+    _u64s((*_SLOT_COUNTS, "stops", *_SLOT_JITTER)),  # stops: arrivals without inter-arrival time
 )
 """What a flow gathers in one interval. All zero: nothing."""
 
 FLOW_STATE = Layout(
     "flow",
     (
-        Column("end", "u64", "grid line that ends the interval; lowest bit: which slot gathers"),
+        Column("end", "u64", "grid line that ends the interval; lowest bits: which slots gather"),
         Column("last", "u64", "arrival of the latest packet, 0 before the first"),
         Column("start", "u64", "beginning of the current interval"),
+        Column("overdue", "u64", "1: the ring was full, packets of later intervals were let in"),
         Column("slot", "struct slot[2]", "one gathers while the other is handed over", FLOW_SLOT),
     ),
 )
@@ -259,6 +265,15 @@ SEQUENCE_EVENT = Layout(
 )
 """A sequence error, as the kernel program hands it over."""
 
+
+class JitterInterval(enum.Enum):
+    """How long the jitter interval is beside the measuring interval."""
+
+    SAME = "same"
+    LONGER = "longer"
+    SHORTER = "shorter"
+
+
 TRACKED_HOLES = 8
 """Of a TCP stream: so many holes are known by their place, others by their size alone."""
 
@@ -273,6 +288,7 @@ class FlowLayouts:
         event: `SEQUENCE_EVENT`, which begins with the key.
         slot: `FLOW_SLOT`, and what is measured beyond it.
         flow: `FLOW_STATE`, likewise.
+        jitter: A slot of jitter, where that has an interval of its own.
     """
 
     key: Layout
@@ -280,6 +296,7 @@ class FlowLayouts:
     event: Layout
     slot: Layout
     flow: Layout
+    jitter: Layout | None
 
 
 def flow_layouts(
@@ -288,6 +305,7 @@ def flow_layouts(
     sequence: bool = False,
     deviation: bool = False,
     smoothed: bool = False,
+    own_interval: bool = False,
 ) -> FlowLayouts:
     """The structures of the flow program.
 
@@ -296,8 +314,9 @@ def flow_layouts(
         sequence: Sequence numbers are checked.
         deviation: The sender's spacing is known.
         smoothed: Jitter is smoothed as in RFC 3550.
+        own_interval: Jitter has an interval of its own.
     """
-    record, slot, state = [], [], []
+    record, slot, jitter, state = [], [], [], []
     if sequence:
         record += [Column(name, "u64", doc) for name, (_, doc) in _SEQUENCE_FIELDS.items()]
         slot += [
@@ -318,22 +337,32 @@ def flow_layouts(
             Column("iat_excess", "u64", "sum of what inter-arrival times exceed the gap by, ns"),
             Column("expected_gap", "u64", "ns"),
         ]
-        slot.append(Column("iat_excess", "u64"))
+        jitter.append(Column("iat_excess", "u64"))
     if smoothed:
         record.append(Column("iat_smoothed", "u64", "smoothed jitter, 2^-16 ns"))
         state += [
             Column("iat_smoothed", "u64", "smoothed jitter, 2^-16 ns"),
             Column("iat_mean", "u64", "running mean, 2^-16 ns; 0: none yet"),
         ]
-    slots = Layout("slot", (*FLOW_SLOT.columns, *slot))
-    plain = FLOW_STATE.columns[:-1]
+    counts, gaps = Layout("slot", (*FLOW_SLOT.columns, *slot, *jitter)), None
+    slots = [Column("slot", "struct slot[2]", "", counts)]
+    if own_interval:
+        record.append(Column("jitter_duration", "u64", "of the jitter interval that ends, ns"))
+        state.append(Column("long_start", "u64", "beginning of the longer interval"))
+        counts = Layout("slot", (*_u64s(_SLOT_COUNTS), *slot))
+        gaps = Layout("jitter_slot", (*_u64s(("iat_count", *_SLOT_JITTER)), *jitter))
+        slots = [
+            Column("slot", "struct slot[2]", "", counts),
+            Column("jitter", "struct jitter_slot[2]", "", gaps),
+        ]
     wide = "tunnel_id" in key
     return FlowLayouts(
         _keyed(FLOW_KEY, (), wide=wide),
         _keyed(FLOW_RECORD, record, wide=wide),
         _keyed(SEQUENCE_EVENT, (), wide=wide),
-        slots,
-        Layout("flow", (*plain, *state, Column("slot", "struct slot[2]", "", slots))),
+        counts,
+        Layout("flow", (*FLOW_STATE.columns[:-1], *state, *slots)),
+        gaps,
     )
 
 
@@ -375,8 +404,8 @@ LINK = Layout(
 CONTROL = Layout(
     "control",
     (
-        Column("clock_offset", "u64", "CLOCK_REALTIME - CLOCK_MONOTONIC, ns, even"),
-        Column("inserts", "u64", "new flows since the last sweep"),
+        Column("clock_offset", "u64", "CLOCK_REALTIME - CLOCK_MONOTONIC, ns, times 4"),
+        Column("inserts", "u64", "new flows since all last handed over"),
         Column("began", "u64", "when this program took over from another one, or 0"),
     ),
 )
@@ -470,6 +499,14 @@ _SMOOTHED = (
         "smoothed jitter at the end of the interval; absent likewise",
     ),
 )
+_JITTER_INTERVAL = Field(
+    "jitter_interval_s",
+    Role.VALUE,
+    Kind.SECONDS,
+    ("jitter_duration",),
+    "s",
+    "length of the jitter interval that ends here; absent where none does",
+)
 _SEQUENCE = tuple(
     Field(name, Role.VALUE, Kind.COUNT_IF, ("seq_received", name), unit, f"{doc}; {_NUMBERED}")
     for name, (unit, doc) in _SEQUENCE_FIELDS.items()
@@ -492,6 +529,7 @@ def flow_schema(
     sequence: bool = False,
     deviation: bool = False,
     smoothed: bool = False,
+    jitter: JitterInterval = JitterInterval.SAME,
 ) -> Schema:
     """The records of `vtap_flow`.
 
@@ -501,31 +539,28 @@ def flow_schema(
         sequence: With sequence numbers.
         deviation: With the distance from an expected gap.
         smoothed: With the jitter of RFC 3550.
+        jitter: The jitter interval; where it is the shorter one, not every record has counts.
     """
     rate, unit = (Kind.BIT_RATE, "bits") if bits else (Kind.RATE, "bytes")
+    own = jitter is not JitterInterval.SAME
+    first = jitter is JitterInterval.SHORTER  # then it is the one field that all records have
+
+    def count(name: str, unit: str, doc: str) -> Field:
+        kind, columns = (Kind.COUNT_IF, ("duration", name)) if first else (Kind.COUNT, (name,))
+        return Field(name, Role.VALUE, kind, columns, unit, doc)
+
     return Schema(
         measurement="vtap_flow",
         doc="One record per flow and interval in which the flow had a packet.",
-        layout=flow_layouts(key, sequence=sequence, deviation=deviation, smoothed=smoothed).record,
+        layout=flow_layouts(
+            key, sequence=sequence, deviation=deviation, smoothed=smoothed, own_interval=own
+        ).record,
         fields=(
             *_tags(key),
-            Field("packets", Role.VALUE, Kind.COUNT, ("packets",), "packets", "on the wire"),
-            Field(
-                "bytes",
-                Role.VALUE,
-                Kind.COUNT,
-                ("bytes",),
-                "bytes",
-                "on the wire, with Ethernet header and VLAN tags, without FCS",
-            ),
-            Field(
-                "payload_bytes",
-                Role.VALUE,
-                Kind.COUNT,
-                ("payload_bytes",),
-                "bytes",
-                "behind the transport header, without padding",
-            ),
+            *((_JITTER_INTERVAL,) if first else ()),
+            count("packets", "packets", "on the wire"),
+            count("bytes", "bytes", "on the wire, with Ethernet header and VLAN tags, without FCS"),
+            count("payload_bytes", "bytes", "behind the transport header, without padding"),
             Field(
                 f"throughput_{unit}_per_second",
                 Role.VALUE,
@@ -576,6 +611,7 @@ def flow_schema(
             ),
             *(_DEVIATION if deviation else ()),
             *(_SMOOTHED if smoothed else ()),
+            *((_JITTER_INTERVAL,) if own and not first else ()),
             *(_SEQUENCE if sequence else ()),
             TIME,
         ),

@@ -97,7 +97,7 @@ class Stream:
 
     def _loop(self, woken: socket.socket) -> None:
         probe = self._probe
-        grace = min(_GRACE_NS, self._settings.interval // 20)
+        grace = min(_GRACE_NS, self._settings.intervals[0] // 20)
         deadline = (
             time.monotonic_ns() + int(self._settings.duration * NS)
             if self._settings.duration is not None
@@ -130,7 +130,8 @@ class Stream:
                     swept = False
                 else:
                     self._sweep()
-                    self._agent(line)
+                    if probe.ends_interval(line):
+                        self._agent(line)
                     self._keep_clock()
                     line, swept = probe.next_line(), True
 

@@ -6,8 +6,9 @@
  * The text in front of this file is generated: the structures flow_key, flow_record, slot, flow, link
  * and control (records.py says what their members mean), and as constants KEY_* (the key's fields),
  * VTAP_* (the programs wanted), HOOK_* (where they are attached), WANT_* (the directions), DECAPSULATE
- * and DECAPSULATE_* (the tunnels to look into), FLOW_TABLE_SIZE, INTERVAL_NS (even), STOP_GAP_NS,
- * COARSE_LIMIT_NS, COARSE_SHIFT, RING_PAGES, LINKS, SWEEP_KEYS; where they are asked for, VTAP_SEQUENCE
+ * and DECAPSULATE_* (the tunnels to look into), FLOW_TABLE_SIZE, INTERVAL_NS (times 4), STOP_GAP_NS,
+ * COARSE_LIMIT_NS, COARSE_SHIFT, RING_PAGES, LINKS, SWEEP_KEYS, COUNTS_BIT and JITTER_BIT; where they
+ * are asked for, LONG_NS (jitter has an interval of its own, and a structure jitter_slot), VTAP_SEQUENCE
  * (sequence numbers), VTAP_DEVIATION (with EXPECTED_GAP_NS) and VTAP_SMOOTHED (jitter as in RFC 3550);
  * where there are rules RULES, how many, and the function wanted() that they are (wanted.py).
  */
@@ -34,7 +35,19 @@ _Static_assert(sizeof(struct flow_key) == __builtin_offsetof(struct flow_record,
  * Who moves `end` on with compare-and-swap owns the other slot, which nobody else fills any more, and
  * hands it over. A straggler (a CPU that read `end` just before) is not lost: it stays in its slot
  * until that one's turn.
+ *
+ * Where jitter has an interval of its own, the grid is that of the shorter interval, INTERVAL_NS, and
+ * every so many lines of it the longer one ends, LONG_NS. Counts and jitter have two slots each; the
+ * lowest bit of `end` is for those of the shorter interval, the next for those of the longer one.
  */
+#define LINE(end) ((end) & ~3ULL)
+#define COUNTS(f, end) (&(f)->slot[(end) / COUNTS_BIT & 1])
+#ifdef LONG_NS
+#define JITTER(f, end) (&(f)->jitter[(end) / JITTER_BIT & 1])
+#else
+#define jitter_slot slot
+#define JITTER COUNTS
+#endif
 
 BPF_TABLE("lru_hash", struct flow_key, struct flow, flows, FLOW_TABLE_SIZE);
 BPF_RINGBUF_OUTPUT(summaries, RING_PAGES);
@@ -81,42 +94,92 @@ static __always_inline struct packet *forgotten(struct packet *p)
 #include "sequence.h"
 #include "jitter.h"
 
-/* The grid line behind NOW (both CLOCK_MONOTONIC); the grid is aligned to the wall clock. */
-static __always_inline u64 next_line(struct control *c, u64 now)
+/* The line behind NOW (both CLOCK_MONOTONIC) of a grid that is aligned to the wall clock. */
+static __always_inline u64 next_line(struct control *c, u64 now, u64 interval)
 {
 	u64 wall = now + c->clock_offset;
 
-	return wall - wall % INTERVAL_NS + INTERVAL_NS - c->clock_offset;
+	return wall - wall % interval + interval - c->clock_offset;
+}
+
+/* Whether the slots of KINDS, bits of END, that gather by END have anything to hand over. */
+static __always_inline bool gathered(struct flow *f, u64 end, u64 kinds)
+{
+#ifdef LONG_NS
+	if (kinds & JITTER_BIT && *(volatile u64 *)&JITTER(f, end)->iat_count)
+		return true;
+#endif
+	return kinds & COUNTS_BIT && *(volatile u64 *)&COUNTS(f, end)->arrivals;
+}
+
+static __always_inline void hand_over_counts(struct flow_record *r, struct flow *f, struct slot *s)
+{
+	u64 arrivals = __sync_lock_test_and_set(&s->arrivals, 0);
+
+	r->packets = arrivals + __sync_lock_test_and_set(&s->merged, 0);
+	r->bytes = __sync_lock_test_and_set(&s->bytes, 0);
+	r->payload_bytes = __sync_lock_test_and_set(&s->payload, 0);
+#ifndef LONG_NS
+	r->iat_count = arrivals - __sync_lock_test_and_set(&s->stops, 0);
+#endif
+#ifdef VTAP_SEQUENCE
+	close_sequence(r, f, s);
+#endif
 }
 
 /*
- * Close the current interval of F if it is over, or in any case if FORCE. Returns the `end` that is
- * then in force. When the ring is full nothing is closed and the flow goes on gathering.
+ * Close the current interval of F if it is over, or in any case if FORCE; and the longer one if that
+ * ends with it. Returns the `end` that is then in force. When the ring is full nothing is closed and
+ * the flow goes on gathering.
  */
 static __always_inline u64 close_interval(struct flow_key *key, struct flow *f, u64 now,
 					  const bool by_packet, bool force)
 {
-	u64 end = *(volatile u64 *)&f->end;
-	u64 line = end & ~1ULL;
-	u64 start, next, after;
+	u64 end = *(volatile u64 *)&f->end, kinds = 1;
+	u64 line, next, start;
 	struct control *c;
-	struct slot *s;
 	struct flow_record *r;
+#ifdef LONG_NS
+	u64 long_line, long_start, long_next;
+#endif
 
 	if (by_packet) /* a receive timestamp runs ahead where the wall clock has just been set forward */
 		now = bpf_ktime_get_ns();
-	if (now < line && !force)
+	if (now < LINE(end) && !force)
 		return end;
 	c = control();
 	if (!c)
 		return end;
-	after = next_line(c, now);
-	next = (now < line ? line : after) | (~end & 1);
-	s = &f->slot[end & 1];
-	if (!*(volatile u64 *)&s->arrivals) {
+	line = now;
+	next = LINE(end);
+	if (now >= next) {
+		line = next;
+		next = next_line(c, now, INTERVAL_NS);
+		/* What came too late for its own interval makes the record end where it really ends. */
+		if (*(volatile u64 *)&f->overdue)
+			line = next - INTERVAL_NS;
+	}
+#ifdef LONG_NS
+	long_line = next_line(c, LINE(end) - 1, LONG_NS);
+	long_next = next_line(c, now, LONG_NS) - LONG_NS;
+	if (long_next < line)
+		long_next = line;
+	if (line >= long_line || (force && now < long_line))
+		kinds |= 2;
+	else if (now >= long_line) /* the flow has paused across it: one line after the other */
+		next = long_line;
+#endif
+	next |= (end ^ kinds) & 3;
+	if (!gathered(f, end, kinds)) {
 		if (__sync_val_compare_and_swap(&f->end, end, next) != end)
 			return *(volatile u64 *)&f->end;
-		f->start = after - INTERVAL_NS;
+		if (now < LINE(end))
+			return next;
+		f->start = LINE(next) - INTERVAL_NS;
+#ifdef LONG_NS
+		if (kinds & 2)
+			f->long_start = long_next;
+#endif
 		return next;
 	}
 	r = summaries.ringbuf_reserve(sizeof(*r));
@@ -126,7 +189,7 @@ static __always_inline u64 close_interval(struct flow_key *key, struct flow *f, 
 		if (l)
 			l->ring_full++;
 		if (by_packet)
-			s->overdue = 1;
+			f->overdue = 1;
 		return end;
 	}
 	start = f->start;
@@ -134,42 +197,50 @@ static __always_inline u64 close_interval(struct flow_key *key, struct flow *f, 
 		summaries.ringbuf_discard(r, BPF_RB_NO_WAKEUP);
 		return end;
 	}
+#ifdef LONG_NS
+	long_start = f->long_start;
+#endif
 	if (__sync_val_compare_and_swap(&f->end, end, next) != end) {
 		summaries.ringbuf_discard(r, BPF_RB_NO_WAKEUP);
 		return *(volatile u64 *)&f->end;
 	}
-	/* What came too late for its own interval makes the record end where it really ends. */
-	if (now < line)
-		line = now;
-	else if (s->overdue)
-		line = after - INTERVAL_NS;
-	s->overdue = 0;
-	f->start = now < (end & ~1ULL) ? now : after - INTERVAL_NS;
+	f->overdue = 0;
+	f->start = now < LINE(end) ? now : LINE(next) - INTERVAL_NS;
+#ifdef LONG_NS
+	__builtin_memset(r, 0, sizeof(*r));
+	if (kinds & 2)
+		f->long_start = long_next;
+	if (kinds & COUNTS_BIT) {
+		r->duration = line - (COUNTS_BIT & 2 ? long_start : start);
+		hand_over_counts(r, f, COUNTS(f, end));
+	}
+	if (kinds & JITTER_BIT) {
+		r->jitter_duration = line - (JITTER_BIT & 2 ? long_start : start);
+		hand_over_jitter(r, f, JITTER(f, end));
+	}
+#else
+	r->duration = line - start;
+	hand_over_counts(r, f, COUNTS(f, end));
+	hand_over_jitter(r, f, JITTER(f, end));
+#endif
 	__builtin_memcpy(r, key, sizeof(*key)); /* a record begins with its key */
 	r->time = line + c->clock_offset;
-	r->duration = line - start;
-	r->iat_count = __sync_lock_test_and_set(&s->arrivals, 0);
-	r->packets = r->iat_count + __sync_lock_test_and_set(&s->merged, 0);
-	r->bytes = __sync_lock_test_and_set(&s->bytes, 0);
-	r->payload_bytes = __sync_lock_test_and_set(&s->payload, 0);
-	r->iat_count -= __sync_lock_test_and_set(&s->stops, 0);
-	r->iat_sum = __sync_lock_test_and_set(&s->iat_sum, 0);
-	r->iat_squares = __sync_lock_test_and_set(&s->iat_squares, 0);
-	r->iat_squares_coarse = __sync_lock_test_and_set(&s->iat_squares_coarse, 0);
-	r->iat_min = ~__sync_lock_test_and_set(&s->iat_min_inverted, 0);
-	r->iat_max = __sync_lock_test_and_set(&s->iat_max, 0);
-#ifdef VTAP_SEQUENCE
-	close_sequence(r, f, s);
-#endif
-#ifdef VTAP_DEVIATION
-	r->iat_excess = __sync_lock_test_and_set(&s->iat_excess, 0);
-	r->expected_gap = EXPECTED_GAP_NS;
-#endif
-#ifdef VTAP_SMOOTHED
-	r->iat_smoothed = *(volatile u64 *)&f->iat_smoothed;
-#endif
 	summaries.ringbuf_submit(r, BPF_RB_NO_WAKEUP);
 	return next;
+}
+
+/* Close what is over, in two steps where a line of the longer interval has passed since. */
+static __always_inline u64 close_intervals(struct flow_key *key, struct flow *f, u64 now,
+					   const bool by_packet, bool force)
+{
+#ifdef LONG_NS
+	u64 before = *(volatile u64 *)&f->end;
+	u64 end = close_interval(key, f, now, by_packet, force);
+
+	if (likely(end == before || now < LINE(end)))
+		return end;
+#endif
+	return close_interval(key, f, now, by_packet, force);
 }
 
 static __always_inline void raise_to(u64 *extreme, u64 value)
@@ -193,11 +264,13 @@ static __always_inline void count(struct packet *p, struct flow *f, u64 now)
 	u64 packets = p->packets, bytes = p->bytes, payload = p->payload;
 	u64 end = *(volatile u64 *)&f->end;
 	u64 last, gap, iat;
+	struct jitter_slot *j;
 	struct slot *s;
 
-	if (unlikely(now >= (end & ~1ULL)))
-		end = close_interval(key, f, now, true, false);
-	s = &f->slot[end & 1];
+	if (unlikely(now >= LINE(end)))
+		end = close_intervals(key, f, now, true, false);
+	s = COUNTS(f, end);
+	j = JITTER(f, end);
 	last = __sync_lock_test_and_set(&f->last, now);
 #ifdef VTAP_SEQUENCE
 	check_sequence(p, f, s, now, packets); /* ahead of the arrival, with which it is closed */
@@ -212,27 +285,32 @@ static __always_inline void count(struct packet *p, struct flow *f, u64 now)
 	gap = now - last;
 	iat = (s64)gap < 0 ? -gap : gap;
 	if (unlikely(!last || iat > STOP_GAP_NS)) {
+#ifndef LONG_NS
 		__sync_fetch_and_add(&s->stops, 1);
+#endif
 #ifdef VTAP_SMOOTHED
 		smooth_anew(f);
 #endif
 		return;
 	}
+#ifdef LONG_NS
+	__sync_fetch_and_add(&j->iat_count, 1);
+#endif
 #ifdef VTAP_DEVIATION
 	if ((s64)gap > (s64)EXPECTED_GAP_NS)
-		__sync_fetch_and_add(&s->iat_excess, gap - EXPECTED_GAP_NS);
+		__sync_fetch_and_add(&j->iat_excess, gap - EXPECTED_GAP_NS);
 #endif
 #ifdef VTAP_SMOOTHED
 	smooth(f, iat);
 #endif
-	__sync_fetch_and_add(&s->iat_sum, gap);
+	__sync_fetch_and_add(&j->iat_sum, gap);
 	if (likely(iat < COARSE_LIMIT_NS))
-		__sync_fetch_and_add(&s->iat_squares, iat * iat);
+		__sync_fetch_and_add(&j->iat_squares, iat * iat);
 	else
-		__sync_fetch_and_add(&s->iat_squares_coarse,
+		__sync_fetch_and_add(&j->iat_squares_coarse,
 				     (iat >> COARSE_SHIFT) * (iat >> COARSE_SHIFT));
-	raise_to(&s->iat_max, iat);
-	raise_to(&s->iat_min_inverted, ~iat);
+	raise_to(&j->iat_max, iat);
+	raise_to(&j->iat_min_inverted, ~iat);
 }
 
 static __always_inline struct flow *new_flow(struct flow_key *key)
@@ -244,10 +322,15 @@ static __always_inline struct flow *new_flow(struct flow_key *key)
 
 	if (!c || !fresh)
 		return NULL;
-	fresh->end = next_line(c, now);
+	fresh->end = next_line(c, now, INTERVAL_NS);
 	fresh->start = fresh->end - INTERVAL_NS;
 	if (fresh->start < c->began)
 		fresh->start = c->began;
+#ifdef LONG_NS
+	fresh->long_start = next_line(c, now, LONG_NS) - LONG_NS;
+	if (fresh->long_start < c->began)
+		fresh->long_start = c->began;
+#endif
 	flows.insert(key, fresh); /* fails when another CPU was faster, which is as good */
 	/* So many new flows evict others before the next sweep: have user space sweep at once */
 	if (__sync_fetch_and_add(&c->inserts, 1) + 1 == FLOW_TABLE_SIZE / 4) {
@@ -456,7 +539,7 @@ int vtap_sweep(struct __sk_buff *skb)
 			break;
 		f = flows.lookup(&key);
 		if (f)
-			close_interval(&key, f, now, false, force);
+			close_intervals(&key, f, now, false, force);
 	}
 	return i;
 }

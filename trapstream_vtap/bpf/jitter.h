@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Smoothed jitter, after RFC 3550 section 6.4.1: J += (|D| - J) / 16, where D is how far an
- * inter-arrival time is from the expected gap (then D is the RFC's, of a sender that keeps it), or from
- * the flow's running mean, which is smoothed with the same gain. Fixed point with 16 binary places: a
- * nanosecond's rounding would stay in a jitter of nanoseconds for good.
+ * Jitter: what is handed over of a flow's inter-arrival times, and the smoothed one, after RFC 3550
+ * section 6.4.1: J += (|D| - J) / 16, where D is how far an inter-arrival time is from the expected gap
+ * (then D is the RFC's, of a sender that keeps it), or from the flow's running mean, which is smoothed
+ * with the same gain. Fixed point with 16 binary places: a nanosecond's rounding would stay in a jitter
+ * of nanoseconds for good.
  */
 #ifdef VTAP_SMOOTHED
 
@@ -46,3 +47,23 @@ static __always_inline void smooth_anew(struct flow *f)
 }
 
 #endif
+
+static __always_inline void hand_over_jitter(struct flow_record *r, struct flow *f,
+					     struct jitter_slot *j)
+{
+#ifdef LONG_NS
+	r->iat_count = __sync_lock_test_and_set(&j->iat_count, 0);
+#endif
+	r->iat_sum = __sync_lock_test_and_set(&j->iat_sum, 0);
+	r->iat_squares = __sync_lock_test_and_set(&j->iat_squares, 0);
+	r->iat_squares_coarse = __sync_lock_test_and_set(&j->iat_squares_coarse, 0);
+	r->iat_min = ~__sync_lock_test_and_set(&j->iat_min_inverted, 0);
+	r->iat_max = __sync_lock_test_and_set(&j->iat_max, 0);
+#ifdef VTAP_DEVIATION
+	r->iat_excess = __sync_lock_test_and_set(&j->iat_excess, 0);
+	r->expected_gap = EXPECTED_GAP_NS;
+#endif
+#ifdef VTAP_SMOOTHED
+	r->iat_smoothed = *(volatile u64 *)&f->iat_smoothed;
+#endif
+}

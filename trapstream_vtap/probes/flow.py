@@ -18,6 +18,7 @@ from trapstream_vtap.records import (
     LINK,
     TRACKED_HOLES,
     FlowLayouts,
+    JitterInterval,
     event_schema,
     flow_layouts,
     flow_schema,
@@ -72,7 +73,7 @@ def source(settings: Settings) -> compiler.Source:
     programs = sorted(
         {program_name(settings, d, i) for d in settings.directions for i in settings.interfaces}
     )
-    limit, shift = square_limits(settings.interval, settings.stop_gap)
+    limit, shift = _square_limits(settings)
     structures = layouts(settings)
     constants = {
         **{f"KEY_{name.upper()}": int(name in settings.key) for name in KEY_FIELDS},
@@ -82,7 +83,7 @@ def source(settings: Settings) -> compiler.Source:
         "DECAPSULATE": int(bool(settings.decapsulate)),
         **{f"DECAPSULATE_{n.upper()}": int(n in settings.decapsulate) for n in TUNNELS},
         "FLOW_TABLE_SIZE": settings.flow_table_size,
-        "INTERVAL_NS": settings.interval,
+        "INTERVAL_NS": settings.intervals[0],
         "STOP_GAP_NS": settings.stop_gap,
         "COARSE_LIMIT_NS": limit,
         "COARSE_SHIFT": shift,
@@ -98,6 +99,7 @@ def source(settings: Settings) -> compiler.Source:
             structures.key,
             structures.record,
             structures.slot,
+            *((structures.jitter,) if structures.jitter else ()),
             structures.flow,
             structures.event,
             LINK,
@@ -131,12 +133,17 @@ def layouts(settings: Settings) -> FlowLayouts:
         sequence=settings.sequences,
         deviation=settings.expected_gap is not None,
         smoothed=settings.smoothed_jitter,
+        own_interval=settings.jitter is not JitterInterval.SAME,
     )
 
 
 def _sweep_keys(structures: FlowLayouts) -> int:
     """How many keys one run of the sweeping program is handed."""
     return _SWEEP_BYTES // structures.key.size
+
+
+def _square_limits(settings: Settings) -> tuple[int, int]:
+    return square_limits(settings.jitter_interval or settings.interval, settings.stop_gap)
 
 
 def _ring_pages(records: int, size: int) -> int:
@@ -148,7 +155,13 @@ def _ring_pages(records: int, size: int) -> int:
 
 
 def _jitter_constants(settings: Settings) -> dict[str, int]:
-    found = {"VTAP_SMOOTHED": 1} if settings.smoothed_jitter else {}
+    found = {"COUNTS_BIT": 1, "JITTER_BIT": 1}
+    if settings.jitter is JitterInterval.LONGER:
+        found |= {"LONG_NS": settings.intervals[1], "JITTER_BIT": 2}
+    elif settings.jitter is JitterInterval.SHORTER:
+        found |= {"LONG_NS": settings.intervals[1], "COUNTS_BIT": 2}
+    if settings.smoothed_jitter:
+        found["VTAP_SMOOTHED"] = 1
     if settings.expected_gap is not None:
         found |= {"VTAP_DEVIATION": 1, "EXPECTED_GAP_NS": settings.expected_gap}
     return found
@@ -187,17 +200,19 @@ class FlowProbe:
                 sequence=settings.sequences,
                 deviation=settings.expected_gap is not None,
                 smoothed=settings.smoothed_jitter,
+                jitter=settings.jitter,
             ),
             settings.hidden,
         )
         self.event_schema = event_schema(settings.key) if settings.sequences else None
-        self.coarse_shift = square_limits(settings.interval, settings.stop_gap)[1]
+        self.coarse_shift = _square_limits(settings)[1]
         self._settings = settings
         self._attached: dict[_Place, attach.Attachment] = {}
         self._promiscuous: Callable[[], None] | None = None
         self.notes: list[str] = []  # sentences for the person at the terminal
         self._clock_offset = 0
         self._began = 0
+        self._period = 0  # in which everything was handed over for the last time
 
     def start(self) -> None:
         """Compile, load, and attach everywhere, or nowhere.
@@ -252,7 +267,7 @@ class FlowProbe:
         self._promiscuous = old._promiscuous
         while self.next_line() - time.monotonic_ns() < _SWITCH_NS:  # a line must not come between
             time.sleep(_SWITCH_NS / 1e9)
-        self._began = time.monotonic_ns() & ~1
+        self._began = time.monotonic_ns() & ~3
         self._clock_offset = 0
         self.keep_clock()
         done = []
@@ -305,10 +320,12 @@ class FlowProbe:
             interface_at=structures.key.offsets["interface"],
             end_at=structures.flow.offsets["end"],
             arrivals_at=_slot_offsets(structures, "arrivals"),
+            gaps_at=_gap_offsets(structures),
             merged_at=_slot_offsets(structures, "merged"),
             bytes_at=_slot_offsets(structures, "bytes"),
         )
         self.keep_clock()
+        self._period = self.wall(time.monotonic_ns()) // self._settings.intervals[1]
 
     def detach(self) -> None:
         """Detach everywhere; when this returns, no program runs any more."""
@@ -331,8 +348,12 @@ class FlowProbe:
     def next_line(self) -> int:
         """The next grid line, CLOCK_MONOTONIC in ns."""
         wall = time.monotonic_ns() + self._clock_offset
-        interval = self._settings.interval
+        interval = self._settings.intervals[0]
         return wall - wall % interval + interval - self._clock_offset
+
+    def ends_interval(self, line: int) -> bool:
+        """Whether the grid line ends a measuring interval, not just a jitter interval."""
+        return self.wall(line) % self._settings.interval == 0
 
     def wall(self, moment: int) -> int:
         """A moment of CLOCK_MONOTONIC by the wall clock, both in ns."""
@@ -343,7 +364,7 @@ class FlowProbe:
         return self._wakeups.fileno()
 
     def pressed(self) -> bool:
-        """Whether a quarter of the table has been filled since the last sweep."""
+        """Whether a quarter of the table has been filled since all flows last handed over."""
         self._wakeups.read(1)
         (control,) = CONTROL.unpack(kernel.read_element(self._maps["controls"], 0, CONTROL.size))
         return control["inserts"] >= self._settings.flow_table_size // 4
@@ -372,9 +393,12 @@ class FlowProbe:
             force: Close all that hold anything, whether their interval is over or not.
             now: When it is (CLOCK_MONOTONIC, ns), if not when this is called.
         """
-        self._write_control()
-        self._sweep.begin()
         now = now or time.monotonic_ns()
+        period = self.wall(now) // self._settings.intervals[1]
+        if force or period != self._period:  # else flows may still hold what is not handed over yet
+            self._period = period
+            self._write_control()
+        self._sweep.begin()
         more = True
         while more:
             more = self._sweep.step(now, force)
@@ -396,7 +420,7 @@ class FlowProbe:
         return found
 
     def _write_control(self) -> None:
-        """Also sets the number of new flows to zero: a sweep begins."""
+        """Also sets the number of new flows to zero: all are about to hand over what they have."""
         kernel.write_element(
             self._maps["controls"],
             0,
@@ -419,12 +443,20 @@ def _slot_offsets(structures: FlowLayouts, name: str) -> tuple[int, int]:
     return first, first + structures.slot.size
 
 
+def _gap_offsets(structures: FlowLayouts) -> tuple[int, int]:
+    """What says that there are inter-arrival times: where they wait apart, else the arrivals."""
+    if not structures.jitter:
+        return _slot_offsets(structures, "arrivals")
+    first = structures.flow.offsets["jitter"] + structures.jitter.offsets["iat_count"]
+    return first, first + structures.jitter.size
+
+
 def clock_offset() -> int:
-    """CLOCK_REALTIME - CLOCK_MONOTONIC in ns, even; the tightest of a few readings."""
+    """CLOCK_REALTIME - CLOCK_MONOTONIC in ns, times 4; the tightest of a few readings."""
     readings = []
     for _ in range(5):
         before = time.monotonic_ns()
         wall = time.time_ns()
         after = time.monotonic_ns()
         readings.append((after - before, wall - (before + after) // 2))
-    return min(readings)[1] & ~1
+    return min(readings)[1] & ~3
