@@ -36,6 +36,7 @@ bind-address = "{host}:{rpc_port}"
 [http]
   bind-address = "{host}:{http_port}"
   log-enabled = false
+  auth-enabled = {auth}
 [subscriber]
   enabled = false
 [continuous_queries]
@@ -178,6 +179,7 @@ class Influxd(Server):
         namespace: Where it listens; the caller's own by default.
         database: What UDP points go into; made at the first point.
         read_buffer: Bytes of the UDP socket's buffer; the kernel's default by default.
+        user: Name and password without which HTTP requests are refused; none by default.
 
     See: https://docs.influxdata.com/influxdb/v1/supported_protocols/udp/
     """
@@ -190,10 +192,12 @@ class Influxd(Server):
         *,
         database: str = "vtap",
         read_buffer: int | None = None,
+        user: tuple[str, str] | None = None,
     ) -> None:
         super().__init__(namespace)
         self.database = database
         self._read_buffer = read_buffer or 0
+        self._user = user
 
     def _command(self) -> tuple[str, ...]:
         self.http_port, self._rpc_port, self.udp_port = _free_ports(self._namespace, 3)
@@ -208,13 +212,16 @@ class Influxd(Server):
             udp_port=self.udp_port,
             database=self.database,
             read_buffer=self._read_buffer,
+            auth="true" if self._user else "false",
         )
 
     def _wait_until_ready(self) -> None:
         super()._wait_until_ready()
+        if self._user:
+            name, password = self._user
+            self._ask("POST", f"CREATE USER {name} WITH PASSWORD '{password}' WITH ALL PRIVILEGES")
         # Else a query before the first point would be an error.
-        statement = urllib.parse.urlencode({"q": f'CREATE DATABASE "{self.database}"'})
-        self.http("POST", f"/query?{statement}")
+        self._ask("POST", f'CREATE DATABASE "{self.database}"')
 
     def query(self, influxql: str) -> list[dict[str, Any]]:
         """The series that a statement yields: `name`, `tags`, `columns`, `values` (times in ns).
@@ -222,13 +229,19 @@ class Influxd(Server):
         Raises:
             RuntimeError: When InfluxDB refuses the statement.
         """
-        arguments = {"db": self.database, "epoch": "ns", "q": influxql}
-        answer = json.loads(self.http("GET", f"/query?{urllib.parse.urlencode(arguments)}"))
-        (result,) = answer["results"]
+        (result,) = self._ask("GET", influxql, db=self.database, epoch="ns")
         if "error" in result:
             raise RuntimeError(f"{influxql}: {result['error']}")
         series: list[dict[str, Any]] = result.get("series", [])
         return series
+
+    def _ask(self, method: str, influxql: str, **arguments: str) -> list[dict[str, Any]]:
+        """The results of a statement."""
+        if self._user:
+            arguments |= dict(zip(("u", "p"), self._user, strict=True))
+        query = urllib.parse.urlencode(arguments | {"q": influxql})
+        results: list[dict[str, Any]] = json.loads(self.http(method, f"/query?{query}"))["results"]
+        return results
 
     def udp_stats(self) -> dict[str, int]:
         """InfluxDB's counters of its UDP listener, among them pointsRx and pointsParseFail."""

@@ -31,7 +31,8 @@ OPTIONS = (
     *("--interface", "--format", "--transport", "--interval", "--batch-size", "--device-ip"),
     *("--direction", "--key", "--bits", "--flow-table-size", "--max-datagram", "--duration"),
     *("--verbose", "--version", "--help", "-i", "-f", "-t", "-b", "-d", "-v", "--max-memory"),
-    *("--config", "-c", "--jitter-interval", "-j"),
+    *("--config", "-c", "--jitter-interval", "-j", "--sink", "--token-file"),
+    *("--tls-ca", "--tls-cert", "--tls-key"),
 )
 SUMMARY = re.compile(r"vtap-stream: \d+ records sent \(\d+ packets\), \d+ records lost.*")
 BPF_SYSCALL = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
@@ -55,7 +56,39 @@ USAGE = {
     ),
     "sink with a password": (
         ("--sink", "tcp://me:secret@192.0.2.1:8094"),
-        ".*: names and passwords do not belong on the command line.",
+        "--sink 'tcp://…@192.0.2.1:8094': names and passwords do not belong on the command line.",
+    ),
+    "sink with a token": (
+        ("-i", "lo", "--sink", "http://127.0.0.1:8086?db=vtap&token=secret"),
+        "--sink http://…: there is no 'token'; there are db, .*--token-file or INFLUX_TOKEN.",
+    ),
+    "sink without database": (
+        ("-i", "lo", "--sink", "http://127.0.0.1:8086"),
+        "--sink 'http://127.0.0.1:8086': say where in InfluxDB: .db=NAME .*, or .org=.*&bucket=.*",
+    ),
+    "sink with database and bucket": (
+        ("-i", "lo", "--sink", "http://127.0.0.1:8086?db=a&bucket=b"),
+        "--sink .*: say where in InfluxDB: .*",
+    ),
+    "sink with endpoint": (
+        ("-i", "lo", "--sink", "http://127.0.0.1:8086/api/v2/write?bucket=b"),
+        "--sink .*: leave out /write, it is added.",
+    ),
+    "sink with two InfluxDBs": (
+        ("-i", "lo", "--sink", "http://127.0.0.1:8086,127.0.0.2:8086?db=a"),
+        "--sink .*: give one host; --sink can be repeated.",
+    ),
+    "JSON to InfluxDB": (
+        ("-i", "lo", "-f", "json", "--sink", "http://127.0.0.1?db=a"),
+        "http://127.0.0.1:80.db=a: InfluxDB's HTTP .* line protocol only: leave -f json out, .*",
+    ),
+    "no token file": (
+        ("-i", "lo", "--sink", "http://127.0.0.1?db=a", "--token-file", "/none"),
+        r"--token-file /none: cannot be read \(No such file or directory\).",
+    ),
+    "no authorities": (
+        ("-i", "lo", "--sink", "https://127.0.0.1?db=a", "--tls-ca", "/none"),
+        r"--tls-ca /none: cannot be read \(No such file or directory\).",
     ),
     "sink with port 65536": (("--sink", "tcp://[::1]:65536"), "--sink .*: Port out of range.*"),
     "a sink twice": (

@@ -202,7 +202,29 @@ def _plain(option: click.Option, key: str, value: Any) -> Any:
     metavar="URL",
     multiple=True,
     help="Where to stream to, in place of COLLECTOR_IP or beside it; repeatable: "
-    "tcp://host:port, udp://host:port.",
+    "tcp://host:port, udp://host:port, http://host:port?db=NAME, "
+    "http://host:port?org=NAME&bucket=NAME, https://….",
+)
+@click.option(
+    "--token-file",
+    metavar="FILE",
+    help="Holds InfluxDB's token, or user:password, for all http and https sinks.  "
+    "[default: the environment's INFLUX_TOKEN, if there]",
+)
+@click.option(
+    "--tls-ca",
+    metavar="FILE",
+    help="Certificates of the authorities to trust, PEM.  [default: the system's]",
+)
+@click.option(
+    "--tls-cert",
+    metavar="FILE",
+    help="Our certificate, PEM, where the collector asks for one.  [default: none]",
+)
+@click.option(
+    "--tls-key",
+    metavar="FILE",
+    help="Its private key, PEM.  [default: it is in the file of --tls-cert]",
 )
 @click.option(
     "-t",

@@ -63,6 +63,10 @@ class Settings:
     flow_table_size: int = 65536
     max_datagram: int = 1400
     max_memory: int = 64 << 20
+    token_file: str | None = None
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
     duration: float | None = None
     verbose: bool = False
     health: tuple[str, int] | None = None

@@ -12,7 +12,7 @@ from trapstream_vtap import agent, formats
 from trapstream_vtap.config import JSON_LINE_LIMIT, NS
 from trapstream_vtap.errors import UsageError
 from trapstream_vtap.ledger import NOTHING, Handed, Held
-from trapstream_vtap.sinks import Pace, Payload, Sender, make_sink
+from trapstream_vtap.sinks import Pace, Payload, Sender, http, make_sink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +35,19 @@ class Shape:
 
 
 def shape(address: Address, settings: Settings) -> Shape:
-    """Of the payloads for the sink at ADDRESS."""
+    """Of the payloads for the sink at ADDRESS.
+
+    Raises:
+        UsageError: It does not take the format.
+    """
+    if address.scheme in ("http", "https"):
+        if settings.format != "influx":
+            raise UsageError(
+                f"{address}: InfluxDB's HTTP interface takes line protocol only: leave -f "
+                f"{settings.format} out, and run another vtap-stream for the {settings.format}."
+            )
+        most_records = min(settings.batch_size, http.MOST_LINES)
+        return Shape(formats.INFLUX, most_records, http.MOST_BYTES)
     most_bytes = _NO_LIMIT
     form: formats.Format = formats.INFLUX
     if address.scheme == "udp":
@@ -92,7 +104,7 @@ class Delivery:
         )
         self._sink_schema = agent.sink_schema()
         self._shapes = [shape(address, settings) for address in settings.sinks]
-        self._sinks = [make_sink(address) for address in settings.sinks]
+        self._sinks = [make_sink(address, settings) for address in settings.sinks]
         self._senders: list[Sender] = []
         self._by_shape: dict[Shape, list[Sender]] = {}
         self.flows = Handed()

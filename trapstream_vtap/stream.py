@@ -33,14 +33,19 @@ _LAST_SWEEPS = 100
 _NO_LIMIT = 1 << 62
 _FIXED = (
     *("sinks", "interfaces", "directions", "hook", "promiscuous", "format", "device"),
-    *("max_datagram", "max_memory", "duration", "health"),
+    *("max_datagram", "max_memory", "duration", "health", "token_file"),
+    *("tls_ca", "tls_cert", "tls_key"),
 )
 """Settings that a reload cannot change."""
 
+_speaking = threading.Lock()
+
 
 def report(sentence: str) -> None:
-    """Say something to the person at the terminal."""
-    print(f"vtap-stream: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
+    """Say something to the person at the terminal; from any thread, each a line of its own."""
+    with _speaking:
+        sys.stderr.write(f"vtap-stream: {sentence}\n")
+        sys.stderr.flush()
 
 
 class Stream:

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from trapstream_vtap.errors import UsageError
 
-SCHEMES = ("tcp", "udp")
+SCHEMES = ("tcp", "udp", "http", "https")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -63,7 +63,8 @@ def parse(text: str) -> Address:
         if parts.scheme not in SCHEMES:
             raise _wrong(text, f"a sink begins with one of {', '.join(SCHEMES)}")
         if "@" in parts.netloc:
-            raise _wrong(text, "names and passwords do not belong on the command line")
+            shown = text.replace(parts.netloc.rpartition("@")[0], "…")
+            raise _wrong(shown, "names and passwords do not belong on the command line")
         hosts = tuple(_host(text, parts.scheme, word) for word in parts.netloc.split(","))
         query = tuple(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True))
     except ValueError as error:

@@ -44,10 +44,12 @@ class Refusal:
     Args:
         held: What it refused.
         why: Its reason, for a person.
+        octets: How many bytes of payload that is.
     """
 
     held: Held
     why: str
+    octets: int
 
 
 class TryLaterError(OSError):
@@ -237,10 +239,9 @@ class Sender:
             for refusal in outcomes:
                 payload = self._unsettled.popleft()
                 self._waiting_bytes -= len(payload.data)
-                refused = refusal.held if refusal else NOTHING
+                refused, octets = (refusal.held, refusal.octets) if refusal else (NOTHING, 0)
                 self.account.lost("refused", refused)
-                octets = 0 if refused == payload.held != NOTHING else len(payload.data)
-                self.account.delivered(payload.held - refused, octets)
+                self.account.delivered(payload.held - refused, len(payload.data) - octets)
             self._changed.notify_all()
         for refusal in outcomes:
             if refusal:
@@ -252,9 +253,8 @@ class Sender:
     def _refused(self, refusal: Refusal) -> None:
         self._refusals += 1
         if _worth_saying(self._refusals):
-            self._report(
-                f"Collector {self._sink} refuses {refusal.held.records} records: {refusal.why}"
-            )
+            what = f"{refusal.held.records} records" if refusal.held.records else "vtap_agent"
+            self._report(f"Collector {self._sink} refuses {what}: {refusal.why}.")
 
     @property
     def up(self) -> bool:
