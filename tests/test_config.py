@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 from program import FlowProgram, settings
+from test_rules import crowded
 
 from lab.command import COMMAND
 from trapstream_vtap import cli, configfile
@@ -37,6 +38,12 @@ ERRORS = {
         '{"RULES": ["- - - - udp", "- - - x udp"]}',
         "RULES, rule 2, '- - - x udp': destination port 'x': a port is .*",
     ),
+    "too many rules": (
+        json.dumps({"RULES": crowded(600, 3)}),
+        "RULES: the 600 rules hold too many values for a kernel program; use prefixes and .*",
+    ),
+    "tunnel": ('{"decapsulate": "ipsec"}', "decapsulate: There is no tunnel 'ipsec'; there are .*"),
+    "hook": ('{"hook": "kprobe"}', "hook: 'kprobe' is not one of 'tc', 'xdp', 'socket'."),
     "display": ('{"DISPLAY": []}', r"DISPLAY is \[\]: give an object with any of Throughput, .*"),
     "display name": ('{"DISPLAY": {"Speed": true}}', "DISPLAY: there is no 'Speed'; there are .*"),
     "display value": (
@@ -108,6 +115,29 @@ def chosen(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Settings:
     done = CliRunner().invoke(cli.main, [*arguments, "127.0.0.1", "8094"])
     assert done.exit_code == 0, done.output
     return found[0]
+
+
+@pytest.mark.parametrize("word", ["10", "5EC70123", "0xFFFFFFFF"])
+def test_pattern_as_an_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, word: str) -> None:
+    """In the file the option says the same pattern as on the command line."""
+    path = tmp_path / "vtap.json"
+    path.write_text(json.dumps({"sequence_offset": 4, "sequence_pattern": word}))
+
+    made = chosen(monkeypatch, "-i", "lo", "-c", str(path))
+
+    assert made.pattern == int(word, 16)
+
+
+def test_tunnels_and_hooks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tunnels are named by a string or a list, in any order."""
+    path = tmp_path / "vtap.json"
+    for names in ("gtpu, vxlan", ["gtpu", "vxlan"]):
+        path.write_text(
+            json.dumps({"decapsulate": names, "key": "tunnel_id", "promiscuous": "True"})
+        )
+        made = chosen(monkeypatch, "-i", "lo", "--hook", "xdp", "-c", str(path))
+        assert (made.decapsulate, made.key) == (("vxlan", "gtpu"), ("tunnel_id",))
+        assert (made.hook, made.promiscuous) == ("xdp", True)
 
 
 def test_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

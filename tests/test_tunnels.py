@@ -7,7 +7,6 @@ import socket
 import struct
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
-from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import captured
@@ -42,7 +41,6 @@ from test_packets import (
     ipv4,
     ipv6,
     properties,
-    subset,
     tcp,
     udp,
 )
@@ -610,6 +608,9 @@ def test_dissector_knows_the_examples() -> None:
 # Real traffic
 
 
+KEY = "src_ip,dst_ip,src_port,dst_port,protocol,tunnel_id"
+
+
 def vxlan_device(namespace: Namespace, ours: str, theirs: str, address: str) -> None:
     """A VXLAN device of the kernel in NAMESPACE."""
     ends = ("local", ours, "remote", theirs, "dstport", str(VXLAN_PORT))
@@ -662,24 +663,3 @@ def test_kernel_vxlan(tmp_path: Path, hook: str, offload: bool) -> None:  # noqa
     inside = 14 + 20 + 32
     syn = 8  # longer options
     assert sum(r["bytes"] for r in flows) == payload + packets * (headers + inside) + syn
-
-
-# The verifier
-
-
-SETS = ((), *((name,) for name in TUNNELS), ("gre", "erspan"), ("vxlan", "gtpu"), TUNNELS)
-KEYS = (0b1111111, 0b0000000, 0b1000000, 0b0111111, 0b1010101)
-LAYERS = ((True,), (False,), (True, False))
-KEY = "src_ip,dst_ip,src_port,dst_port,protocol,tunnel_id"
-
-
-@pytest.mark.parametrize("hook", HOOKS)
-@pytest.mark.parametrize(
-    ("asked", "mask", "layers"),
-    [*zip(SETS, cycle(KEYS), cycle(LAYERS), strict=False), (TUNNELS, 0b1111111, (True, False))],
-)
-def test_loads(hook: str, asked: tuple[str, ...], mask: int, layers: tuple[bool, ...]) -> None:
-    """The verifier accepts the program of any hook with any tunnels and any key."""
-    direction = "ingress" if hook == "xdp" else "both"
-    chosen = settings(subset(mask), direction, layers=layers, hook=hook, decapsulate=asked)
-    FlowProgram(chosen).close()

@@ -75,8 +75,10 @@ class _Pattern(click.ParamType[int]):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
         """The number."""
+        if isinstance(value, int):  # out of a file, and read already
+            return value
         try:
-            number = int(str(value), 16)
+            number = int(value, 16)
         except ValueError:
             number = -1
         if not 0 <= number < 1 << 32:

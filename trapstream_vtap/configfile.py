@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from trapstream_vtap.bpf.wanted import grouped
 from trapstream_vtap.errors import UsageError
 from trapstream_vtap.rules import Rule, parse_rules
 
@@ -152,9 +153,14 @@ def _rules(key: str, value: Any) -> tuple[Rule, ...]:
     if not isinstance(value, list) or not all(isinstance(rule, str) for rule in value):
         raise wrong(key, value, "give a list of rules, each a string of five words")
     try:
-        return parse_rules(value)
+        rules = parse_rules(value)
     except UsageError as error:
         raise UsageError(f"{key}, {error}") from error
+    try:
+        grouped(rules)
+    except UsageError as error:
+        raise UsageError(f"{key}: {error}") from error
+    return rules
 
 
 def _display(key: str, value: Any) -> tuple[tuple[str, bool], ...]:

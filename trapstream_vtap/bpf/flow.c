@@ -390,6 +390,8 @@ static __always_inline void turn_away(struct context *ctx, struct packet *p, str
 	}
 }
 
+#if !HOOK_XDP /* there nothing is merged yet */
+
 /* A merged packet (GRO, GSO) is many on the wire, each with all the headers: P becomes all of them. */
 static __always_inline void unmerge(struct context *ctx, struct packet *p)
 {
@@ -408,6 +410,8 @@ static __always_inline void unmerge(struct context *ctx, struct packet *p)
 		p->bytes = WIRE_LENGTH(ctx) + packets * tag;
 	p->payload = p->bytes - packets * headers - padding;
 }
+
+#endif
 
 static __always_inline void measure(struct context *ctx, const bool egress, const bool layer3)
 {
@@ -431,8 +435,10 @@ static __always_inline void measure(struct context *ctx, const bool egress, cons
 		return;
 	}
 	p->packets = 1;
+#if !HOOK_XDP
 	if (unlikely(SEGMENT_SIZE(ctx)))
 		unmerge(ctx, p);
+#endif
 	l->seen_packets += p->packets;
 	l->seen_bytes += p->bytes;
 #if FORGET

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verifier accepts the program of every configuration that the command accepts."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+import configurations
+import pytest
+from program import FlowProgram
+from test_config import chosen
+from test_rules import crowded
+
+from bench.rules import texts
+from trapstream_vtap.config import HOOKS, TUNNELS
+from trapstream_vtap.records import KEY_FIELDS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+EVERYTHING = {
+    "decapsulate": list(TUNNELS),
+    "key": list(KEY_FIELDS),
+    "sequence_offset": 4,
+    "sequence_pattern": "5EC70123",
+    "expected_gap": 20,
+    "smoothed_jitter": True,
+}
+
+
+def load(
+    monkeypatch: pytest.MonkeyPatch, path: Path, file: dict[str, Any], layers: Sequence[bool]
+) -> None:
+    """Load what the command makes of FILE, for interfaces with these LAYERS."""
+    path.write_text(json.dumps(file))
+    made = chosen(monkeypatch, "-i", "lo", "-c", str(path))
+    (loopback,) = made.interfaces
+    interfaces = tuple(replace(loopback, ethernet=ethernet) for ethernet in layers)
+    FlowProgram(replace(made, interfaces=interfaces)).close()
+
+
+@pytest.mark.parametrize("number", range(16))
+def test_at_random(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int) -> None:
+    """Whatever is chosen together, at any hook, loads."""
+    chance = random.Random(number)  # noqa: S311 - configurations, not secrets
+    file = configurations.file(chance, most_rules=20)
+    load(monkeypatch, tmp_path / "vtap.json", file, chance.choice(configurations.LAYERS))
+
+
+@pytest.mark.parametrize(
+    ("hook", "rules"), [("tc", crowded(256, 3)), ("xdp", texts(256)), ("socket", texts(256))]
+)
+def test_all_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hook: str, rules: list[str]
+) -> None:
+    """256 rules, even with lists in every word, load beside all that can be asked for."""
+    file = {**EVERYTHING, "hook": hook, "RULES": rules}
+    load(monkeypatch, tmp_path / "vtap.json", file, (True,))
+
+
+@pytest.mark.parametrize(
+    ("tunnel", "hook", "layers"),
+    list(zip(TUNNELS, cycle(HOOKS), cycle(configurations.LAYERS[:2]), strict=False)),
+)
+def test_each_tunnel(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    tunnel: str,
+    hook: str,
+    layers: tuple[bool, ...],
+) -> None:
+    """Each tunnel by itself loads, beside all else."""
+    file = {**EVERYTHING, "hook": hook, "decapsulate": tunnel}
+    load(monkeypatch, tmp_path / "vtap.json", file, layers)
