@@ -74,7 +74,7 @@ def _packet(header: tuple[int, int], frame: bytes) -> Packet | None:
     payload, data, segment = size, b"", None
     if not later:
         transport = bytes(ip.data)
-        if protocol in (6, 17):
+        if protocol in (6, 17, 132, 136):
             ports = (
                 str(int.from_bytes(transport[0:2])),
                 str(int.from_bytes(transport[2:4])),
@@ -84,6 +84,8 @@ def _packet(header: tuple[int, int], frame: bytes) -> Packet | None:
             6: (transport[12] >> 4) * 4 if protocol == 6 else 0,
             17: 8,
             58: 8,
+            132: 12,  # SCTP
+            136: 8,  # UDP-Lite
         }.get(protocol, 0)
         data = transport[size - payload :]
         if protocol == 6:

@@ -70,13 +70,13 @@ def smoothed(gaps: Iterable[int], expected: int | None) -> Fraction:
 
 
 def numbers(packet: Packet, chosen: Choices) -> tuple[int, ...] | None:
-    """The packet's sequence number, and in a TCP stream how many numbers it takes."""
+    """The packet's sequence number, and in a TCP stream how many it takes, how many of them for flags."""
     if packet.segment:
         number, flags = packet.segment
         if flags & RST:
             return None
-        taken = packet.payload + bool(flags & SYN) + bool(flags & FIN)
-        return (number, taken) if chosen.stream else (number,)
+        marks = bool(flags & SYN) + bool(flags & FIN)
+        return (number, packet.payload + marks, marks) if chosen.stream else (number,)
     if chosen.offset is None or packet.flow.protocol not in ("udp", "icmp", "icmpv6"):
         return None
     at = packet.data[:5000].find(chosen.pattern) if chosen.pattern else 0

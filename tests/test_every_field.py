@@ -30,6 +30,7 @@ from scapy.layers.inet6 import (
     fragment6,
 )
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
+from scapy.layers.sctp import SCTP, SCTPChunkData
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Padding
 from traffic import Wire
@@ -161,7 +162,8 @@ def scapy_shapes(number: int, chance: random.Random) -> list[Packet]:
         ether / tags / four / UDP(sport=1004, dport=4789) / VXLAN(vni=5) / inner / payload(900),
         *(ether / part for part in fragment(fragmented / payload(3000), fragsize=1480)),
         *(ether / part for part in fragment6(six / identified / payload(3000), 1280)),
-        ether / IP(src=SOURCE, dst=TARGET, proto=132) / payload(300),
+        ether / four / SCTP(sport=1007, dport=2000) / SCTPChunkData(data=payload(300)),
+        ether / IP(src=SOURCE, dst=TARGET, proto=253) / payload(300),
         ether / four / UDP(sport=1009, dport=2000) / (deep + head + bytes(3000)),
         ether / short / Padding(head + bytes(5)),
     ]

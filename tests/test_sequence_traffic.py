@@ -180,9 +180,9 @@ def test_stream_with_loss(wire: Wire, tmp_path: Path, every: int) -> None:
     for when, ip in captured(path):
         segment = ip.data
         assert not segment.flags & RST
-        length = ip.len - 4 * ip.hl - 4 * segment.off
-        length += bool(segment.flags & SYN) + bool(segment.flags & FIN)
-        if error := model.take(segment.seq, length):
+        marks = bool(segment.flags & SYN) + bool(segment.flags & FIN)
+        length = ip.len - 4 * ip.hl - 4 * segment.off + marks
+        if error := model.take(segment.seq, length, marks):
             expected.append((when, error))
     assert model.missing == 0
     kinds = Counter(error.kind for _, error in expected)
