@@ -171,8 +171,6 @@ def scapy_shapes(number: int, chance: random.Random) -> list[Packet]:
 
 def scapy(wire: Wire, _: Path) -> None:
     """Each shape 40 times; a stop in the middle; TCP has a SYN, a FIN and a RST."""
-    for namespace in (wire.sender, wire.receiver):
-        namespace.run("ip", "link", "set", "wire0", "mtu", str(JUMBO))
     chance = random.Random(11)  # noqa: S311 - traffic, not secrets
     connection = Ether(src=MACS[0], dst=MACS[1]) / IP(src=SOURCE, dst=TARGET)
     numbers = with_errors(40, chance)
@@ -208,6 +206,8 @@ def test_every_field(
     """Counts, rates, times, jitter of every kind, sequence numbers, and each error's event."""
     path = tmp_path / "in.pcap"
     with Wire() as wire:
+        for namespace in (wire.sender, wire.receiver):
+            namespace.run("ip", "link", "set", "wire0", "mtu", str(JUMBO))
         with (
             Capture(wire.receiver, "wire0", path, snaplen=65535) as capture,
             tap.Tap(
