@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a capture says of flows and intervals, computed independently, with scapy and dpkt."""
+"""The packets of a capture, taken apart by scapy and dpkt."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections import defaultdict
-from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple
 
 import dpkt
@@ -41,6 +39,10 @@ class Packet(NamedTuple):
     bytes: int
     payload: int
     vlan: str | None
+    data: bytes
+    """What is behind the transport header, as far as captured; empty in later fragments."""
+    segment: tuple[int, int] | None
+    """Sequence number and flags of a TCP segment."""
 
 
 def packets(path: Path) -> list[Packet]:
@@ -69,10 +71,10 @@ def _packet(header: tuple[int, int], frame: bytes) -> Packet | None:
     else:
         return None
     ports: tuple[str | None, str | None] = (None, None)
-    payload = size
+    payload, data, segment = size, b"", None
     if not later:
         transport = bytes(ip.data)
-        if protocol in (6, 17):
+        if protocol in (6, 17, 132, 136):
             ports = (
                 str(int.from_bytes(transport[0:2])),
                 str(int.from_bytes(transport[2:4])),
@@ -82,48 +84,16 @@ def _packet(header: tuple[int, int], frame: bytes) -> Packet | None:
             6: (transport[12] >> 4) * 4 if protocol == 6 else 0,
             17: 8,
             58: 8,
+            132: 12,  # SCTP
+            136: 8,  # UDP-Lite
         }.get(protocol, 0)
+        data = transport[size - payload :]
+        if protocol == 6:
+            segment = int.from_bytes(transport[4:8]), transport[13]
     flow = Flow(
         str(ipaddress.ip_address(ip.src)),
         str(ipaddress.ip_address(ip.dst)),
         *ports,
         _NAMES.get(protocol, str(protocol)),
     )
-    return Packet(when, flow, length, payload, vlan)
-
-
-class Summary(NamedTuple):
-    """What one record of `vtap_flow` must say; times in ms."""
-
-    packets: int
-    bytes: int
-    payload: int
-    iat_mean: float | None
-    jitter: float | None
-
-
-def summaries(found: list[Packet], interval: int = NS) -> dict[tuple[Flow, int], Summary]:
-    """By flow and end of the interval (ns since the epoch)."""
-    groups: dict[tuple[Flow, int], list[tuple[Packet, int | None]]] = defaultdict(list)
-    last: dict[Flow, int] = {}
-    for packet in found:
-        gap = packet.time - last[packet.flow] if packet.flow in last else None
-        last[packet.flow] = packet.time
-        end = (packet.time // interval + 1) * interval
-        groups[packet.flow, end].append((packet, gap))
-    result = {}
-    for key, members in groups.items():
-        gaps = [gap for _, gap in members if gap is not None and gap <= 2 * NS]
-        mean = Fraction(sum(gaps), len(gaps)) if gaps else None
-        jitter = None
-        if mean is not None:
-            variance = sum((gap - mean) ** 2 for gap in gaps) / len(gaps)
-            jitter = float(variance) ** 0.5 / 1e6
-        result[key] = Summary(
-            len(members),
-            sum(packet.bytes for packet, _ in members),
-            sum(packet.payload for packet, _ in members),
-            None if mean is None else float(mean) / 1e6,
-            jitter,
-        )
-    return result
+    return Packet(when, flow, length, payload, vlan, data, segment)

@@ -90,8 +90,8 @@ class Stream:
         """Bytes never seen."""
         return len(self.absent)
 
-    def take(self, sequence: int, length: int) -> Error | None:
-        """A segment that takes LENGTH numbers, no SYN among them unless it is the first."""
+    def take(self, sequence: int, length: int, marks: int = 0) -> Error | None:
+        """A segment that takes LENGTH numbers, MARKS of them for SYN and FIN; SYN only at first."""
         self.received += 1
         if self.next is None:
             self.next = (1 << 40) + sequence + length
@@ -103,7 +103,7 @@ class Stream:
         if distance > 0:
             self.absent |= set(range(expected, start))
             return Error("hole", expected & MASK, sequence, distance)
-        if distance == 0 or not length or (length == 1 and distance == -1):
+        if distance == 0 or not length or (length == 1 and distance == -1 and not marks):
             return None
         filled = self.absent & set(range(start, start + length))
         self.absent -= filled

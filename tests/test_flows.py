@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 import captured
+import intervals
 import pytest
 import tap
 from traffic import INBOUND, V4, Wire, echo_request, paced, together
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-TOLERANCE_MS = 0.005
+TAGS = {"device": "127.0.0.1", "direction": "ingress", "interface": "wire0"}
 
 
 @pytest.fixture
@@ -28,33 +29,8 @@ def wire() -> Iterator[Wire]:
         yield wire
 
 
-def expect(records: list[dict[str, object]], found: list[captured.Packet]) -> None:
-    """Every flow and interval: counts equal, inter-arrival times within 5 µs."""
-    expected = captured.summaries(found)
-    streamed = {(captured.Flow.of(r), r["timestamp"]): r for r in tap.flows(records)}
-    assert len(streamed) == len(tap.flows(records))
-    ends = {flow: max(end for f, end in expected if f == flow) for flow, _ in expected}
-    # the last interval of a flow may have been closed at the end of the run, off the grid
-    for (flow, end), record in list(streamed.items()):
-        if end % captured.NS:
-            assert end <= ends[flow]
-            del streamed[flow, end]
-            streamed[flow, ends[flow]] = record
-    assert streamed.keys() == expected.keys()
-    for key, summary in expected.items():
-        record = streamed[key]
-        counts = (record["packets"], record["bytes"], record["payload_bytes"])
-        assert counts == summary[:3], key
-        if summary.iat_mean is None:
-            assert "iat_mean_ms" not in record
-            assert "jitter_ms" not in record
-        else:
-            assert record["iat_mean_ms"] == pytest.approx(summary.iat_mean, abs=TOLERANCE_MS), key
-            assert record["jitter_ms"] == pytest.approx(summary.jitter, abs=TOLERANCE_MS), key
-
-
 def test_all_protocols_exact(wire: Wire, tmp_path: Path) -> None:
-    """Per flow and interval: packets, bytes, payload exact; jitter within 5 µs of the capture."""
+    """Per flow and interval, every field: counts exact, times within 5 µs of the capture."""
     path = tmp_path / "in.pcap"
     with (
         Capture(wire.receiver, "wire0", path, filter=INBOUND) as capture,
@@ -81,7 +57,8 @@ def test_all_protocols_exact(wire: Wire, tmp_path: Path) -> None:
         capture.stop()
         found = captured.packets(path)
         records = tapped.stop()
-    expect(records, found)
+    plain = intervals.Choices()
+    intervals.agree(records, intervals.expect(found, plain), plain, TAGS)
     account = tap.agent(records, "wire0")
     assert account["seen_packets"] == len(found)
     assert account["seen_bytes"] == sum(packet.bytes for packet in found)

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
+from intervals import smoothed
 from program import FlowProgram, settings
 from test_sequence import udp
 
@@ -44,17 +45,6 @@ def measured(gaps: list[int], **chosen: Any) -> dict[str, Any]:
     ((payload, _, _),), _ = plan.render(batch, 10, 1 << 20)
     (record,) = orjson.loads(payload)
     return dict(record)
-
-
-def smoothed(gaps: list[int], expected: int | None) -> Fraction:
-    """RFC 3550 section 6.4.1, exactly; without an expected gap against the running mean."""
-    mean, jitter = Fraction(0), Fraction(0)
-    for gap in gaps:
-        mean = mean or Fraction(gap)
-        distance = abs(gap - (mean if expected is None else expected))
-        mean += (gap - mean) / 16
-        jitter += (distance - jitter) / 16
-    return jitter
 
 
 def near(found: float, exact: Fraction, tolerance: Fraction = Fraction(1, 1000)) -> bool:

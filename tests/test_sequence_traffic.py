@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import random
 import socket
@@ -14,6 +13,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import dpkt
+import loss
 import pytest
 import sequences
 import tap
@@ -21,8 +21,6 @@ from scapy.utils import RawPcapReader
 from traffic import V4, Wire, echo_request
 
 from lab.capture import Capture
-from trapstream_vtap.bpf import compile as compiler
-from trapstream_vtap.interfaces import interfaces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,20 +31,6 @@ THRESHOLD = 3000
 SYN, FIN, RST = 2, 1, 4
 LATEST_NS = 5_000
 ERRORS = ("seq_reverse", "seq_small", "seq_big", "seq_duplicate")
-XDP_FLAGS_SKB_MODE = 2  # include/uapi/linux/if_link.h; ahead of what a capture sees
-DROP = """
-#include <uapi/linux/bpf.h>
-BPF_ARRAY(passed, u64, 1);
-int drop(struct xdp_md *frame)
-{
-	u32 zero = 0;
-	u64 *number = passed.lookup(&zero);
-
-	if (!number || frame->data_end - frame->data < 1000)
-		return XDP_PASS;
-	return __sync_fetch_and_add(number, 1) % EVERY == EVERY - 1 ? XDP_DROP : XDP_PASS;
-}
-"""
 
 
 @pytest.fixture
@@ -145,15 +129,8 @@ def test_numbers(wire: Wire, tmp_path: Path, protocol: str) -> None:
 def test_stream_with_loss(wire: Wire, tmp_path: Path, every: int) -> None:
     """TCP with every n-th packet lost: holes and retransmissions as the capture says."""
     path = tmp_path / "in.pcap"
-    source = compiler.Source(
-        f"#define EVERY {every}\n{DROP}", (compiler.Program("drop", "XDP"),), ()
-    )
-    objects = compiler.load(source)
-    with wire.receiver.entered():
-        index, program = interfaces()["wire0"].index, objects.programs["drop"]
-        libbpf = ctypes.CDLL("libbpf.so.1")
-        assert libbpf.bpf_xdp_attach(index, program, XDP_FLAGS_SKB_MODE, None) == 0
     with (
+        loss.ahead(wire.receiver, "wire0", every),
         Capture(wire.receiver, "wire0", path, filter=f"tcp and dst host {V4[1]}") as capture,
         tap.Tap(
             wire.receiver,
@@ -175,14 +152,13 @@ def test_stream_with_loss(wire: Wire, tmp_path: Path, every: int) -> None:
         wire.settle()
         capture.stop()
         records = tapped.stop()
-    objects.close()
     model, expected = sequences.Stream(THRESHOLD), []
     for when, ip in captured(path):
         segment = ip.data
         assert not segment.flags & RST
-        length = ip.len - 4 * ip.hl - 4 * segment.off
-        length += bool(segment.flags & SYN) + bool(segment.flags & FIN)
-        if error := model.take(segment.seq, length):
+        marks = bool(segment.flags & SYN) + bool(segment.flags & FIN)
+        length = ip.len - 4 * ip.hl - 4 * segment.off + marks
+        if error := model.take(segment.seq, length, marks):
             expected.append((when, error))
     assert model.missing == 0
     kinds = Counter(error.kind for _, error in expected)
