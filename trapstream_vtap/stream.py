@@ -32,7 +32,8 @@ _LAST_SWEEPS = 100
 _NO_LIMIT = 1 << 62
 _FIXED = (
     *("sinks", "interfaces", "directions", "format", "device", "max_datagram"),
-    *("max_memory", "duration", "token_file", "tls_ca", "tls_cert", "tls_key"),
+    *("max_memory", "duration", "token_file", "tls", "tls_ca", "tls_cert", "tls_key"),
+    *("kafka_config", "file_size", "file_age", "file_keep"),
 )
 """Settings that a reload cannot change."""
 
@@ -53,7 +54,7 @@ class Stream:
         self._settings = settings
         self._again = again
         self._probe = FlowProbe(settings)
-        self._delivery = Delivery(settings, report)
+        self._delivery = Delivery(settings, report, self._end)
         self._delivery.use(self._plans_of(self._probe))
         self._evicted = {i.index: Amount() for i in settings.interfaces}
         self._before = {i.index: Counter[str]() for i in settings.interfaces}  # by earlier probes
@@ -140,8 +141,17 @@ class Stream:
             result.set_exception(error)
         else:
             result.set_result((probe, settings))
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have the loop look around; from any thread."""
         with contextlib.suppress(OSError):
             self._waking.send(b"\0")
+
+    def _end(self) -> None:
+        """End the run; from any thread."""
+        self._stop = True
+        self._wake()
 
     def _chosen_again(self) -> Settings:
         settings = self._again() if self._again else self._settings

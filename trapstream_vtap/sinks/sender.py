@@ -58,6 +58,10 @@ class TryLaterError(OSError):
         self.seconds = seconds
 
 
+class EndError(OSError):
+    """Whoever took the payloads has gone for good: the run is over."""
+
+
 class Sink(Protocol):
     """A way to a collector. One thread uses it; `open` to `check` may raise OSError."""
 
@@ -90,6 +94,7 @@ class Sender:
         sink: Where payloads go.
         max_memory: Most bytes that may wait.
         report: Takes a sentence for the person at the terminal.
+        end: Ends the run, because the sink has gone for good.
     """
 
     def __init__(
@@ -97,11 +102,14 @@ class Sender:
         sink: Sink,
         max_memory: int,
         report: Callable[[str], None],
+        end: Callable[[], None] = lambda: None,
     ) -> None:
         self._sink = sink
         self.account = Account()
         self._max_memory = max_memory
         self._report = report
+        self._end = end
+        self._ended = False
         self._give_up = threading.Event()
         self._closing = threading.Event()
         self._changed = threading.Condition()
@@ -135,7 +143,9 @@ class Sender:
         """Wait until all has settled, at most so long; whether it has."""
         self.hurry()
         with self._changed:
-            return self._changed.wait_for(lambda: not (self._queue or self._unsettled), seconds)
+            return self._changed.wait_for(
+                lambda: self._ended or not (self._queue or self._unsettled), seconds
+            )
 
     def close(self) -> None:
         """Stop at once; what has not settled is booked as lost."""
@@ -160,6 +170,12 @@ class Sender:
                     self._settle()
             except tenacity.RetryError:
                 return  # given up
+            except EndError:
+                with self._changed:
+                    self._ended, self._up = True, False
+                    self._changed.notify_all()
+                self._end()
+                return
             except OSError as error:
                 self._lost_connection(error)
 
