@@ -90,7 +90,7 @@ class FileSink:
             raise OSError(error.errno, "another program has it locked") from error
         if state.st_size and os.pread(descriptor, 1, state.st_size - 1) != b"\n":
             os.write(descriptor, b"\n")  # what a crash left of a record stays alone
-        self._period = self._period_of(state.st_mtime if state.st_size else time.time())
+        self._period = self._period_of(state.st_mtime)
 
     def send(self, payload: Payload) -> None:
         """Append a whole payload, or nothing of it.
@@ -135,14 +135,17 @@ class FileSink:
         """Begin a new file if there is no room for so many bytes COMING, or its time is over."""
         size = os.fstat(self._opened()).st_size
         now = time.time()
-        over = self._period_of(now) != self._period
-        if not size or not (over or size + coming > self._rotation.size):
+        period = self._period_of(now)
+        if not size:
+            self._period = period
+        if not size or (period == self._period and size + coming <= self._rotation.size):
             return
         moment = datetime.fromtimestamp(now, UTC)
         while (aside := self._aside(moment)).exists():
             moment += timedelta(microseconds=1)
         self._path.rename(aside)
         self.check()
+        self._period = period
         names = [
             name
             for name in (path.name for path in self._path.parent.iterdir())

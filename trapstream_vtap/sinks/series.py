@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 _MS = 1_000_000  # ns
 _SPACE = re.compile(rb"(?<!\\) ")  # in a tag there is a backslash before it, and nowhere else
-_TAGS = re.compile(rb'"name":"(?:[^"\\]|\\.)*"(?:,"[a-z_]+":"(?:[^"\\]|\\.)*")*')
+_TEXT = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
+_TAGS = re.compile(rb'"name":%b(?:,"[a-z_]+":%b)*' % (_TEXT, _TEXT))
 _PACKETS = re.compile(rb'[ ,](?:packets=|"packets":)(\d+)')  # in tags `=` and `"` are escaped
 
 
