@@ -54,8 +54,10 @@ def numbers_in(*paths: Path) -> list[int]:
 
 @pytest.mark.parametrize("form", ["influx", "json"])
 def test_whole_run(form: str, tmp_path: Path) -> None:
-    """All files of a run, each of a second, together have what a collector got, in its order; and
-    what was measured when SIGTERM came is there, too."""
+    """All files of a run, each of a second, together have what a collector got, in its order.
+
+    What was measured when SIGTERM came is there, too.
+    """
     path = tmp_path / "records.lp"
     options = ("-f", form, "-i", "wire0", "-t", "0.5", "--file-age", "1", "--sink", f"file:{path}")
     with Wire() as wire, tap.Tap(wire.receiver, *options) as tapped:
@@ -124,7 +126,7 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
         handing.account()
     assert other.exists()
     other.unlink()
-    assert [6, 7, 8, 9] == numbers_in(*in_order(path))
+    assert numbers_in(*in_order(path)) == [6, 7, 8, 9]
 
 
 def test_rotated_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +153,7 @@ def test_rotated_by_time_after_a_restart(tmp_path: Path) -> None:
     with Handing(sink(path, age=3600)) as handing:
         handing.put([1])
         handing.account()
-    assert [[0], [1]] == [numbers_in(found) for found in in_order(path)]
+    assert [numbers_in(found) for found in in_order(path)] == [[0], [1]]
 
 
 @contextmanager
@@ -203,16 +205,15 @@ def test_moved_away(tmp_path: Path) -> None:
 def test_two_writers(tmp_path: Path) -> None:
     """A file that another vtap-stream writes is left alone until that one ends."""
     path = tmp_path / "records.lp"
-    with Handing(sink(path)) as second:
-        with Handing(sink(path)) as first:
-            wait_for(lambda: first.said or second.said)
-            waiting, writing = (first, second) if first.said else (second, first)
-            writing.put(range(5))
-            writing.account()
-            assert "another program has it locked" in waiting.said[0]
-            writing.sender.close()
-            waiting.put(range(5, 9))
-            waiting.account()
+    with Handing(sink(path)) as second, Handing(sink(path)) as first:
+        wait_for(lambda: first.said or second.said)
+        waiting, writing = (first, second) if first.said else (second, first)
+        writing.put(range(5))
+        writing.account()
+        assert "another program has it locked" in waiting.said[0]
+        writing.sender.close()
+        waiting.put(range(5, 9))
+        waiting.account()
     assert list(range(9)) == numbers_in(path)
 
 

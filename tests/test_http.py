@@ -22,7 +22,6 @@ from trapstream_vtap.sinks import HttpSink, Payload, http, parse, tls
 from trapstream_vtap.sinks.division import MOST_REQUESTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 TOKEN = "s3cr3t-0Ken=="  # noqa: S105 - of this test's own

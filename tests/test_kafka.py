@@ -47,8 +47,10 @@ def sink(cluster: Cluster, tmp_path: Path, *properties: str) -> KafkaSink:
 
 @pytest.mark.parametrize("form", ["influx", "json"])
 def test_all_records_arrive(form: str) -> None:
-    """Three brokers have every record once, by measurement; a flow has one key, the same in both
-    formats; a message's time is the record's."""
+    """Three brokers have every record once, by measurement.
+
+    A flow has one key, the same in both formats; a message's time is the record's.
+    """
     with Wire() as wire, Cluster(wire.receiver, brokers=3) as cluster:
         where = f"kafka://{cluster.hosts}/telemetry"
         options = ("-f", form, "-i", "wire0", "-d", "my tap", "-t", "0.5", "--sink", where)
@@ -138,7 +140,9 @@ def test_only_the_rest_is_sent_again(
     report = KafkaSink._on_report
     failed: list[int] = []
 
-    def failing(self: KafkaSink, batch: object, number: int, error: object, message: object) -> None:
+    def failing(
+        self: KafkaSink, batch: object, number: int, error: object, message: object
+    ) -> None:
         if error is None and number == 37 and not failed:
             failed.append(number)
             self._failure = "for a test"
@@ -194,9 +198,12 @@ def test_close_while_there_is_no_room(cluster: Cluster, tmp_path: Path) -> None:
     [
         ("linger.ms=5\nacks", "--kafka-config {}, line 2: give name=value."),
         ("=secret", "--kafka-config {}, line 1: give name=value."),
-        ("bootstrap.servers=a:1", "--kafka-config {}, line 1: bootstrap.servers cannot be set there."),
+        (
+            "bootstrap.servers=a:1",
+            "--kafka-config {}, line 1: bootstrap.servers cannot be set there.",
+        ),
         ("colour=secret", '--kafka-config {}: No such configuration property: "colour".'),
-        ("acks=soon", "--kafka-config {}: Invalid value \"soon\" for configuration property \"acks\"."),
+        ("acks=soon", '--kafka-config {}: Invalid value "soon" for configuration property "acks".'),
         (b"\xff", "--kafka-config {}: is not UTF-8 at byte 0."),
         (None, "--kafka-config {}: cannot be read (No such file or directory)."),
     ],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Standard output as a sink: pipes that are read, left unread, or closed, and files on a full disk."""
+"""Standard output as a sink: pipes that are read, left unread, or closed; a full disk."""
 
 from __future__ import annotations
 
@@ -46,8 +46,10 @@ def running(namespace: Namespace, *options: str) -> Iterator[subprocess.Popen[st
 
 @pytest.mark.parametrize("form", ["influx", "json"])
 def test_records_to_a_pipe(form: str) -> None:
-    """Standard output has nothing but records, one a line, to the last one; no collector is
-    needed, and the device is this host."""
+    """Standard output has nothing but records, one a line, to the last one.
+
+    No collector is needed, and the device is this host.
+    """
     with Wire() as wire, running(wire.receiver, "-f", form, "-i", "wire0", "-") as process:
         assert process.stderr.readline() == MEASURING.format("wire0", form)
         sender = wire.udp(socket.AF_INET, 7001)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TLS over TCP against real servers: what is settled, what is sent again, and who is not trusted."""
+"""TLS over TCP against real servers: what is settled or sent again, and who is not trusted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lab.command import COMMAND
 from trapstream_vtap.sinks import TlsSink, parse, tls
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
 PACKETS = 100
@@ -96,6 +96,7 @@ class Reader:
         self.version = ""
 
     def __call__(self, connection: socket.socket) -> None:
+        """Go through it."""
         with self._context.wrap_socket(
             connection, server_side=True, suppress_ragged_eofs=False
         ) as secured:
@@ -143,9 +144,9 @@ def test_old_version(certificates: Path) -> None:
     """With a server that knows nothing newer than TLS 1.1 there is no connection."""
     context = server_side(certificates)
     context.set_ciphers("ALL:@SECLEVEL=0")
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match=r"TLSv1_1 is deprecated"):
         context.maximum_version = ssl.TLSVersion.TLSv1_1
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match=r"TLSv1 is deprecated"):
         context.minimum_version = ssl.TLSVersion.TLSv1
     with Server(fails(context)) as server:
         with Handing(sink(server.port, certificates)) as handing:
@@ -224,8 +225,10 @@ def test_untrusted_server(certificates: Path, host: str, ca: str, said: str) -> 
 
 @pytest.mark.parametrize("ours", ["", "stranger"])
 def test_untrusted_client(certificates: Path, ours: str) -> None:
-    """Nothing counts as delivered to a server that, a while later, does not want our certificate:
-    with TLS 1.3 its kernel has taken payloads before it says so."""
+    """Nothing counts as delivered to a server that does not want our certificate.
+
+    With TLS 1.3 its kernel has taken payloads before it says so.
+    """
     context = server_side(certificates, demand=True)
     acknowledged = []
 
@@ -244,12 +247,11 @@ def test_untrusted_client(certificates: Path, ours: str) -> None:
             secured.do_handshake()
         connection.sendall(outgoing.read())
 
-    with Server(slow) as server:
-        with Handing(sink(server.port, certificates, ours)) as handing:
-            handing.put(range(200))
-            wait_for(lambda: handing.said)
-            assert "TLS: " in handing.said[0]
-            assert handing.sender.values()["records_delivered"] == 0
+    with Server(slow) as server, Handing(sink(server.port, certificates, ours)) as handing:
+        handing.put(range(200))
+        wait_for(lambda: handing.said)
+        assert "TLS: " in handing.said[0]
+        assert handing.sender.values()["records_delivered"] == 0
     assert acknowledged[0] > len(b"".join(map(line, range(200))))
     assert handing.sender.account.losses() == {"undelivered": held(range(200))}
 
@@ -280,9 +282,7 @@ def test_command(certificates: Path) -> None:
             server = Server(reader)
         options += ["-f", "json", "-i", "wire0", "127.0.0.1", str(server.port)]
         with server:
-            process = wire.receiver.popen(
-                str(COMMAND), *options, stderr=subprocess.PIPE, text=True
-            )
+            process = wire.receiver.popen(str(COMMAND), *options, stderr=subprocess.PIPE, text=True)
             try:
                 assert "measuring" in process.stderr.readline()
                 sender = wire.udp(socket.AF_INET, 7001)

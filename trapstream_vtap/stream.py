@@ -98,10 +98,13 @@ class Stream:
             for descriptor in probe.descriptors():
                 poll.register(descriptor, select.EPOLLIN)
             line, swept = probe.next_line(), True  # the next grid line; the one before is done
-            while not self._stop:
+            while True:
+                loaded = swept and self._reloaded(woken)
+                if self._stop:  # not before `woken` is emptied, which would not wake us again
+                    return
                 now = time.monotonic_ns()
                 due = min(deadline, line if swept else line + grace)
-                if swept and self._reloaded(woken):
+                if loaded:
                     self._switch(poll)
                     probe = self._probe
                 elif now < due:
