@@ -26,7 +26,7 @@ else
 	@exec $(BIN)/python -m lab.run
 endif
 
-test: PACKAGES += golang-go  # builds InfluxDB's own parser, the judge of our line protocol
+test: PACKAGES += golang-go openssl  # InfluxDB's own parser, the judge of our line protocol; certificates
 test: setup  ## run every test; PYTEST_ARGS='-k name' to choose
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
