@@ -82,6 +82,11 @@ class Tap:
         return [record for line in self._payload.splitlines() for record in json.loads(line)]
 
     @property
+    def payload(self) -> bytes:
+        """All that it has streamed so far, as it came."""
+        return self._payload
+
+    @property
     def said(self) -> list[str]:
         """The lines of its standard error."""
         return self._said

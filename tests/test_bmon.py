@@ -123,6 +123,8 @@ def test_throughput_as_bmon_shows_it() -> None:
     assert last.packets >= STREAM * PACKETS_A_SECOND
     assert sum(record["packets"] for record in records) == last.packets
     assert sum(record["bytes"] for record in records) == last.bytes
-    area = sum(r["throughput_bytes_per_second"] * (r["timestamp"] % 10**9 or 10**9) for r in records)
+    area = sum(
+        r["throughput_bytes_per_second"] * (r["timestamp"] % 10**9 or 10**9) for r in records
+    )
     shown = sum(reading.rate * READING for reading in bmon.readings)
     assert area / 1e9 == pytest.approx(shown, rel=0.01)

@@ -32,7 +32,8 @@ OPTIONS = (
     *("--direction", "--key", "--bits", "--flow-table-size", "--max-datagram", "--duration"),
     *("--verbose", "--version", "--help", "-i", "-f", "-t", "-b", "-d", "-v", "--max-memory"),
     *("--config", "-c", "--jitter-interval", "-j", "--sink", "--token-file"),
-    *("--tls-ca", "--tls-cert", "--tls-key"),
+    *("--tls", "--tls-ca", "--tls-cert", "--tls-key", "--kafka-config"),
+    *("--file-size", "--file-age", "--file-keep"),
 )
 SUMMARY = re.compile(r"vtap-stream: \d+ records sent \(\d+ packets\), \d+ records lost.*")
 BPF_SYSCALL = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
@@ -90,6 +91,41 @@ USAGE = {
         ("-i", "lo", "--sink", "https://127.0.0.1?db=a", "--tls-ca", "/none"),
         r"--tls-ca /none: cannot be read \(No such file or directory\).",
     ),
+    "TLS over UDP": (
+        ("-i", "lo", "--tls", "--transport", "udp", *COLLECTOR),
+        "--tls: there is no TLS over UDP here; use TCP.",
+    ),
+    "TLS beside UDP": (
+        ("-i", "lo", "--tls", "--sink", "udp://127.0.0.1:8094", *COLLECTOR),
+        "--tls: there is no TLS over UDP here; use TCP.",
+    ),
+    "TLS to a file": (
+        ("-i", "lo", "--tls", "--sink", "file:/tmp/vtap"),
+        "--tls is for sinks over TCP, and there is none.",
+    ),
+    "certificate without TLS": (
+        ("-i", "lo", "--tls-cert", "/none", *COLLECTOR),
+        "--tls-cert is for --tls and https sinks, and there are none.",
+    ),
+    "no certificate": (
+        ("-i", "lo", "--tls", "--tls-cert", "/none", *COLLECTOR),
+        r"--tls-cert /none: cannot be read \(No such file or directory\).",
+    ),
+    "no properties": (
+        ("-i", "lo", "--sink", "kafka://127.0.0.1:9092", "--kafka-config", "/none"),
+        r"--kafka-config /none: cannot be read \(No such file or directory\).",
+    ),
+    "file in no directory": (
+        ("-i", "lo", "--sink", "file:/none/records"),
+        "--sink file:/none/records: there is no directory /none.",
+    ),
+    "standard output twice": (
+        ("-i", "lo", "--sink", "-", "-"),
+        "- is there twice: a record would be sent there twice.",
+    ),
+    "file size 0": (("--file-size", "0", *COLLECTOR), ".*'--file-size': 0 is not in the range.*"),
+    "file age 0": (("--file-age", "0", *COLLECTOR), ".*'--file-age': 0.0 is not in the range.*"),
+    "file keep 0": (("--file-keep", "0", *COLLECTOR), ".*'--file-keep': 0 is not in the range.*"),
     "sink with port 65536": (("--sink", "tcp://[::1]:65536"), "--sink .*: Port out of range.*"),
     "a sink twice": (
         ("--sink", "tcp://127.0.0.1:8094", *COLLECTOR),

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ from program import FlowProgram, settings
 from test_rules import crowded
 
 from lab.command import COMMAND
+from lab.namespace import Namespace
 from trapstream_vtap import cli, configfile
 from trapstream_vtap.config import NS
 from trapstream_vtap.errors import UsageError
@@ -203,9 +206,37 @@ def test_not_wanted() -> None:
 
 def test_later() -> None:
     """What comes with a later version is accepted, and said where it is switched on."""
-    found = configfile.parse('{"MONITOR_SERVER": "True", "LOG_DATA": "False"}')
+    found = configfile.parse('{"MONITOR_SERVER": "True"}')
 
     assert [notice.partition(":")[0] for notice in found.notices] == ["MONITOR_SERVER"]
+
+
+def test_log_data(tmp_path: Path) -> None:
+    """LOG_DATA logs the records of each run in a file of its own in the working directory.
+
+    Its name has date and time; no collector is needed; reading the configuration again is no run.
+    """
+    path = tmp_path / "vtap.json"
+    path.write_text('{"LOG_DATA": "True", "interface": "lo"}')
+    begin = datetime.now().replace(microsecond=0)  # noqa: DTZ005 - as a person reads a name
+    with Namespace() as namespace:
+        process = namespace.popen(
+            *(str(COMMAND), "-c", str(path)), stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        )
+        try:
+            assert "measuring" in process.stderr.readline()
+            process.send_signal(signal.SIGHUP)
+            assert "the configuration was read again" in process.stderr.readline()
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+            process.communicate()
+        (log,) = tmp_path.glob("*.log")
+    name = re.fullmatch(r"vtap-stream-(\d{8}-\d{6})-\d+\.log", log.name)
+    made = datetime.strptime(name[1], "%Y%m%d-%H%M%S")  # noqa: DTZ007 - the same
+    assert begin <= made <= datetime.now()  # noqa: DTZ005 - the same
+    assert log.read_text().startswith("vtap_agent,")
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)

@@ -129,7 +129,14 @@ def trafgen(wire: Wire, path: Path) -> None:
     for _ in range(2):
         wire.sender.run(
             *("trafgen", "--out", "wire0", "--conf", str(configuration), "--cpus", "1"),
-            *("--num", str(len(packets) * 3 // 2), "--gap", "1ms", "--no-sock-mem", "--no-cpu-stats"),
+            *(
+                "--num",
+                str(len(packets) * 3 // 2),
+                "--gap",
+                "1ms",
+                "--no-sock-mem",
+                "--no-cpu-stats",
+            ),
             timeout=tap.DEADLINE,  # it waits for ever for a worker that died
         )
         wire.settle()

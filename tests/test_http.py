@@ -7,11 +7,11 @@ import base64
 import email.utils
 import json
 import ssl
-import subprocess
 import threading
 import time
 from typing import TYPE_CHECKING
 
+import certificate
 import pytest
 from flowlines import Handing, held, line, number_of, wait_for
 from httpserver import Answer, HttpServer, Request, taken
@@ -22,7 +22,6 @@ from trapstream_vtap.sinks import HttpSink, Payload, http, parse, tls
 from trapstream_vtap.sinks.division import MOST_REQUESTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 TOKEN = "s3cr3t-0Ken=="  # noqa: S105 - of this test's own
@@ -327,28 +326,10 @@ def test_close_while_no_answer_comes() -> None:
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with two authorities, each its own only certificate: `server` and `client`."""
     directory = tmp_path_factory.mktemp("tls")
-    for name in ("server", "client"):
-        subprocess.run(
-            [
-                *(
-                    "openssl",
-                    "req",
-                    "-x509",
-                    "-newkey",
-                    "ec",
-                    "-pkeyopt",
-                    "ec_paramgen_curve:P-256",
-                ),
-                *("-nodes", "-days", "2", "-subj", f"/CN={name}"),
-                *("-addext", "subjectAltName=IP:127.0.0.1"),
-                *("-keyout", directory / f"{name}.key", "-out", directory / f"{name}.pem"),
-            ],
-            check=True,
-            capture_output=True,
-        )
+    certificate.make(directory, "server", "client")
     return directory
 
 

@@ -115,23 +115,21 @@ def test_errors_as_tshark_finds_them(
     path = tmp_path / "both.pcap"
     address = V4[1] if family == socket.AF_INET else V6[1]
     cpus = os.sched_getaffinity(0)
-    with Wire() as wire:
-        with (
-            Capture(wire.receiver, "wire0", path, filter="tcp") as capture,
-            tap.Tap(
-                wire.receiver, "--sequence", "-i", "wire0", "--max-events", "100000"
-            ) as tapped,
-            lose(wire.receiver, "wire0", every),
-        ):
-            # on two CPUs capture and program may see two packets in different orders
-            os.sched_setaffinity(0, {min(cpus)})
-            try:
-                iperf(wire, address)
-            finally:
-                os.sched_setaffinity(0, cpus)
-            wire.settle()
-            capture.stop()
-            records = tapped.stop()
+    with (
+        Wire() as wire,
+        Capture(wire.receiver, "wire0", path, filter="tcp") as capture,
+        tap.Tap(wire.receiver, "--sequence", "-i", "wire0", "--max-events", "100000") as tapped,
+        lose(wire.receiver, "wire0", every),
+    ):
+        # on two CPUs capture and program may see two packets in different orders
+        os.sched_setaffinity(0, {min(cpus)})
+        try:
+            iperf(wire, address)
+        finally:
+            os.sched_setaffinity(0, cpus)
+        wire.settle()
+        capture.stop()
+        records = tapped.stop()
     expected, found = by_tshark(path, address), by_events(records)
     assert found.keys() == expected.keys()
     for port, segments in expected.items():

@@ -205,7 +205,8 @@ def _plain(option: click.Option, key: str, value: Any) -> Any:
     multiple=True,
     help="Where to stream to, in place of COLLECTOR_IP or beside it; repeatable: "
     "tcp://host:port, udp://host:port, http://host:port?db=NAME, "
-    "http://host:port?org=NAME&bucket=NAME, https://….",
+    "http://host:port?org=NAME&bucket=NAME, https://…, kafka://host:port,host:port/TOPIC, "
+    "file:PATH, and - for standard output.",
 )
 @click.option(
     "--token-file",
@@ -213,6 +214,7 @@ def _plain(option: click.Option, key: str, value: Any) -> Any:
     help="Holds InfluxDB's token, or user:password, for all http and https sinks.  "
     "[default: the environment's INFLUX_TOKEN, if there]",
 )
+@click.option("--tls", is_flag=True, help="TLS (1.2 or newer) for all tcp sinks.")
 @click.option(
     "--tls-ca",
     metavar="FILE",
@@ -227,6 +229,35 @@ def _plain(option: click.Option, key: str, value: Any) -> Any:
     "--tls-key",
     metavar="FILE",
     help="Its private key, PEM.  [default: it is in the file of --tls-cert]",
+)
+@click.option(
+    "--kafka-config",
+    metavar="FILE",
+    help="Properties of librdkafka for all kafka sinks, one name=value a line: security, secrets, "
+    "limits.  [default: none]",
+)
+@click.option(
+    "--file-size",
+    metavar="MIB",
+    type=click.IntRange(1, 1 << 20),
+    default=100,
+    show_default=True,
+    help="Most that a file of file sinks takes; then it is put aside, under a name with date and "
+    "time.",
+)
+@click.option(
+    "--file-age",
+    metavar="SECONDS",
+    type=_Seconds(1, 366 * 86400),
+    help="Time that such a file is for; 3600: each begins on the hour.  [default: no limit]",
+)
+@click.option(
+    "--file-keep",
+    metavar="N",
+    type=click.IntRange(1, 1_000_000),
+    default=10,
+    show_default=True,
+    help="Most files put aside that are kept, the newest.",
 )
 @click.option(
     "-t",
@@ -412,6 +443,7 @@ def main(host: str | None, port: int | None, **options: Any) -> None:
     vtap-stream 192.0.2.10 8094                      all interfaces, line protocol over TCP
     vtap-stream -i eth0,eth1 -t 10 192.0.2.10 8094   two of them, every 10 seconds
     vtap-stream -f json --transport udp ::1 8095     JSON, one array per datagram
+    vtap-stream - | grep dst_port=443                line protocol to standard output
     """
     try:
         settings = _settings(host, port, **options)
@@ -444,6 +476,17 @@ def _whole_interval(seconds: float) -> int:
     return round(seconds * config.NS) & ~3
 
 
+def _first_sink(host: str | None, port: int | None, transport: str) -> list[Address]:
+    """The sink that the positional arguments say, if they are there."""
+    if host is None:
+        return []
+    if port is None:
+        if host == "-":
+            return [parse(host)]
+        raise UsageError("Missing argument 'COLLECTOR_PORT'.")
+    return [Address(transport, ((host, port),))]
+
+
 def _settings(
     host: str | None,
     port: int | None,
@@ -456,11 +499,10 @@ def _settings(
     **options: Any,
 ) -> config.Settings:
     """The options as one frozen object."""
-    chosen = [parse(text) for text in addresses]
-    if host is not None and port is None:
-        raise UsageError("Missing argument 'COLLECTOR_PORT'.")
-    if host is not None and port is not None:
-        chosen.insert(0, Address(transport, ((host, port),)))
+    file = file or configfile.ConfigFile()
+    chosen = [*_first_sink(host, port, transport), *map(parse, addresses)]
+    if file.log_data:
+        chosen.append(Address("file", path=config.log_file()))
     sinks = config.check_sinks(chosen)
     wanted = tuple(word for name in names for word in config.split(name))
     if names and not wanted:
@@ -471,7 +513,6 @@ def _settings(
             f"--device-ip must have 1 to {_LONGEST_DEVICE} characters: give the address that names "
             "this device."
         )
-    file = file or configfile.ConfigFile()
     pattern = options["pattern"]
     for name in ("pattern", "offset", "sequence_threshold"):  # the command line wins
         if options[name] is None:
@@ -500,8 +541,10 @@ def _settings(
         jitter_interval=jitter_interval,
         directions=config.DIRECTIONS[options.pop("direction")],
         max_memory=options.pop("max_memory") * _MIB,
+        file_size=options.pop("file_size") * _MIB,
         stop_gap=stop_gap,
         expected_gap=expected_gap,
         **options,
     )
+    config.check_tls(settings)
     return config.check(settings)

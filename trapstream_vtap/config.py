@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
+import os
 import socket
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trapstream_vtap.bpf.attach import Direction
@@ -64,6 +68,11 @@ class Settings:
     max_datagram: int = 1400
     max_memory: int = 64 << 20
     token_file: str | None = None
+    kafka_config: str | None = None
+    file_size: int = 100 << 20
+    file_age: float | None = None
+    file_keep: int = 10
+    tls: bool = False
     tls_ca: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
@@ -135,6 +144,32 @@ def check_sinks(sinks: Sequence[Address]) -> tuple[Address, ...]:
                 "give an IP address, or check DNS."
             ) from error
     return tuple(sinks)
+
+
+def check_tls(settings: Settings) -> None:
+    """What is said of TLS goes with the sinks.
+
+    Raises:
+        UsageError: It does not.
+    """
+    schemes = {sink.scheme for sink in settings.sinks}
+    if settings.tls and "udp" in schemes:
+        raise UsageError("--tls: there is no TLS over UDP here; use TCP.")
+    if settings.tls and "tcp" not in schemes:
+        raise UsageError("--tls is for sinks over TCP, and there is none.")
+    if settings.tls or "https" in schemes:
+        return
+    for name in ("tls_ca", "tls_cert", "tls_key"):
+        if getattr(settings, name):
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} is for --tls and https sinks, and there are none.")
+
+
+@functools.cache
+def log_file() -> str:
+    """Where this process logs its records, if `LOG_DATA` is on: one file for each process."""
+    begun = time.strftime("%Y%m%d-%H%M%S")
+    return str(Path(f"vtap-stream-{begun}-{os.getpid()}.log").absolute())
 
 
 def device_name(sinks: Sequence[Address]) -> str:

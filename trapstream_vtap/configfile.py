@@ -26,7 +26,6 @@ SEQUENCE_THRESHOLD = 100
 _MOST_OFFSET = 5000
 _LATER = {
     "MONITOR_SERVER": "an endpoint for Prometheus",
-    "LOG_DATA": "log files",
 }
 
 
@@ -39,6 +38,7 @@ class ConfigFile:
         display: Members of `DISPLAY`, and whether each is on.
         pattern: 32 bits to look for in payloads, or None.
         offset: Of the sequence number, in bytes, or None.
+        log_data: Whether records go to a file of this run, too.
         sequence_threshold: Distance up to which a sequence error is a small one.
         options: Options of the command line, by their long names with underscores.
         notices: Sentences for the person at the terminal.
@@ -49,6 +49,7 @@ class ConfigFile:
     pattern: int | None = None
     offset: int | None = None
     sequence_threshold: int = SEQUENCE_THRESHOLD
+    log_data: bool = False
     options: tuple[tuple[str, Any], ...] = ()
     notices: tuple[str, ...] = ()
 
@@ -200,5 +201,6 @@ _READERS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "PATTERN": ("pattern", _pattern),
     "OFFSET": ("offset", _offset),
     "SEQUENCE_THRESHOLD": ("sequence_threshold", _number(1, (1 << 32) - 1)),
+    "LOG_DATA": ("log_data", switch),
 }
 KEYS = (*_READERS, *_LATER)

@@ -48,6 +48,9 @@ def shape(address: Address, settings: Settings) -> Shape:
             )
         most_records = min(settings.batch_size, http.MOST_LINES)
         return Shape(formats.INFLUX, most_records, http.MOST_BYTES)
+    if address.scheme in ("kafka", "file", "-"):
+        lines = formats.JSON_LINES if settings.format == "json" else formats.INFLUX
+        return Shape(lines, settings.batch_size, _NO_LIMIT)
     most_bytes = _NO_LIMIT
     form: formats.Format = formats.INFLUX
     if address.scheme == "udp":
@@ -89,14 +92,18 @@ class Delivery:
     Args:
         settings: Which sinks, and what of them.
         report: Takes a sentence for the person at the terminal.
+        end: Ends the run, because a sink has gone for good.
 
     Raises:
         UsageError: An address says what its kind of sink does not know.
     """
 
-    def __init__(self, settings: Settings, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, settings: Settings, report: Callable[[str], None], end: Callable[[], None]
+    ) -> None:
         self._settings = settings
         self._report = report
+        self._end = end
         self._labels = formats.Labels(
             settings.device,
             {i.index: i.name for i in settings.interfaces},
@@ -151,7 +158,7 @@ class Delivery:
             self._settings.sinks, self._sinks, self._shapes, strict=True
         ):
             pace = Pace(self._settings.interval / NS) if address.scheme == "udp" else None
-            sender = Sender(sink, self._settings.max_memory, self._report, pace)
+            sender = Sender(sink, self._settings.max_memory, self._report, pace, self._end)
             self._senders.append(sender)
             grouped[shape].append(sender)
         self._by_shape = dict(grouped)

@@ -34,7 +34,8 @@ _NO_LIMIT = 1 << 62
 _FIXED = (
     *("sinks", "interfaces", "directions", "hook", "promiscuous", "format", "device"),
     *("max_datagram", "max_memory", "duration", "health", "token_file"),
-    *("tls_ca", "tls_cert", "tls_key"),
+    *("tls", "tls_ca", "tls_cert", "tls_key"),
+    *("kafka_config", "file_size", "file_age", "file_keep"),
 )
 """Settings that a reload cannot change."""
 
@@ -59,7 +60,7 @@ class Stream:
         self._settings = settings
         self._again = again
         self._probe = FlowProbe(settings)
-        self._delivery = Delivery(settings, report)
+        self._delivery = Delivery(settings, report, self._end)
         self._delivery.use(self._plans_of(self._probe))
         self._evicted = {i.index: Amount() for i in settings.interfaces}
         self._before = {i.index: Counter[str]() for i in settings.interfaces}  # by earlier probes
@@ -113,21 +114,20 @@ class Stream:
             for descriptor in probe.descriptors():
                 poll.register(descriptor, select.EPOLLIN)
             line, swept = probe.next_line(), True  # the next grid line; the one before is done
-            while not self._stop:
+            while True:
                 self._health.beat()
+                loaded = swept and self._reloaded(woken)
+                if self._stop:  # not before `woken` is emptied, which would not wake us again
+                    return
                 now = time.monotonic_ns()
                 due = min(deadline, line if swept else line + grace)
-                if swept and self._reloaded(woken):
+                if loaded:
                     self._switch(poll)
                     probe = self._probe
                 elif now < due:
                     rest = (due - now) / NS
                     patience = min(rest, self._health.turn or rest)
-                    woken_by = {descriptor for descriptor, _ in poll.poll(patience)}
-                    if probe.events_fileno() in woken_by:
-                        self._drain_events()
-                    if probe.fileno() in woken_by and probe.pressed():
-                        self._sweep(force=True)
+                    self._attend({descriptor for descriptor, _ in poll.poll(patience)})
                 elif now >= deadline:
                     return
                 elif swept:
@@ -139,6 +139,13 @@ class Stream:
                         self._agent(line)
                     self._keep_clock()
                     line, swept = probe.next_line(), True
+
+    def _attend(self, woken_by: set[int]) -> None:
+        """To what has woken the loop, by descriptor."""
+        if self._probe.events_fileno() in woken_by:
+            self._drain_events()
+        if self._probe.fileno() in woken_by and self._probe.pressed():
+            self._sweep(force=True)
 
     def _reloaded(self, woken: socket.socket) -> bool:
         """Have the file read again if that was asked for; whether a new program is there."""
@@ -160,8 +167,17 @@ class Stream:
             result.set_exception(error)
         else:
             result.set_result((probe, settings))
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have the loop look around; from any thread."""
         with contextlib.suppress(OSError):
             self._waking.send(b"\0")
+
+    def _end(self) -> None:
+        """End the run; from any thread."""
+        self._stop = True
+        self._wake()
 
     def _chosen_again(self) -> Settings:
         settings = self._again() if self._again else self._settings

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON: a payload is an array of flat objects, on a line of its own or in a datagram."""
+"""JSON: a payload is an array of flat objects, on a line of its own or in a datagram.
+
+Or, for files and messages, there are no arrays, and each object is on a line of its own (JSON
+Lines, see https://jsonlines.org).
+"""
 
 from __future__ import annotations
 
@@ -16,14 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Json:
-    """JSON whose payloads end with `end`."""
+    """JSON with what stands before, between and behind the objects of a payload."""
 
-    end: bytes
+    frame: tuple[bytes, bytes, bytes]
     name = "json"
-
-    @property
-    def frame(self) -> tuple[bytes, bytes, bytes]:
-        return b"[", b",", b"]" + self.end
 
     def text(self, value: str) -> bytes:
         return orjson.dumps(value)[1:-1]
@@ -38,5 +38,6 @@ class _Json:
         return (before + b'"', b'"') if exported.role is Role.TAG else (before, b"")
 
 
-JSON = _Json(b"\n")
-JSON_DATAGRAM = _Json(b"")
+JSON = _Json((b"[", b",", b"]\n"))
+JSON_DATAGRAM = _Json((b"[", b",", b"]"))
+JSON_LINES = _Json((b"", b"\n", b"\n"))

@@ -7,24 +7,36 @@ from typing import TYPE_CHECKING
 
 from trapstream_vtap.sinks import tls
 from trapstream_vtap.sinks.address import Address, parse, plain
+from trapstream_vtap.sinks.file import FileSink, Rotation
 from trapstream_vtap.sinks.http import HttpSink
+from trapstream_vtap.sinks.kafka import KafkaSink
+from trapstream_vtap.sinks.output import OutputSink
 from trapstream_vtap.sinks.pace import Pace
-from trapstream_vtap.sinks.sender import Payload, Refusal, Sender, Sink, TryLaterError
+from trapstream_vtap.sinks.sender import EndError, Payload, Refusal, Sender, Sink, TryLaterError
 from trapstream_vtap.sinks.tcp import TcpSink
+from trapstream_vtap.sinks.tcp_tls import TlsSink
 from trapstream_vtap.sinks.udp import UdpSink
 
 if TYPE_CHECKING:
+    import ssl
+
     from trapstream_vtap.config import Settings
 
 __all__ = [
     "Address",
+    "EndError",
+    "FileSink",
     "HttpSink",
+    "KafkaSink",
+    "OutputSink",
     "Pace",
     "Payload",
     "Refusal",
+    "Rotation",
     "Sender",
     "Sink",
     "TcpSink",
+    "TlsSink",
     "TryLaterError",
     "UdpSink",
     "make_sink",
@@ -39,11 +51,26 @@ def make_sink(address: Address, settings: Settings) -> Sink:
     Raises:
         UsageError: It says what that kind of sink does not know, or the sink's options do.
     """
-    if address.scheme in ("http", "https"):
-        context = None
-        if address.scheme == "https":
-            context = tls.context(settings.tls_ca, settings.tls_cert, settings.tls_key)
-        return HttpSink(address, settings.token_file, context)
-    if address.scheme == "udp":
-        return UdpSink(plain(address))
-    return TcpSink(plain(address))
+    match address.scheme:
+        case "http":
+            sink: Sink = HttpSink(address, settings.token_file, None)
+        case "https":
+            sink = HttpSink(address, settings.token_file, _context(settings))
+        case "kafka":
+            sink = KafkaSink(address, settings.kafka_config)
+        case "file":
+            rotation = Rotation(settings.file_size, settings.file_age, settings.file_keep)
+            sink = FileSink(address, rotation)
+        case "-":
+            sink = OutputSink()
+        case "udp":
+            sink = UdpSink(plain(address))
+        case _ if settings.tls:
+            sink = TlsSink(plain(address), _context(settings))
+        case _:
+            sink = TcpSink(plain(address))
+    return sink
+
+
+def _context(settings: Settings) -> ssl.SSLContext:
+    return tls.context(settings.tls_ca, settings.tls_cert, settings.tls_key)

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from trapstream_vtap.errors import UsageError
 
-SCHEMES = ("tcp", "udp", "http", "https")
+SCHEMES = ("tcp", "udp", "http", "https", "kafka", "file", "-")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -58,6 +58,10 @@ def parse(text: str) -> Address:
     Raises:
         UsageError: It says none.
     """
+    if text == "-":
+        return Address(text)
+    if text.startswith("file:"):
+        return Address("file", path=_file_path(text))
     try:
         parts = urlsplit(text)
         if parts.scheme not in SCHEMES:
@@ -72,6 +76,17 @@ def parse(text: str) -> Address:
     if parts.fragment:
         raise _wrong(text, "there is a # in it")
     return Address(parts.scheme, hosts, parts.path, query)
+
+
+def _file_path(text: str) -> str:
+    """As a shell would say it: in a path `%`, `?` and `#` are themselves."""
+    path = text.removeprefix("file:")
+    if path.startswith("//") and not path.startswith("///"):
+        raise _wrong(text, "give file:/path")
+    path = path.removeprefix("//")
+    if not path or path.endswith("/") or "\0" in path:
+        raise _wrong(text, "give file:/path")
+    return path
 
 
 def plain(address: Address) -> Address:

@@ -60,6 +60,10 @@ class TryLaterError(OSError):
         self.seconds = seconds
 
 
+class EndError(OSError):
+    """Whoever took the payloads has gone for good: the run is over."""
+
+
 class Sink(Protocol):
     """A way to a collector. One thread uses it; `open` to `check` may raise OSError."""
 
@@ -93,6 +97,7 @@ class Sender:
         max_memory: Most bytes that may wait.
         report: Takes a sentence for the person at the terminal.
         pace: How fast payloads may go; as fast as the sink takes them, if there is none.
+        end: Ends the run, because the sink has gone for good.
     """
 
     def __init__(
@@ -101,12 +106,15 @@ class Sender:
         max_memory: int,
         report: Callable[[str], None],
         pace: Pace | None = None,
+        end: Callable[[], None] = lambda: None,
     ) -> None:
         self._sink = sink
         self.account = Account()
         self._max_memory = max_memory
         self._report = report
         self._pace = pace
+        self._end = end
+        self._ended = False
         self._give_up = threading.Event()
         self._closing = threading.Event()
         self._changed = threading.Condition()
@@ -140,7 +148,9 @@ class Sender:
         """Wait until all has settled, at most so long; whether it has."""
         self.hurry()
         with self._changed:
-            return self._changed.wait_for(lambda: not (self._queue or self._unsettled), seconds)
+            return self._changed.wait_for(
+                lambda: self._ended or not (self._queue or self._unsettled), seconds
+            )
 
     def close(self) -> None:
         """Stop at once; what has not settled is booked as lost."""
@@ -166,6 +176,12 @@ class Sender:
                     self._settle()
             except tenacity.RetryError:
                 return  # given up
+            except EndError:
+                with self._changed:
+                    self._ended, self._up = True, False
+                    self._changed.notify_all()
+                self._end()
+                return
             except OSError as error:
                 self._lost_connection(error)
 

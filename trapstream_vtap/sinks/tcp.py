@@ -10,6 +10,7 @@ import struct
 import termios
 import threading
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -48,12 +49,17 @@ class TcpSink:
         connection = socket.create_connection(self._address.hosts[0], _CONNECT_SECONDS)
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._written = 0
+            self._ends.clear()
+            self._greet(connection)
             connection.setblocking(False)  # noqa: FBT003 - the standard library's signature
         except BaseException:
             connection.close()
             raise
-        self._socket, self._written = connection, 0
-        self._ends.clear()
+        self._socket = connection
+
+    def _greet(self, connection: socket.socket) -> None:
+        """What comes ahead of the first payload: nothing."""
 
     def send(self, payload: Payload) -> None:
         """Write a whole payload, however long the peer takes.
@@ -61,9 +67,12 @@ class TcpSink:
         Raises:
             OSError: The connection is lost, and with it everything that has not settled.
         """
+        self._put(payload.data)
+        self._ends.append(self._written)
+
+    def _put(self, data: bytes) -> None:
         connection = self._connected()
-        self._ends.append(self._written + len(payload.data))
-        rest = memoryview(payload.data)
+        rest = memoryview(data)
         writable = select.poll()  # select(2) takes no descriptor above 1023
         writable.register(connection, select.POLLOUT)
         while rest:
@@ -88,7 +97,7 @@ class TcpSink:
             self._ends.popleft()
             count += 1
         if not count and self._ends:
-            self._check(connection)
+            self._listen(connection)
         return [None] * count
 
     def give_up(self) -> None:
@@ -107,16 +116,18 @@ class TcpSink:
         Raises:
             OSError: It has.
         """
-        self._check(self._connected())
+        self._listen(self._connected())
+
+    def _listen(self, connection: socket.socket) -> None:
+        with suppress(BlockingIOError):
+            self._received(connection)  # answers are nothing to us
 
     @staticmethod
-    def _check(connection: socket.socket) -> None:
-        try:
-            if connection.recv(1, socket.MSG_PEEK) == b"":
-                raise ConnectionResetError("the collector closed the connection")
-            connection.recv(1 << 16)  # answers are nothing to us
-        except BlockingIOError:
-            pass
+    def _received(connection: socket.socket) -> bytes:
+        received = connection.recv(1 << 16)
+        if not received:
+            raise ConnectionResetError("the collector closed the connection")
+        return received
 
     def _connected(self) -> socket.socket:
         if not self._socket:

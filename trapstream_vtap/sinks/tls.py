@@ -25,6 +25,7 @@ def context(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContext
         made = ssl.create_default_context(cafile=ca)
     except OSError as error:
         raise UsageError(f"--tls-ca {ca}: {_why(error)}.") from error
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
     if cert:
         try:
             made.load_cert_chain(cert, key, password="")  # a key with a password is an error

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TLS over TCP: settled is what the peer's kernel has acknowledged of the encrypted stream.
+
+An `SSLSocket` does not tell how many bytes it writes, so TLS runs between buffers here, and the
+socket is our own.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from trapstream_vtap.sinks.tcp import TcpSink
+
+if TYPE_CHECKING:
+    import socket
+
+    from trapstream_vtap.sinks.address import Address
+
+_CHUNK = 1 << 18
+_DOUBT_SECONDS = 1.0
+"""TLS 1.3 lets a client send before the server has looked at its certificate (RFC 8446, 4.4.2).
+
+What a server then throws away its kernel has acknowledged. So nothing has settled before the server
+has said something, which most do at once (session tickets), or has had so long to say no.
+"""
+
+
+class TlsSink(TcpSink):
+    """One encrypted connection at a time to a collector's TCP port.
+
+    Args:
+        address: Where to.
+        context: Whom to trust, and who we are.
+    """
+
+    def __init__(self, address: Address, context: ssl.SSLContext) -> None:
+        super().__init__(address)
+        self._context = context
+        self._tls: ssl.SSLObject | None = None
+
+    def _greet(self, connection: socket.socket) -> None:
+        """Shake hands.
+
+        Raises:
+            OSError: One side does not trust the other, or does not speak TLS.
+        """
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        name = self._address.hosts[0][0]
+        self._tls = self._context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        shaken = False
+        while not shaken:
+            try:
+                self._tls.do_handshake()
+                shaken = True
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLError as error:
+                with suppress(OSError):
+                    connection.sendall(self._outgoing.read())  # so that the server knows why
+                raise _refused(error) from error
+            connection.sendall(said := self._outgoing.read())
+            self._written += len(said)
+            if not shaken:
+                self._incoming.write(self._received(connection))
+        doubtful = self._tls.version() == "TLSv1.3"
+        self._settles_from = time.monotonic() + _DOUBT_SECONDS if doubtful else 0.0
+
+    def _put(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._secured().write(rest[:_CHUNK]) :]
+            super()._put(self._outgoing.read())
+
+    def settled(self) -> list[None]:
+        """One for each payload that the peer has acknowledged since the last call.
+
+        Raises:
+            OSError: The connection is lost.
+        """
+        self.check()
+        return super().settled() if time.monotonic() >= self._settles_from else []
+
+    def _listen(self, connection: socket.socket) -> None:
+        try:
+            self._incoming.write(self._received(connection))
+        except BlockingIOError:
+            return
+        tls = self._secured()
+        try:
+            while tls.read(1 << 16):
+                pass  # answers are nothing to us
+        except ssl.SSLWantReadError:
+            self._settles_from = 0.0
+        except ssl.SSLError as error:
+            raise _refused(error) from error
+        super()._put(self._outgoing.read())
+
+    def close(self) -> None:
+        """Say that this is the end, and close the connection, if there is one."""
+        if self._socket and self._tls:
+            with suppress(OSError):
+                self._listen(self._socket)  # or the kernel resets what is closed unread
+            with suppress(OSError):
+                self._tls.unwrap()
+            with suppress(OSError):
+                self._socket.send(self._outgoing.read())
+        super().close()
+
+    def _secured(self) -> ssl.SSLObject:
+        if not self._tls:
+            raise ConnectionError("not connected")
+        return self._tls
+
+
+def _refused(error: ssl.SSLError) -> OSError:
+    """ERROR in words for a person."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return ConnectionError(0, f"its certificate is not trusted: {error.verify_message}")
+    if isinstance(error, ssl.SSLZeroReturnError):
+        return ConnectionResetError("the collector closed the connection")
+    return ConnectionError(0, f"TLS: {error.reason or error}")
