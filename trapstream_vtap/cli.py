@@ -206,7 +206,7 @@ def _plain(option: click.Option, key: str, value: Any) -> Any:
     help="Where to stream to, in place of COLLECTOR_IP or beside it; repeatable: "
     "tcp://host:port, udp://host:port, http://host:port?db=NAME, "
     "http://host:port?org=NAME&bucket=NAME, https://…, kafka://host:port,host:port/TOPIC, "
-    "file:PATH, and - for standard output.",
+    "file:PATH, and - for standard output.  [default: none]",
 )
 @click.option(
     "--token-file",
