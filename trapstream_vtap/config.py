@@ -9,6 +9,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from trapstream_vtap import privileges
 from trapstream_vtap.bpf.attach import Direction
 from trapstream_vtap.configfile import SEQUENCE_THRESHOLD
 from trapstream_vtap.errors import RunError, UsageError
@@ -45,7 +46,12 @@ TUNNELS = ("vxlan", "geneve", "gre", "erspan", "gtpu", "ipip")
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that a run depends on; times in ns, sizes in bytes."""
+    """Everything that a run depends on; times in ns, sizes in bytes.
+
+    Args:
+        interfaces: Those of the wanted ones that are there.
+        gone: Names of the others.
+    """
 
     sinks: tuple[Address, ...]
     interfaces: tuple[Interface, ...]
@@ -57,6 +63,8 @@ class Settings:
     hook: str = "tc"
     decapsulate: tuple[str, ...] = ()
     promiscuous: bool = False
+    gone: tuple[str, ...] = ()
+    user: str = "nobody"
     key: tuple[str, ...] = DEFAULT_KEY
     bits: bool = False
     flow_table_size: int = 65536
@@ -76,6 +84,11 @@ class Settings:
     stop_gap: int = STOP_GAP_NS
     expected_gap: int | None = None
     smoothed_jitter: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all interfaces wanted, those that are not there included."""
+        return (*(interface.name for interface in self.interfaces), *self.gone)
 
     @property
     def sequences(self) -> bool:
@@ -172,6 +185,7 @@ def check(settings: Settings) -> Settings:
     Raises:
         UsageError: They do not.
     """
+    privileges.find(settings.user)
     if settings.hook == "xdp" and settings.directions != DIRECTIONS["ingress"]:
         raise UsageError(
             "--hook xdp sees only what comes in: use --direction ingress, or --hook tc."
