@@ -46,16 +46,16 @@ def old_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "link_tcx", refuse)
 
 
+def settings(**others: object) -> Settings:
+    """Those of a probe on `wire0` of this namespace."""
+    sinks = (parse("tcp://127.0.0.1:9"),)
+    return Settings(sinks, choose(("wire0",)), "127.0.0.1", **others)  # type: ignore[arg-type]
+
+
 def probe(wire: Wire) -> FlowProbe:
     """A probe on both directions of the receiver's end."""
     with wire.receiver.entered():
-        settings = Settings(
-            (parse("tcp://127.0.0.1:9"),),
-            choose(("wire0",)),
-            "127.0.0.1",
-            directions=DIRECTIONS["both"],
-        )
-        found = FlowProbe(settings)
+        found = FlowProbe(settings(directions=DIRECTIONS["both"]))
         found.start()
     return found
 

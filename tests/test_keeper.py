@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may do what while it runs, and that nothing stays, whoever is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import tap
+from test_attach import attached, exchange, filters, settings
+from traffic import Wire
+
+from lab.command import COMMAND
+from trapstream_vtap.config import HOOKS
+from trapstream_vtap.errors import RunError
+from trapstream_vtap.keeper import client, handover
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CAPABILITIES = {  # include/uapi/linux/capability.h
+    "dac_read_search": 2,
+    "net_admin": 12,
+    "net_raw": 13,
+    "perfmon": 38,
+    "bpf": 39,
+}
+KEEPS = ("bpf", "perfmon", "net_admin", "dac_read_search")
+SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+
+OLD_KERNEL = """
+import sys
+from trapstream_vtap.keeper import client
+client._START = '''
+import errno
+def refuse(*_):
+    raise OSError(errno.EINVAL, "no tcx")
+''' + client._START.replace("main()", '''
+from trapstream_vtap.bpf import kernel
+kernel.link_tcx = refuse
+main()
+''')
+from trapstream_vtap.cli import main
+main()
+"""
+"""The command on a kernel before 6.6, which answers EINVAL to a tcx link."""
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    """A wire without offloads."""
+    with Wire() as wire:
+        yield wire
+
+
+def status(path: Path) -> dict[str, list[str]]:
+    """A process's or thread's status, the words of each line by name."""
+    lines = (path / "status").read_text(encoding="utf-8").splitlines()
+    return {name: rest.split() for name, _, rest in (line.partition(":") for line in lines)}
+
+
+def children(pid: int) -> list[int]:
+    """The processes that process PID has started, and that are there."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(word) for task in tasks for word in (task / "children").read_text().split()]
+
+
+def keeper(tapped: tap.Tap) -> int:
+    """The keeper's process id."""
+    (found,) = children(tapped.process.pid)
+    return found
+
+
+def exists(pid: int) -> bool:
+    """Whether there is such a process, other than as a zombie."""
+    try:
+        return status(Path(f"/proc/{pid}"))["State"][0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def mask(names: tuple[str, ...]) -> str:
+    """A set of capabilities as /proc says it."""
+    return f"{sum(1 << CAPABILITIES[name] for name in names):016x}"
+
+
+@pytest.mark.parametrize("user", ["nobody", "daemon", "root"])
+def test_rights(wire: Wire, user: str) -> None:
+    """Every thread runs as that user, with no groups, no capabilities, and none to be had."""
+    entry = pwd.getpwnam(user)
+    options = () if user == "nobody" else ("--user", user)
+    with tap.Tap(wire.receiver, "-i", "wire0", "--health", "127.0.0.1:0", *options) as tapped:
+        threads = list(Path(f"/proc/{tapped.process.pid}/task").iterdir())
+        assert len(threads) > 2
+        for thread in threads:
+            said = status(thread)
+            assert said["Uid"] == [str(entry.pw_uid)] * 4
+            assert said["Gid"] == [str(entry.pw_gid)] * 4
+            assert said["Groups"] == []
+            assert {said[name][0] for name in SETS} == {mask(())}
+            assert said["NoNewPrivs"] == ["1"]
+        exchange(wire, 5)
+        assert tap.agent(tapped.stop(), "wire0")["seen_packets"] == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "more"),
+    [((), ()), (("--hook", "socket"), ("net_raw",)), (("--promiscuous",), ("net_raw",))],
+)
+def test_rights_of_the_keeper(wire: Wire, options: tuple[str, ...], more: tuple[str, ...]) -> None:
+    """The keeper has what it needs, and it is small."""
+    with tap.Tap(wire.receiver, "-i", "wire0", *options) as tapped:
+        said = status(Path(f"/proc/{keeper(tapped)}"))
+        wanted = mask((*KEEPS, *more))
+        assert {name: said[name][0] for name in SETS} == {
+            **dict.fromkeys(("CapPrm", "CapEff", "CapBnd"), wanted),
+            **dict.fromkeys(("CapInh", "CapAmb"), mask(())),
+        }
+        assert said["NoNewPrivs"] == ["1"]
+        assert int(said["RssAnon"][0]) < 15_000
+
+
+@pytest.mark.parametrize(
+    ("missing", "options"),
+    [
+        ("bpf", ()),
+        ("net_admin", ()),
+        ("net_raw", ("--promiscuous",)),
+        ("net_raw", ("--hook", "socket")),
+    ],
+)
+def test_each_capability_is_needed(wire: Wire, missing: str, options: tuple[str, ...]) -> None:
+    """Without it nothing is measured."""
+    number = CAPABILITIES[missing]
+    program = (
+        "from trapstream_vtap.keeper import client; from trapstream_vtap.cli import main\n"
+        "had = client.capabilities\n"
+        f"client.capabilities = lambda settings: [c for c in had(settings) if c != {number}]\n"
+        "main()"
+    )
+    command = (sys.executable, "-c", program, "-i", "wire0", *options, "127.0.0.1", "9")
+    ended = wire.receiver.run(*command, check=False)
+    assert ended.returncode == 1
+    assert re.search("refuses|not permitted", ended.stderr), ended.stderr
+
+
+def test_file_for_root_only(wire: Wire, tmp_path: Path) -> None:
+    """A configuration file that only its owner may read can be read again."""
+    directory = tmp_path / "private"
+    directory.mkdir(mode=0o700)
+    path = directory / "vtap.json"
+    path.write_text('{"RULES": ["- - - 9 udp"]}')
+    path.chmod(0o600)
+    os.chown(path, 1, 1)
+    os.chown(directory, 1, 1)
+    with tap.Tap(wire.receiver, "-i", "wire0", "-c", str(path)) as tapped:
+        tapped.process.send_signal(signal.SIGHUP)
+        tap.wait_for(lambda: any("was read again, 1 rules" in line for line in tapped.said))
+
+
+def test_unknown_user() -> None:
+    """It is a mistake in the command line."""
+    command = [str(COMMAND), "--user", "no such", "127.0.0.1", "9"]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "--user: there is no user 'no such'" in ended.stderr
+
+
+def is_promiscuous(wire: Wire) -> bool:
+    """Whether the receiver's end takes frames for others."""
+    shown = json.loads(wire.receiver.run("ip", "-d", "-j", "link", "show", "dev", "wire0").stdout)
+    return bool(shown[0]["promiscuity"])
+
+
+@pytest.mark.parametrize("hook", [*HOOKS, "clsact"])
+def test_sigkill(wire: Wire, hook: str) -> None:
+    """When the process that measures is killed, the keeper lets go of everything and ends."""
+    command = (sys.executable, "-c", OLD_KERNEL) if hook == "clsact" else (str(COMMAND),)
+    side = "ingress" if hook == "xdp" else "both"
+    options = ("--hook", "tc" if hook == "clsact" else hook, "--direction", side, "--promiscuous")
+    with tap.Tap(wire.receiver, "-i", "wire0", *options, command=command) as tapped:
+        kept = keeper(tapped)
+        assert is_promiscuous(wire)
+        if hook == "clsact":
+            assert f"vtap-stream:{kept}:made" in filters(wire.receiver)
+        tapped.process.kill()
+        tapped.process.wait()
+        tap.wait_for(lambda: not exists(kept))
+    assert attached(wire.receiver, "wire0") == 0
+    assert "xdp" not in wire.receiver.run("ip", "link", "show", "dev", "wire0").stdout
+    assert filters(wire.receiver) == ""
+    assert not is_promiscuous(wire)
+
+
+def test_sigkill_while_loading(wire: Wire, tmp_path: Path) -> None:
+    """What is being compiled for a process that was killed ends, too."""
+    path = tmp_path / "vtap.json"
+    path.write_text("{}")
+    with tap.Tap(wire.receiver, "-i", "wire0", "-c", str(path)) as tapped:
+        kept = keeper(tapped)
+        tapped.process.send_signal(signal.SIGHUP)
+        tap.wait_for(lambda: children(kept))
+        (loader,) = children(kept)
+        tapped.process.kill()
+        tapped.process.wait()
+        tap.wait_for(lambda: not exists(kept) and not exists(loader))
+    assert attached(wire.receiver, "wire0") == 0
+
+
+def test_the_keeper_is_killed(wire: Wire) -> None:
+    """The process that measures says so and ends with 1; what it has measured is delivered."""
+    with tap.Tap(wire.receiver, "-i", "wire0", "-t", "3600") as tapped:
+        exchange(wire, 7)
+        os.kill(keeper(tapped), signal.SIGKILL)
+        assert tapped.process.wait(tap.DEADLINE) == 1
+        records = tapped.records()
+    assert "the kernel programs attached has ended" in tapped.said[-1]
+    assert attached(wire.receiver, "wire0") == 0
+    assert sum(record["packets"] for record in tap.flows(records)) == 7
+    assert tap.delivered(records)["packets_handed"] == 7
+
+
+def test_ctrl_c(wire: Wire) -> None:
+    """The terminal tells all processes: the keeper lets go when its peer is ready for it."""
+    with tap.Tap(wire.receiver, "-i", "wire0", "-t", "3600") as tapped:
+        exchange(wire, 7)
+        kept = keeper(tapped)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(kept, number)
+        exchange(wire, 7)
+        records = tapped.stop()
+        assert not exists(kept)
+    assert tap.agent(records, "wire0")["packets_handed"] == 14
+
+
+def test_requests_say_nothing(wire: Wire) -> None:
+    """What the keeper is sent beside its requests it does not do, or it ends; nothing stays."""
+    with wire.receiver.entered():
+        keeping = client.Keeper(settings(), ())
+    with pytest.raises(RunError, match="nothing to attach"):
+        keeping.put((), {})
+    objects, _ = keeping.load()
+    assert set(objects.programs) == {"vtap_sweep"}
+    keeping.put((), {}, ("../../etc", "lo", "wire1"))
+    assert attached(wire.receiver, "lo") == 0
+    assert attached(wire.receiver, "wire0") == 1
+    handover.send(keeping._orders, b"x" * 100_000)
+    tap.wait_for(lambda: attached(wire.receiver, "wire0") == 0)
+    with pytest.raises(RunError, match="has ended"):
+        keeping.load()
+    keeping.close()
+    objects.close()
+
+
+def test_messages() -> None:
+    """Messages come whole, with their descriptors, which no other program inherits."""
+    here, there = socket.socketpair()
+    with here, there:
+        data = os.urandom(100_000)
+        with Path("/dev/null").open() as null:
+            handover.send(here, b"")
+            handover.send(here, data, [null.fileno()] * 3)
+        assert handover.receive(there) == (b"", [])
+        received, descriptors = handover.receive(there)
+        assert received == data
+        assert len(descriptors) == 3
+        for descriptor in descriptors:
+            assert Path(f"/proc/self/fd/{descriptor}").readlink() == Path("/dev/null")
+            assert not os.get_inheritable(descriptor)
+            os.close(descriptor)
+        here.send(b"\x05\0\0\0cut")
+        here.close()
+        with pytest.raises(EOFError):
+            handover.receive(there)
