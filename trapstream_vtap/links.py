@@ -19,15 +19,21 @@ _RTM_DELLINK = 17
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
 _LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
 _LARGEST = 1 << 16
+_BUFFER = 1 << 18
 
 
 class Links:
-    """Tells which interfaces are removed; anybody may ask."""
+    """Tells which interfaces are removed; anybody may ask.
 
-    def __init__(self) -> None:
+    Args:
+        buffer: Bytes of messages that may wait; when there are more, all are looked at.
+    """
+
+    def __init__(self, buffer: int = _BUFFER) -> None:
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
         )
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         self._socket.bind((0, _RTMGRP_LINK))
 
     def fileno(self) -> int:
