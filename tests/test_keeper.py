@@ -154,6 +154,55 @@ def test_each_capability_is_needed(wire: Wire, missing: str, options: tuple[str,
     assert re.search("refuses|not permitted|does not support", ended.stderr), ended.stderr
 
 
+def test_container_without_setuid(wire: Wire) -> None:
+    """Root that may not become another user stays root, without capabilities, and says so."""
+    drop = ("setpriv", "--bounding-set=-setuid,-setgid,-setpcap", "--inh-caps=-all")
+    command = (*drop, str(COMMAND))
+    with tap.Tap(wire.receiver, "-i", "wire0", command=command) as tapped:
+        said = status(Path(f"/proc/{tapped.process.pid}"))
+        assert (said["CapPrm"], said["CapEff"]) == ([mask(())], [mask(())])
+        assert said["NoNewPrivs"] == ["1"]
+        assert any("cannot become user nobody (Operation not" in line for line in tapped.said)
+        assert any("bounding set stays as it is" in line for line in tapped.said)
+        exchange(wire, 5)
+        assert tap.agent(tapped.stop(), "wire0")["seen_packets"] == 5
+
+
+def test_bpf_for_the_capable_only(wire: Wire) -> None:
+    """Before Linux 5.19, where bpf(2) is not for all, CAP_BPF is kept, and nothing else."""
+    program = (
+        "from trapstream_vtap import privileges; from trapstream_vtap.cli import main\n"
+        "assert privileges.bpf_is_for_all()\n"
+        "privileges.bpf_is_for_all = lambda: False\n"
+        "main()"
+    )
+    command = (sys.executable, "-c", program)
+    with tap.Tap(wire.receiver, "-i", "wire0", command=command) as tapped:
+        said = status(Path(f"/proc/{tapped.process.pid}"))
+        assert said["Uid"] == ["65534"] * 4
+        assert {name: said[name][0] for name in SETS} == {
+            **dict.fromkeys(("CapPrm", "CapEff", "CapBnd"), mask(("bpf",))),
+            **dict.fromkeys(("CapInh", "CapAmb"), mask(())),
+        }
+        exchange(wire, 5)
+        assert tap.agent(tapped.stop(), "wire0")["seen_packets"] == 5
+
+
+def test_compiling_is_killed(wire: Wire, tmp_path: Path) -> None:
+    """When what compiles is killed, the program measures on as before, and can be told again."""
+    path = tmp_path / "vtap.json"
+    path.write_text("{}")
+    with tap.Tap(wire.receiver, "-i", "wire0", "-c", str(path)) as tapped:
+        tapped.process.send_signal(signal.SIGHUP)
+        tap.wait_for(lambda: children(keeper(tapped)))
+        os.kill(children(keeper(tapped))[0], signal.SIGKILL)
+        tap.wait_for(lambda: any("ended with exit code -9" in line for line in tapped.said))
+        exchange(wire, 5)
+        tapped.process.send_signal(signal.SIGHUP)
+        tap.wait_for(lambda: any("was read again" in line for line in tapped.said))
+        assert tap.agent(tapped.stop(), "wire0")["seen_packets"] == 5
+
+
 def test_file_for_root_only(wire: Wire, tmp_path: Path) -> None:
     """A configuration file that only its owner may read can be read again."""
     directory = tmp_path / "private"
@@ -246,7 +295,7 @@ def test_ctrl_c(wire: Wire) -> None:
 def test_requests_say_nothing(wire: Wire) -> None:
     """What the keeper is sent beside its requests it does not do, or it ends; nothing stays."""
     with wire.receiver.entered():
-        keeping = client.Keeper(settings(), ())
+        keeping = client.Keeper(settings(), None)
     with pytest.raises(RunError, match="nothing to attach"):
         keeping.put((), {})
     objects, _ = keeping.load()

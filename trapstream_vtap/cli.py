@@ -372,7 +372,7 @@ def _plain(option: click.Option, key: str, value: Any) -> Any:
     metavar="NAME",
     default="nobody",
     show_default=True,
-    help="Whom to run as once the kernel programs are being looked after.",
+    help="Who it is while it runs, without any of root's rights.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="A line of progress for each interval.")
 @click.version_option(__version__, prog_name="vtap-stream")
@@ -392,7 +392,7 @@ def main(host: str | None, port: int | None, **options: Any) -> None:
         settings = _settings(host, port, **options)
         for notice in options["file"].notices if options["file"] else ():
             report(notice)
-        Stream(settings, sys.argv[1:], reloads=options["file"] is not None).run()
+        Stream(settings, sys.argv[1:] if options["file"] else None).run()
     except UsageError as error:
         raise click.UsageError(str(error)) from error
     except RunError as error:

@@ -51,17 +51,15 @@ class Stream:
 
     Args:
         settings: Of this run.
-        arguments: The command line, without the command's name.
-        reloads: Whether SIGHUP has a configuration file read again.
+        again: The command line by which SIGHUP has the configuration file read again, or None.
 
     Raises:
         UsageError: A record could be longer than a datagram may be.
     """
 
-    def __init__(self, settings: Settings, arguments: Sequence[str], *, reloads: bool) -> None:
+    def __init__(self, settings: Settings, again: Sequence[str] | None = None) -> None:
         self._settings = settings
-        self._arguments = arguments
-        self._reloads = reloads
+        self._again = again
         self._delivery = Delivery(settings, report)
         self._delivery.use(self._plans_of(FlowProbe(settings), settings))
         self._seen = Seen(settings.names, self._delivery.flows, self._delivery.events)
@@ -88,20 +86,18 @@ class Stream:
         with contextlib.ExitStack() as stack:
             woken = stack.enter_context(self._signals())
             self._links = stack.enter_context(contextlib.closing(Links()))
-            self._keeper = stack.enter_context(
-                contextlib.closing(Keeper(settings, self._arguments))
-            )
+            self._keeper = stack.enter_context(contextlib.closing(Keeper(settings, self._again)))
             self._health = stack.enter_context(
                 contextlib.closing(Health(settings.health, self._delivery.up))
             )
-            self._give_up_root()
+            notes = self._give_up_root()
             self._health.start()
             self._probe, self._settings = self._load(read=False)
             self._delivery.use(self._plans_of(self._probe, self._settings))
             self._seen.begin(self._probe, self._settings.interfaces)
             self._gone.update(self._settings.gone)
             self._probe.attach()
-            for note in self._probe.notes:
+            for note in notes + self._probe.notes:
                 report(note)
             self._delivery.start()
             self._health.started()
@@ -116,11 +112,10 @@ class Stream:
             finally:
                 self._finish()
 
-    def _give_up_root(self) -> None:
+    def _give_up_root(self) -> list[str]:
         """From here on only the keeper may do what root may; no thread has been started yet."""
         keep = () if privileges.bpf_is_for_all() else (privileges.CAP_BPF,)
-        for note in privileges.become(self._settings.user, keep):
-            report(note)
+        return privileges.become(self._settings.user, keep)
 
     def _loop(self, woken: socket.socket) -> None:
         probe = self._probe
@@ -334,7 +329,7 @@ class Stream:
 
             self._waking = waking
             before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-            if self._reloads:
+            if self._again is not None:
                 before[signal.SIGHUP] = signal.signal(signal.SIGHUP, reload)
             wakeup = signal.set_wakeup_fd(waking.fileno())
             try:

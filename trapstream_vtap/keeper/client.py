@@ -51,13 +51,13 @@ class Keeper:
 
     Args:
         settings: The first.
-        arguments: Of the command line.
+        again: The command line by which the configuration file is read anew, if it ever is.
 
     Raises:
         RunError: We are not root.
     """
 
-    def __init__(self, settings: Settings, arguments: Sequence[str]) -> None:
+    def __init__(self, settings: Settings, again: Sequence[str] | None) -> None:
         if os.geteuid() != 0:
             raise RunError(compiler.NOT_ALLOWED)
         self._orders, orders = socket.socketpair()
@@ -81,8 +81,7 @@ class Keeper:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
-        first = list(arguments), pickle.dumps(settings)
-        handover.send(self._loads, pickle.dumps(first))
+        handover.send(self._loads, pickle.dumps((again, pickle.dumps(settings))))
 
     def fileno(self) -> int:
         """Becomes readable when the keeper has ended."""

@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from trapstream_vtap.config import Settings
 
 
-def _chosen(arguments: list[str] | None, settings: Settings) -> Settings:
+def _chosen(again: list[str] | None, settings: Settings) -> Settings:
     """The configuration read anew under the same command line, or else SETTINGS.
 
     Either way with those of the interfaces that are there now.
     """
-    if arguments is None:
+    if again is None:
         there, gone = present(settings.names)
         return replace(settings, interfaces=there, gone=gone)
     from trapstream_vtap import cli  # noqa: PLC0415 - large, and not needed at the start
 
-    return cli.read_again(arguments, settings.names)
+    return cli.read_again(again, settings.names)
 
 
 @contextlib.contextmanager
@@ -57,9 +57,9 @@ def _heard() -> Iterator[Callable[[], str]]:
 def main() -> None:
     """Answer one request of the keeper: descriptors, or what is wrong."""
     with socket.socket(fileno=int(sys.argv[1])) as keeper, _heard() as said:
-        arguments, settings = pickle.loads(handover.receive(keeper)[0])  # noqa: S301 - its parent
+        again, settings = pickle.loads(handover.receive(keeper)[0])  # noqa: S301 - its parent
         try:
-            chosen = _chosen(arguments, pickle.loads(settings))  # noqa: S301 - likewise
+            chosen = _chosen(again, pickle.loads(settings))  # noqa: S301 - likewise
             source = flow.source(chosen)
             descriptors = compiler.build(source)
         except (UsageError, RunError) as error:

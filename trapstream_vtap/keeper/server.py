@@ -52,7 +52,7 @@ class Keeper:
     def __init__(self, orders: socket.socket, loads: socket.socket) -> None:
         self._orders, self._loads = orders, loads
         first = pickle.loads(handover.receive(loads)[0])  # noqa: S301 - of its parent, still root
-        self._arguments, self._settings = first
+        self._again, self._settings = first
         self._holder = Holder()
         self._loaded: _Loaded | None = None
         self._attached: _Loaded | None = None
@@ -110,7 +110,7 @@ class Keeper:
     def _load(self) -> None:
         """Start what loads: from the configuration read anew, or from what is loaded already."""
         request, _ = handover.receive(self._loads, _LONGEST_REQUEST)
-        arguments = self._arguments if request == b"read" else None
+        again = self._again if request == b"read" else None
         ours, theirs = socket.socketpair()
         with theirs:
             theirs.set_inheritable(True)
@@ -123,7 +123,7 @@ class Keeper:
             )
         self._loader = child, ours
         with contextlib.suppress(OSError):  # it ended at once: the answer will say so
-            handover.send(ours, pickle.dumps((arguments, self._settings)))
+            handover.send(ours, pickle.dumps((again, self._settings)))
 
     def _take_loaded(self, loader: socket.socket) -> None:
         """What the loader answers, and to the peer what it needs of it."""
