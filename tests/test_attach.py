@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -133,6 +134,24 @@ def test_clsact_take_over(wire: Wire) -> None:
 def test_tcx_take_over(wire: Wire) -> None:
     """With tcx, one program takes another's place: each packet is seen by one of them."""
     take_over(wire)
+    assert attached(wire.receiver, "wire0") == 0
+
+
+def test_take_over_refused(wire: Wire) -> None:
+    """Where one place cannot be had, every other has its old program back."""
+    first = probe(wire)
+    (there,) = first._settings.interfaces
+    gone = replace(there, name="gone0", index=9999)
+    second = FlowProbe(replace(first._settings, interfaces=(there, gone), promiscuous=True))
+    second.load()
+    with wire.receiver.entered(), pytest.raises(RunError, match=r"gone0.*: No such device"):
+        second.take_over(first)
+    assert "promiscuity 0 " in wire.receiver.run("ip", "-d", "link", "show", "wire0").stdout
+    exchange(wire, 20)
+    with wire.receiver.entered():
+        first.detach()
+    counts = [measuring.counters()[there.index] for measuring in (first, second)]
+    assert [count["seen_packets"] for count in counts] == [40, 0]
     assert attached(wire.receiver, "wire0") == 0
 
 

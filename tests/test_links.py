@@ -123,10 +123,7 @@ def check(records: list[dict[str, object]], interface: str, packets: int) -> Non
 
 @pytest.mark.parametrize(
     ("hook", "second"),
-    [
-        *[("tc", INDEX), ("tc", 5000), ("xdp", INDEX), ("xdp", 5000)],
-        *[("socket", INDEX), ("socket", 5000), ("clsact", INDEX), ("clsact", 5000)],
-    ],
+    [("tc", INDEX), ("tc", 5000), ("xdp", INDEX), ("socket", INDEX), ("clsact", INDEX)],
 )
 def test_gone_and_back(hook: str, second: int) -> None:
     """Twice gone, and back under the same index or another: the counts of the name go on.

@@ -74,7 +74,8 @@ def become(user: str, keep: Collection[int] = ()) -> list[str]:
     _prctl(_PR_GET_PDEATHSIG, ctypes.byref(death))
     notes = _give_up_bounding(keep)
     try:
-        _prctl(_PR_SET_KEEPCAPS, 1 if keep else 0)
+        if keep:
+            _prctl(_PR_SET_KEEPCAPS, 1)
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)

@@ -95,7 +95,7 @@ class Stream:
             self._probe, self._settings = self._load(read=False)
             self._delivery.use(self._plans_of(self._probe, self._settings))
             self._seen.begin(self._probe, self._settings.interfaces)
-            self._gone.update(self._settings.gone)
+            self._note_gone(self._settings.gone)
             self._probe.attach()
             for note in notes + self._probe.notes:
                 report(note)
@@ -168,9 +168,13 @@ class Stream:
         """Say which interfaces are gone; whether others are there again is to be seen."""
         self._links_changed = True
         measured = {i.index: i.name for i in self._settings.interfaces if i.name not in self._gone}
-        for index in self._links.removed(measured):
-            self._gone.add(measured[index])
-            report(f"{measured[index]} is gone; it is measured again when it is back")
+        self._note_gone([measured[index] for index in self._links.removed(measured)])
+
+    def _note_gone(self, names: Sequence[str]) -> None:
+        for name in names:
+            if name not in self._gone:
+                report(f"{name} is gone; it is measured again when it is back")
+        self._gone.update(names)
 
     def _loaded(self, woken: socket.socket) -> bool:
         """Have a new program loaded if there is reason to; whether it is there."""
@@ -252,7 +256,8 @@ class Stream:
             poll.register(descriptor, select.EPOLLIN)
         for note in new.notes:
             report(note)
-        self._gone = set(chosen.gone)
+        self._gone &= set(chosen.gone)
+        self._note_gone(chosen.gone)
         for name in sorted(back):
             report(f"{name} is back, and measured again")
         if self._was_read:

@@ -84,6 +84,7 @@ class Holder:
         notes: list[str] = []
         before: list[tuple[_Held, int]] = []
         added: dict[_Key, _Held] = {}
+        were_promiscuous = set(self._promiscuous)
         try:
             for place in places:
                 self._make_promiscuous(place)
@@ -102,7 +103,7 @@ class Holder:
                 with contextlib.suppress(OSError):  # its interface is going just now
                     held.attachment.replace(program)
                 held.program = program
-            self._keep_promiscuous({key[0] for key in self._held})
+            self._keep_promiscuous(were_promiscuous)
             raise
         wanted = {place.key for place in places}
         for key in [key for key in self._held if key not in wanted or key in added]:
