@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from lab.namespace import Namespace
 
@@ -27,10 +27,14 @@ class Tap:
     Args:
         namespace: Where it runs; its collector listens on that namespace's loopback.
         options: Of vtap-stream, ahead of the collector's address. The format is JSON over TCP.
+        command: What to run.
     """
 
-    def __init__(self, namespace: Namespace, *options: str) -> None:
+    def __init__(
+        self, namespace: Namespace, *options: str, command: Sequence[str] = (str(COMMAND),)
+    ) -> None:
         self._namespace = namespace
+        self._command = command
         self._options = options
         self._payload = b""
 
@@ -42,7 +46,7 @@ class Tap:
         self._collector.start()
         self.process = self._namespace.popen(
             *(
-                str(COMMAND),
+                *self._command,
                 "-f",
                 "json",
                 *self._options,
@@ -79,6 +83,12 @@ class Tap:
     def stop(self) -> list[dict[str, Any]]:
         """End it by SIGINT; all records that it streamed, in order."""
         self.end()
+        return self.records()
+
+    def records(self) -> list[dict[str, Any]]:
+        """All records that it streamed, in order, when it has ended."""
+        self._reader.join(DEADLINE)
+        self._collector.join(DEADLINE)
         return [record for line in self._payload.splitlines() for record in json.loads(line)]
 
     @property

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -46,16 +47,16 @@ def old_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "link_tcx", refuse)
 
 
+def settings(**others: object) -> Settings:
+    """Those of a probe on `wire0` of this namespace."""
+    sinks = (parse("tcp://127.0.0.1:9"),)
+    return Settings(sinks, choose(("wire0",)), "127.0.0.1", **others)  # type: ignore[arg-type]
+
+
 def probe(wire: Wire) -> FlowProbe:
     """A probe on both directions of the receiver's end."""
     with wire.receiver.entered():
-        settings = Settings(
-            (parse("tcp://127.0.0.1:9"),),
-            choose(("wire0",)),
-            "127.0.0.1",
-            directions=DIRECTIONS["both"],
-        )
-        found = FlowProbe(settings)
+        found = FlowProbe(settings(directions=DIRECTIONS["both"]))
         found.start()
     return found
 
@@ -133,6 +134,24 @@ def test_clsact_take_over(wire: Wire) -> None:
 def test_tcx_take_over(wire: Wire) -> None:
     """With tcx, one program takes another's place: each packet is seen by one of them."""
     take_over(wire)
+    assert attached(wire.receiver, "wire0") == 0
+
+
+def test_take_over_refused(wire: Wire) -> None:
+    """Where one place cannot be had, every other has its old program back."""
+    first = probe(wire)
+    (there,) = first._settings.interfaces
+    gone = replace(there, name="gone0", index=9999)
+    second = FlowProbe(replace(first._settings, interfaces=(there, gone), promiscuous=True))
+    second.load()
+    with wire.receiver.entered(), pytest.raises(RunError, match=r"gone0.*: No such device"):
+        second.take_over(first)
+    assert "promiscuity 0 " in wire.receiver.run("ip", "-d", "link", "show", "wire0").stdout
+    exchange(wire, 20)
+    with wire.receiver.entered():
+        first.detach()
+    counts = [measuring.counters()[there.index] for measuring in (first, second)]
+    assert [count["seen_packets"] for count in counts] == [40, 0]
     assert attached(wire.receiver, "wire0") == 0
 
 

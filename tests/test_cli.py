@@ -395,9 +395,12 @@ def test_signals(namespace: Namespace, listener: socket.socket, number: signal.S
 
 
 def is_compiling(pid: int) -> bool:
-    """Whether the command has started the process that compiles."""
+    """Whether the command, or a process of its, has started the process that compiles."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return any(b"bpf.compile" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children)
+    return any(
+        b"keeper.loader" in Path(f"/proc/{child}/cmdline").read_bytes() or is_compiling(int(child))
+        for child in children
+    )
 
 
 def test_interrupt_while_starting(namespace: Namespace, listener: socket.socket) -> None:

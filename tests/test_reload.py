@@ -117,6 +117,7 @@ def test_nothing_filtered(tmp_path: Path, hook: str) -> None:
         ('{"interface": "lo"}', None),
         ('{"direction": "both"}', "a running program cannot change its directions"),
         ('{"hook": "xdp"}', "a running program cannot change its hook"),
+        ('{"user": "daemon"}', "a running program cannot change its user"),
         ('{"promiscuous": true}', "a running program cannot change its promiscuous mode"),
         ('{"decapsulate": ["vxlan", "gre"], "key": ["src_ip", "src_port", "tunnel_id"]}', None),
         ("{", "line 1: "),

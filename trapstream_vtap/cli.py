@@ -12,7 +12,7 @@ import click
 
 from trapstream_vtap import __version__, config, configfile
 from trapstream_vtap.errors import RunError, UsageError
-from trapstream_vtap.interfaces import choose
+from trapstream_vtap.interfaces import choose, present
 from trapstream_vtap.sinks import Address, parse
 from trapstream_vtap.stream import Stream, report
 
@@ -430,6 +430,13 @@ def _plain(option: click.Option, key: str, value: Any) -> Any:
     type=_Listen(),
     help="Answer /healthz and /readyz there, over HTTP.  [default: nowhere]",
 )
+@click.option(
+    "--user",
+    metavar="NAME",
+    default="nobody",
+    show_default=True,
+    help="Who it is while it runs, without any of root's rights.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="A line of progress for each interval.")
 @click.version_option(__version__, prog_name="vtap-stream")
 def main(host: str | None, port: int | None, **options: Any) -> None:
@@ -447,10 +454,9 @@ def main(host: str | None, port: int | None, **options: Any) -> None:
     """
     try:
         settings = _settings(host, port, **options)
-        again = _again(sys.argv[1:]) if options["file"] else None
         for notice in options["file"].notices if options["file"] else ():
             report(notice)
-        Stream(settings, again).run()
+        Stream(settings, sys.argv[1:] if options["file"] else None).run()
     except UsageError as error:
         raise click.UsageError(str(error)) from error
     except RunError as error:
@@ -458,17 +464,22 @@ def main(host: str | None, port: int | None, **options: Any) -> None:
         sys.exit(1)
 
 
-def _again(arguments: list[str]) -> Callable[[], config.Settings]:
-    """What reads the configuration file again, under the same command line."""
+def read_again(arguments: list[str], known: tuple[str, ...]) -> config.Settings:
+    """The settings by the configuration file as it is now, under the command line ARGUMENTS.
 
-    def read() -> config.Settings:
-        try:
-            ctx = main.make_context("vtap-stream", list(arguments))
-        except click.ClickException as error:
-            raise UsageError(error.format_message()) from error
-        return _settings(**ctx.params)
+    Args:
+        arguments: Without the command's name.
+        known: Interfaces that are measured, or will be when they are there again.
 
-    return read
+    Raises:
+        UsageError: They cannot be.
+        RunError: Likewise.
+    """
+    try:
+        ctx = main.make_context("vtap-stream", list(arguments))
+    except click.ClickException as error:
+        raise UsageError(error.format_message()) from error
+    return _settings(known=known, **ctx.params)
 
 
 def _whole_interval(seconds: float) -> int:
@@ -496,9 +507,10 @@ def _settings(
     device: str | None,
     form: str,
     file: configfile.ConfigFile | None,
+    known: tuple[str, ...] = (),
     **options: Any,
 ) -> config.Settings:
-    """The options as one frozen object."""
+    """The options as one frozen object; interfaces that are KNOWN need not be there."""
     file = file or configfile.ConfigFile()
     chosen = [*_first_sink(host, port, transport), *map(parse, addresses)]
     if file.log_data:
@@ -507,7 +519,8 @@ def _settings(
     wanted = tuple(word for name in names for word in config.split(name))
     if names and not wanted:
         raise UsageError("--interface is empty: name an interface, or leave the option out.")
-    interfaces = choose(wanted)
+    there, gone = present(wanted or known)
+    interfaces = there if known and set(gone) <= set(known) else choose(wanted)
     if device is not None and not 0 < len(device.strip()) <= _LONGEST_DEVICE:
         raise UsageError(
             f"--device-ip must have 1 to {_LONGEST_DEVICE} characters: give the address that names "
@@ -535,6 +548,7 @@ def _settings(
         hidden=file.hidden,
         sinks=sinks,
         interfaces=interfaces,
+        gone=gone,
         device=device or config.device_name(sinks),
         format=form,
         interval=interval,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trapstream_vtap import privileges
 from trapstream_vtap.bpf.attach import Direction
 from trapstream_vtap.configfile import SEQUENCE_THRESHOLD
 from trapstream_vtap.errors import RunError, UsageError
@@ -49,7 +50,12 @@ TUNNELS = ("vxlan", "geneve", "gre", "erspan", "gtpu", "ipip")
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that a run depends on; times in ns, sizes in bytes."""
+    """Everything that a run depends on; times in ns, sizes in bytes.
+
+    Args:
+        interfaces: Those of the wanted ones that are there.
+        gone: Names of the others.
+    """
 
     sinks: tuple[Address, ...]
     interfaces: tuple[Interface, ...]
@@ -62,6 +68,8 @@ class Settings:
     hook: str = "tc"
     decapsulate: tuple[str, ...] = ()
     promiscuous: bool = False
+    gone: tuple[str, ...] = ()
+    user: str = "nobody"
     key: tuple[str, ...] = DEFAULT_KEY
     bits: bool = False
     flow_table_size: int = 65536
@@ -104,6 +112,11 @@ class Settings:
         """The shorter and the longer one of measuring interval and jitter interval."""
         jitter = self.jitter_interval or self.interval
         return min(self.interval, jitter), max(self.interval, jitter)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all interfaces wanted, those that are not there included."""
+        return (*(interface.name for interface in self.interfaces), *self.gone)
 
     @property
     def sequences(self) -> bool:
@@ -239,6 +252,7 @@ def check(settings: Settings) -> Settings:
     Raises:
         UsageError: They do not.
     """
+    privileges.find(settings.user)
     if settings.hook == "xdp" and settings.directions != DIRECTIONS["ingress"]:
         raise UsageError(
             "--hook xdp sees only what comes in: use --direction ingress, or --hook tc."

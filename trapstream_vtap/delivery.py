@@ -68,6 +68,8 @@ class Schemas:
     flows: Schema
     events: Schema | None
     coarse_shift: int
+    interfaces: Mapping[int, str]
+    """Names by index."""
 
 
 @dataclass(frozen=True)
@@ -104,11 +106,12 @@ class Delivery:
         self._settings = settings
         self._report = report
         self._end = end
-        self._labels = formats.Labels(
+        self._accounts = formats.Labels(  # of `vtap_agent`, whose interfaces may be gone
             settings.device,
-            {i.index: i.name for i in settings.interfaces},
+            dict(enumerate(settings.names)),
             {number: str(address) for number, address in enumerate(settings.sinks)},
         )
+        self._numbers = {name: number for number, name in enumerate(settings.names)}
         self._sink_schema = agent.sink_schema()
         self._shapes = [shape(address, settings) for address in settings.sinks]
         self._sinks = [make_sink(address, settings) for address in settings.sinks]
@@ -126,20 +129,21 @@ class Delivery:
             UsageError: A record could be longer than a payload may be.
         """
 
-        def compiled(schema: Schema | None) -> dict[Shape, Plan]:
+        def compiled(schema: Schema | None, labels: formats.Labels) -> dict[Shape, Plan]:
             shift = schemas.coarse_shift
             return {
-                shape: formats.compile_plan(shape.form, schema, self._labels, coarse_shift=shift)
+                shape: formats.compile_plan(shape.form, schema, labels, coarse_shift=shift)
                 for shape in self._shapes
                 if schema
             }
 
+        labels = formats.Labels(self._settings.device, schemas.interfaces)
         interfaces = agent.interface_schema(events=schemas.events is not None)
         plans = Plans(
-            compiled(schemas.flows),
-            compiled(schemas.events),
-            compiled(interfaces),
-            compiled(self._sink_schema),
+            compiled(schemas.flows, labels),
+            compiled(schemas.events, labels),
+            compiled(interfaces, self._accounts),
+            compiled(self._sink_schema, self._accounts),
             interfaces,
         )
         for shape in self._shapes:
@@ -176,17 +180,17 @@ class Delivery:
         """Records of `vtap_sequence_error` into every sink's queue."""
         self._hand(self._plans.events, batch, self.events)
 
-    def hand_account(self, now: int, interfaces: Mapping[int, Mapping[str, int]]) -> None:
+    def hand_account(self, now: int, interfaces: Mapping[str, Mapping[str, int]]) -> None:
         """Records of `vtap_agent` into every sink's queue.
 
         Args:
             now: Their time, ns since the epoch.
-            interfaces: What was counted, by interface index.
+            interfaces: What was counted, by interface name.
         """
         layout = self._plans.interface_schema.layout
         batch = bytearray()
-        for interface, counts in interfaces.items():
-            values = {"interface": interface, "time": now, **counts}
+        for name, counts in interfaces.items():
+            values = {"interface": self._numbers[name], "time": now, **counts}
             batch += layout.pack({n: v for n, v in values.items() if n in layout.offsets})
         self._hand(self._plans.interfaces, batch)
         layout, batch = self._sink_schema.layout, bytearray()

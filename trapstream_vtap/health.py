@@ -28,6 +28,8 @@ _TURNS = 3  # signs of life in that time
 class Health:
     """Says whether the loop turns, and whether anything can be delivered.
 
+    What needs rights is done here: to listen, and to reach the service manager.
+
     Args:
         address: Where to answer /healthz and /readyz, or None.
         sinks: Tells which sinks are up, by name.
@@ -41,6 +43,7 @@ class Health:
     ) -> None:
         self._sinks = sinks
         self._measuring = False
+        self._answers = False
         self._beaten = time.monotonic()
         self._patience = _PATIENCE
         watched = os.environ.get("WATCHDOG_USEC", "")
@@ -48,6 +51,7 @@ class Health:
         self._watched = watched.isdecimal() and mine
         if self._watched:
             self._patience = min(_PATIENCE, int(watched) / 1e6)
+        self._manager = _manager()
         self._server = _listen(address, self) if address else None
 
     @property
@@ -63,34 +67,48 @@ class Health:
         """Seconds after which the loop must turn at the latest; None: nobody asks."""
         return self._patience / _TURNS if self._watched or self._server else None
 
+    def start(self) -> None:
+        """Answer from now on."""
+        if self._server:
+            threading.Thread(target=self._server.serve_forever, name="health", daemon=True).start()
+            self._answers = True
+
     def started(self) -> None:
         """Measuring has begun."""
         self._measuring = True
-        notify("READY=1")
+        self._notify("READY=1")
 
     def beat(self) -> None:
         """The loop has turned."""
         now = time.monotonic()
         if self._watched and now - self._beaten > self._patience / (2 * _TURNS):
-            notify("WATCHDOG=1")
+            self._notify("WATCHDOG=1")
             self._beaten = now
         elif not self._watched:
             self._beaten = now
 
     def status(self, sentence: str) -> None:
         """What systemctl status shall show."""
-        notify(f"STATUS={sentence}")
+        self._notify(f"STATUS={sentence}")
 
     def stopping(self) -> None:
         """The end has begun."""
         self._measuring = False
-        notify("STOPPING=1")
+        self._notify("STOPPING=1")
+
+    def _notify(self, state: str) -> None:
+        if self._manager:
+            with contextlib.suppress(OSError):
+                self._manager.send(state.encode())
 
     def close(self) -> None:
         """Answer no more."""
         if self._server:
-            self._server.shutdown()
+            if self._answers:
+                self._server.shutdown()
             self._server.server_close()
+        if self._manager:
+            self._manager.close()
 
     def answer(self, path: str) -> tuple[int, dict[str, Any]] | None:
         """HTTP status and body for PATH; None: there is no such page."""
@@ -107,14 +125,18 @@ class Health:
         return None
 
 
-def notify(state: str) -> None:
-    """Tell the service manager, if there is one."""
+def _manager() -> socket.socket | None:
+    """A way to the service manager, if there is one."""
     where = os.environ.get("NOTIFY_SOCKET")
     if not where:
-        return
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        return None
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
         manager.connect("\0" + where[1:] if where.startswith("@") else where)
-        manager.send(state.encode())
+    except OSError:
+        manager.close()
+        return None
+    return manager
 
 
 def _listen(address: tuple[str, int], health: Health) -> http.server.ThreadingHTTPServer:
@@ -148,5 +170,4 @@ def _listen(address: tuple[str, int], health: Health) -> http.server.ThreadingHT
             f"Cannot listen on {address[0]} port {address[1]} ({error.strerror}): give another "
             "--health."
         ) from error
-    threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
     return server

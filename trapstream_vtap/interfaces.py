@@ -10,8 +10,12 @@ import fcntl
 import socket
 import struct
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from trapstream_vtap.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _SIOCGIFFLAGS = 0x8913  # include/uapi/linux/sockios.h
 _SIOCGIFHWADDR = 0x8927
@@ -56,6 +60,13 @@ def interfaces() -> dict[str, Interface]:
     return found
 
 
+def present(names: Iterable[str]) -> tuple[tuple[Interface, ...], tuple[str, ...]]:
+    """Of NAMES, each once: the interfaces that are there, and the names of those that are not."""
+    known = interfaces()
+    once = tuple(dict.fromkeys(names))
+    return tuple(known[n] for n in once if n in known), tuple(n for n in once if n not in known)
+
+
 def choose(names: tuple[str, ...]) -> tuple[Interface, ...]:
     """The interfaces called NAMES, each once; with no names, all that are up, except loopback.
 
@@ -68,8 +79,9 @@ def choose(names: tuple[str, ...]) -> tuple[Interface, ...]:
         if not chosen:
             raise UsageError("No interface is up; name one with --interface.")
         return chosen
-    for name in names:
-        if name not in known:
-            there = ", ".join(sorted(known))
-            raise UsageError(f"There is no interface {name!r}; there are {there}.")
-    return tuple(known[name] for name in dict.fromkeys(names))
+    there, missing = present(names)
+    if missing:
+        raise UsageError(
+            f"There is no interface {missing[0]!r}; there are {', '.join(sorted(known))}."
+        )
+    return there

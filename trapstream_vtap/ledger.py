@@ -50,6 +50,10 @@ class Handed:
         """The amount of INTERFACE."""
         return self._amounts.get(interface, Amount())
 
+    def clear(self) -> None:
+        """Begin anew: indices may mean other interfaces from now on."""
+        self._amounts.clear()
+
 
 @dataclass(frozen=True, slots=True)
 class Held:

@@ -10,19 +10,22 @@ import socket
 import sys
 import threading
 import time
-from collections import Counter
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+from trapstream_vtap import privileges
 from trapstream_vtap.config import NS
 from trapstream_vtap.delivery import Delivery, Schemas
 from trapstream_vtap.errors import RunError, UsageError
 from trapstream_vtap.health import Health
-from trapstream_vtap.ledger import Amount
+from trapstream_vtap.interfaces import present
+from trapstream_vtap.keeper.client import Keeper
+from trapstream_vtap.links import Links
 from trapstream_vtap.probes.flow import FlowProbe
+from trapstream_vtap.seen import Seen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Sequence
 
     from trapstream_vtap.config import Settings
     from trapstream_vtap.delivery import Plans
@@ -32,12 +35,12 @@ _DRAIN_SECONDS = 5.0  # at the end, for the collector to take what is left
 _LAST_SWEEPS = 100
 _NO_LIMIT = 1 << 62
 _FIXED = (
-    *("sinks", "interfaces", "directions", "hook", "promiscuous", "format", "device"),
-    *("max_datagram", "max_memory", "duration", "health", "token_file"),
+    *("sinks", "directions", "hook", "promiscuous", "format", "device"),
+    *("max_datagram", "max_memory", "duration", "health", "user", "token_file"),
     *("tls", "tls_ca", "tls_cert", "tls_key"),
     *("kafka_config", "file_size", "file_age", "file_keep"),
 )
-"""Settings that a reload cannot change."""
+"""Settings that a reload cannot change, beside the interfaces."""
 
 _speaking = threading.Lock()
 
@@ -52,41 +55,55 @@ def report(sentence: str) -> None:
 class Stream:
     """One run of vtap-stream.
 
+    Args:
+        settings: Of this run.
+        again: The command line by which SIGHUP has the configuration file read again, or None.
+
     Raises:
         UsageError: A record could be longer than a datagram may be.
     """
 
-    def __init__(self, settings: Settings, again: Callable[[], Settings] | None = None) -> None:
+    def __init__(self, settings: Settings, again: Sequence[str] | None = None) -> None:
         self._settings = settings
         self._again = again
-        self._probe = FlowProbe(settings)
         self._delivery = Delivery(settings, report, self._end)
-        self._delivery.use(self._plans_of(self._probe))
-        self._evicted = {i.index: Amount() for i in settings.interfaces}
-        self._before = {i.index: Counter[str]() for i in settings.interfaces}  # by earlier probes
+        self._delivery.use(self._plans_of(FlowProbe(settings), settings))
+        self._seen = Seen(settings.names, self._delivery.flows, self._delivery.events)
+        self._gone: set[str] = set()
         self._stop = False
         self._reload = False
+        self._links_changed = False
         self._loading: Future[tuple[FlowProbe, Settings]] | None = None
 
-    def _plans_of(self, probe: FlowProbe) -> Plans:
-        """How the records of PROBE are rendered."""
-        return self._delivery.plans(Schemas(probe.schema, probe.event_schema, probe.coarse_shift))
+    def _plans_of(self, probe: FlowProbe, settings: Settings) -> Plans:
+        """How the records of PROBE, made from SETTINGS, are rendered."""
+        names = {interface.index: interface.name for interface in settings.interfaces}
+        return self._delivery.plans(
+            Schemas(probe.schema, probe.event_schema, probe.coarse_shift, names)
+        )
 
     def run(self) -> None:
         """Measure and stream until told to stop.
 
         Raises:
-            RunError: Measuring cannot begin.
+            RunError: Measuring cannot begin, or cannot go on.
         """
         settings = self._settings
-        with self._signals() as woken:
-            self._health = Health(settings.health, self._delivery.up)
-            try:
-                self._probe.start()
-            except BaseException:
-                self._health.close()
-                raise
-            for note in self._probe.notes:
+        with contextlib.ExitStack() as stack:
+            woken = stack.enter_context(self._signals())
+            self._links = stack.enter_context(contextlib.closing(Links()))
+            self._keeper = stack.enter_context(contextlib.closing(Keeper(settings, self._again)))
+            self._health = stack.enter_context(
+                contextlib.closing(Health(settings.health, self._delivery.up))
+            )
+            notes = self._give_up_root()
+            self._health.start()
+            self._probe, self._settings = self._load(read=False)
+            self._delivery.use(self._plans_of(self._probe, self._settings))
+            self._seen.begin(self._probe, self._settings.interfaces)
+            self._note_gone(self._settings.gone)
+            self._probe.attach()
+            for note in notes + self._probe.notes:
                 report(note)
             self._delivery.start()
             self._health.started()
@@ -101,6 +118,11 @@ class Stream:
             finally:
                 self._finish()
 
+    def _give_up_root(self) -> list[str]:
+        """From here on only the keeper may do what root may; no thread has been started yet."""
+        keep = () if privileges.bpf_is_for_all() else (privileges.CAP_BPF,)
+        return privileges.become(self._settings.user, keep)
+
     def _loop(self, woken: socket.socket) -> None:
         probe = self._probe
         grace = min(_GRACE_NS, self._settings.intervals[0] // 20)
@@ -110,13 +132,14 @@ class Stream:
             else _NO_LIMIT
         )
         with select.epoll() as poll:
-            poll.register(woken, select.EPOLLIN)
+            for ours in (woken, self._links, self._keeper):
+                poll.register(ours, select.EPOLLIN)
             for descriptor in probe.descriptors():
                 poll.register(descriptor, select.EPOLLIN)
             line, swept = probe.next_line(), True  # the next grid line; the one before is done
             while True:
                 self._health.beat()
-                loaded = swept and self._reloaded(woken)
+                loaded = swept and self._loaded(woken)
                 if self._stop:  # not before `woken` is emptied, which would not wake us again
                     return
                 now = time.monotonic_ns()
@@ -146,28 +169,52 @@ class Stream:
             self._drain_events()
         if self._probe.fileno() in woken_by and self._probe.pressed():
             self._sweep(force=True)
+        if self._links.fileno() in woken_by:
+            self._note_removed()
+        if self._keeper.fileno() in woken_by:
+            raise self._keeper.ended()
 
-    def _reloaded(self, woken: socket.socket) -> bool:
-        """Have the file read again if that was asked for; whether a new program is there."""
+    def _note_removed(self) -> None:
+        """Say which interfaces are gone; whether others are there again is to be seen."""
+        self._links_changed = True
+        measured = {i.index: i.name for i in self._settings.interfaces if i.name not in self._gone}
+        self._note_gone([measured[index] for index in self._links.removed(measured)])
+
+    def _note_gone(self, names: Sequence[str]) -> None:
+        for name in names:
+            if name not in self._gone:
+                report(f"{name} is gone; it is measured again when it is back")
+        self._gone.update(names)
+
+    def _loaded(self, woken: socket.socket) -> bool:
+        """Have a new program loaded if there is reason to; whether it is there."""
         with contextlib.suppress(BlockingIOError):
             woken.recv(4096)
-        if self._reload and self._again and not self._loading:
+        if not self._loading and self._reload:
             self._reload = False
-            self._loading = Future()
-            threading.Thread(target=self._load, args=(self._loading,), daemon=True).start()
+            self._begin_to_load(read=True)
+        if not self._loading and self._links_changed:
+            self._links_changed = False
+            if present(self._gone)[0]:
+                self._begin_to_load(read=False)
         return self._loading is not None and self._loading.done()
 
-    def _load(self, result: Future[tuple[FlowProbe, Settings]]) -> None:
-        """In a thread of its own: the file read, and its program compiled and loaded."""
-        try:
-            settings = self._chosen_again()
-            probe = FlowProbe(settings)
-            probe.load()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the old program goes on
-            result.set_exception(error)
-        else:
-            result.set_result((probe, settings))
-        self._wake()
+    def _begin_to_load(self, *, read: bool) -> None:
+        """In a thread of its own: the file READ, or not, and the program compiled and loaded."""
+        loading: Future[tuple[FlowProbe, Settings]] = Future()
+        self._loading = loading
+        self._was_read = read
+
+        def load() -> None:
+            try:
+                result = self._load(read=read)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the old program goes on
+                loading.set_exception(error)
+            else:
+                loading.set_result(result)
+            self._wake()
+
+        threading.Thread(target=load, daemon=True).start()
 
     def _wake(self) -> None:
         """Have the loop look around; from any thread."""
@@ -179,13 +226,20 @@ class Stream:
         self._stop = True
         self._wake()
 
-    def _chosen_again(self) -> Settings:
-        settings = self._again() if self._again else self._settings
-        for name in _FIXED:
-            if getattr(settings, name) != getattr(self._settings, name):
-                words = name.replace("_", " ").replace("promiscuous", "promiscuous mode")
-                raise UsageError(f"a running program cannot change its {words}: start it again.")
-        return settings
+    def _load(self, *, read: bool) -> tuple[FlowProbe, Settings]:
+        """What the keeper has loaded, not attached yet, and the settings of it."""
+        objects, settings = self._keeper.load(read=read)
+        probe = FlowProbe(settings, self._keeper)
+        probe.prepare(objects)
+        return probe, settings
+
+    def _check_fixed(self, chosen: Settings) -> None:
+        changed = [n for n in _FIXED if getattr(chosen, n) != getattr(self._settings, n)]
+        if {*chosen.names} != {*self._settings.names}:
+            changed.append("interfaces")
+        for name in changed:
+            words = name.replace("_", " ").replace("promiscuous", "promiscuous mode")
+            raise UsageError(f"a running program cannot change its {words}: start it again.")
 
     def _switch(self, poll: select.epoll) -> None:
         """The new program takes over, the old one's table is emptied; or all stays as it was."""
@@ -195,11 +249,14 @@ class Stream:
         new = None
         try:
             new, chosen = loading.result()
-            plans = self._plans_of(new)
-            moment = new.take_over(old)
+            self._check_fixed(chosen)
+            plans = self._plans_of(new, chosen)
+            back = {interface.name for interface in chosen.interfaces} & self._gone
+            moment = new.take_over(old, back)
         except (UsageError, RunError, OSError) as error:
             if new:
                 new.close()
+                self._keeper.forget()
             report(f"the configuration stays as it was: {error}")
             return
         for descriptor in old.descriptors():
@@ -209,21 +266,21 @@ class Stream:
             self._sweep(force=True, now=0 if attempt else moment)
             if not old.held():
                 break
-        for interface, counts in old.counters().items():
-            self._before[interface].update(counts)
+        self._seen.end()
         old.close()
         self._probe, self._settings = new, chosen
         self._delivery.use(plans)
+        self._seen.begin(new, chosen.interfaces)
         for descriptor in new.descriptors():
             poll.register(descriptor, select.EPOLLIN)
-        report(f"the configuration was read again, {len(chosen.rules)} rules")
-
-    def _counters(self) -> dict[int, dict[str, int]]:
-        """What this probe and those before it have counted, by interface index."""
-        return {
-            interface: {name: n + self._before[interface][name] for name, n in counts.items()}
-            for interface, counts in self._probe.counters().items()
-        }
+        for note in new.notes:
+            report(note)
+        self._gone &= set(chosen.gone)
+        self._note_gone(chosen.gone)
+        for name in sorted(back):
+            report(f"{name} is back, and measured again")
+        if self._was_read:
+            report(f"the configuration was read again, {len(chosen.rules)} rules")
 
     def _keep_clock(self) -> None:
         """Follow the wall clock when somebody sets it."""
@@ -232,10 +289,10 @@ class Stream:
             self._sweep(force=True)
 
     def _sweep(self, *, force: bool = False, now: int = 0) -> None:
-        counters = self._counters()
+        counters = self._probe.counters()
         for _ in self._probe.sweep(force=force, now=now):
             self._drain()
-        self._account_evicted(counters)
+        self._seen.account_evicted(counters)
 
     def _drain(self) -> None:
         """Everything in the ring to the sinks."""
@@ -247,38 +304,10 @@ class Stream:
         while batch := self._probe.read_events(self._settings.batch_size):
             self._delivery.hand_events(batch)
 
-    def _account_evicted(self, counters: dict[int, dict[str, int]]) -> None:
-        """What is neither handed over nor in the table any more went with evicted flows.
-
-        The counters were read before the table, so that packets in between make this too small,
-        never too large; it only grows, and without traffic it is exact.
-        """
-        held = self._probe.held()
-        for interface, counts in counters.items():
-            handed = self._delivery.flows.of(interface)
-            _, packets, octets = held.get(interface, (0, 0, 0))
-            evicted = self._evicted[interface]
-            missing = counts["counted_packets"] - handed.packets - packets
-            if missing > evicted.packets:
-                evicted.packets = missing
-                evicted.bytes = max(evicted.bytes, counts["counted_bytes"] - handed.bytes - octets)
-
     def _agent(self, line: int) -> None:
         """The records of `vtap_agent`, as of the grid line (CLOCK_MONOTONIC, ns)."""
-        interfaces = {}
-        for interface, counts in self._counters().items():
-            evicted, handed = self._evicted[interface], self._delivery.flows.of(interface)
-            interfaces[interface] = {
-                **counts,
-                "evicted_packets": evicted.packets,
-                "evicted_bytes": evicted.bytes,
-                "summaries_handed": handed.records,
-                "packets_handed": handed.packets,
-                "bytes_handed": handed.bytes,
-                "events_handed": self._delivery.events.of(interface).records,
-            }
-        self._delivery.hand_account(self._probe.wall(line), interfaces)
-        seen = sum(counts["seen_packets"] for counts in interfaces.values())
+        self._delivery.hand_account(self._probe.wall(line), self._seen.values())
+        seen = self._seen.total("seen_packets")
         sentence = f"{seen} packets seen; {self._delivery.progress()}"
         self._health.status(sentence)
         if self._settings.verbose:
@@ -299,12 +328,11 @@ class Stream:
         self._delivery.close()
         for sentence in self._delivery.summaries():
             report(sentence + self._kernel_losses())
-        self._health.close()
 
     def _kernel_losses(self) -> str:
         """What was lost before it came to the sinks, for the last line; nothing, if nothing was."""
-        evicted = sum(amount.packets for amount in self._evicted.values())
-        suppressed = sum(c["events_suppressed"] for c in self._counters().values())
+        evicted = self._seen.total("evicted_packets")
+        suppressed = self._seen.total("events_suppressed")
         return (f"; evicted {evicted} packets" if evicted else "") + (
             f"; {suppressed} events suppressed" if suppressed else ""
         )
@@ -325,7 +353,7 @@ class Stream:
 
             self._waking = waking
             before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-            if self._again:
+            if self._again is not None:
                 before[signal.SIGHUP] = signal.signal(signal.SIGHUP, reload)
             wakeup = signal.set_wakeup_fd(waking.fileno())
             try:

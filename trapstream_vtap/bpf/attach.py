@@ -13,7 +13,6 @@ import enum
 import errno
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trapstream_vtap.bpf import kernel
@@ -110,6 +109,17 @@ def _ours(route: Any, interface: Interface) -> list[_Filter]:
     return found
 
 
+def _lives(pid: int) -> bool:
+    """Whether there is such a process."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def _filters(route: Any, interface: Interface, parent: int) -> list[Any]:
     with contextlib.suppress(Exception):  # there is no clsact
         return list(route.get_filters(index=interface.index, parent=parent))
@@ -141,7 +151,7 @@ def attach_clsact(program: int, interface: Interface, direction: Direction) -> A
     with _netlink() as route:
         there = _ours(route, interface)
         for old in there:
-            if not Path(f"/proc/{old.pid}").exists():
+            if not _lives(old.pid):
                 _remove(route, interface, old)
         made = any(mine.pid == os.getpid() and mine.made_clsact for mine in there)
         with contextlib.suppress(Exception):  # EEXIST

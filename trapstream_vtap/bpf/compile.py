@@ -37,7 +37,7 @@ _NO_BCC = (
     "environment that sees it (made from /usr/bin/python3 with --system-site-packages); the "
     "package named bcc of the Python index is something else."
 )
-_NOT_ALLOWED = "The kernel refuses to load BPF programs: run as root (CAP_BPF and CAP_NET_ADMIN)."
+NOT_ALLOWED = "The kernel refuses to load BPF programs: run as root (CAP_BPF and CAP_NET_ADMIN)."
 _NO_BPF = "This kernel does not support what is needed of BPF (5.12 or newer is): "
 
 
@@ -78,12 +78,12 @@ def load(source: Source) -> Objects:
         RunError: BCC is missing, we may not, or the kernel will not.
     """
     if os.geteuid() != 0:
-        raise RunError(_NOT_ALLOWED)
+        raise RunError(NOT_ALLOWED)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        with _signals_blocked():  # Ctrl-C is for us: it ends the run when this is done
+        with signals_blocked():  # Ctrl-C is for us: it ends the run when this is done
             child = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno())],
+                [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
@@ -95,11 +95,8 @@ def load(source: Source) -> Objects:
         message, descriptors, _, _ = socket.recv_fds(ours, _MESSAGE_SIZE, _MOST_DESCRIPTORS)
     said = errors.decode(errors="replace").strip()
     answer = orjson.loads(message) if message else {"refused": f"exit code {child.returncode}"}
-    if "refused" in answer:  # BCC prints why, and raises what
-        if os.strerror(errno.EPERM) in said:
-            raise RunError(_NOT_ALLOWED)
-        why = said.splitlines()[-1] if said else answer["refused"]
-        raise RunError(f"{_NO_BPF}{why}")
+    if "refused" in answer:
+        raise RunError(explained(answer["refused"], said))
     if "error" in answer:
         raise RunError(answer["error"])
     names = iter(descriptors)
@@ -109,18 +106,31 @@ def load(source: Source) -> Objects:
     )
 
 
+def explained(refused: str, said: str) -> str:
+    """Why it was refused, in one sentence: BCC raises what, and has said why before."""
+    if os.strerror(errno.EPERM) in said:
+        return NOT_ALLOWED
+    return f"{_NO_BPF}{said.splitlines()[-1] if said else refused}"
+
+
 @contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """A child that is started meanwhile never sees SIGINT and SIGTERM."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+def signals_blocked() -> Iterator[None]:
+    """A child that is started meanwhile never sees what is meant for us."""
+    ours = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ours)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _build(source: Source) -> list[int]:
-    """In the child: the descriptors of programs, then maps."""
+def build(source: Source) -> list[int]:
+    """In the child: the descriptors of programs, then maps.
+
+    Raises:
+        RunError: BCC is missing.
+        Exception: BCC, or the kernel, will not.
+    """
     os.environ["BCC_KERNEL_SOURCE"] = str(HERE / "headers")
     try:
         from bcc import BPF  # noqa: PLC0415 - the one place that needs it, with LLVM behind it
@@ -153,7 +163,7 @@ def _main() -> None:
     )
     with socket.socket(fileno=int(sys.argv[1])) as parent:
         try:
-            descriptors = _build(source)
+            descriptors = build(source)
         except RunError as error:
             parent.send(orjson.dumps({"error": str(error)}))
         except Exception as error:  # noqa: BLE001 - BCC raises bare Exception for all it meets

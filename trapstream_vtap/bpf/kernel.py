@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import os
 from functools import cache
-from pathlib import Path
 
 BPF_TCX_INGRESS = 46  # enum bpf_attach_type, include/uapi/linux/bpf.h
 BPF_TCX_EGRESS = 47
@@ -110,6 +109,8 @@ def possible_cpus() -> int:
 
     See: Documentation/admin-guide/cputopology.rst
     """
+    from pathlib import Path  # noqa: PLC0415 - it is large, and the keeper can do without
+
     ranges = Path("/sys/devices/system/cpu/possible").read_text(encoding="ascii").strip()
     return int(ranges.replace("-", ",").split(",")[-1]) + 1
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from trapstream_vtap._native import Ring, Sweep
-from trapstream_vtap.bpf import attach, kernel, packet_socket, xdp
+from trapstream_vtap.bpf import attach, kernel
 from trapstream_vtap.bpf import compile as compiler
+from trapstream_vtap.bpf.holder import Holder, Place
 from trapstream_vtap.bpf.wanted import define_wanted
 from trapstream_vtap.config import TUNNELS
 from trapstream_vtap.records import (
@@ -26,13 +27,11 @@ from trapstream_vtap.records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from trapstream_vtap._native import Tallies
     from trapstream_vtap.config import Settings
     from trapstream_vtap.interfaces import Interface
-
-    _Place = tuple[Interface, tuple[attach.Direction, ...]]
 
 _SWEEP_BYTES = 3072  # of keys in one run: what fits into a page, with what the kernel puts around
 _RING_HEADER = 8  # bytes that the ring buffer adds to each record
@@ -88,7 +87,7 @@ def source(settings: Settings) -> compiler.Source:
         "COARSE_LIMIT_NS": limit,
         "COARSE_SHIFT": shift,
         "RING_PAGES": _ring_pages(settings.flow_table_size, structures.record.size),
-        "LINKS": max(i.index for i in settings.interfaces) + 1,
+        "LINKS": max((i.index for i in settings.interfaces), default=0) + 1,
         "SWEEP_KEYS": _sweep_keys(structures),
         **_jitter_constants(settings),
         **_sequence_constants(settings, structures),
@@ -124,6 +123,27 @@ def source(settings: Settings) -> compiler.Source:
             *(("events",) if settings.sequences else ()),
         ),
     )
+
+
+def places(settings: Settings) -> list[Place]:
+    """Where programs of `source` belong, and which."""
+    # one packet socket sees both directions
+    sides = (
+        (settings.directions,)
+        if settings.hook == "socket"
+        else tuple((direction,) for direction in settings.directions)
+    )
+    return [
+        Place(
+            interface,
+            side,
+            settings.hook,
+            program_name(settings, side[0], interface),
+            settings.promiscuous,
+        )
+        for interface in settings.interfaces
+        for side in sides
+    ]
 
 
 def layouts(settings: Settings) -> FlowLayouts:
@@ -189,10 +209,27 @@ def _sequence_constants(settings: Settings, structures: FlowLayouts) -> dict[str
     }
 
 
-class FlowProbe:
-    """Measures the flows of `settings.interfaces` from `start` to `detach`."""
+class Holds(Protocol):
+    """What holds programs at their places: a `Holder`, or another process that has one."""
 
-    def __init__(self, settings: Settings) -> None:
+    def put(
+        self, places: Sequence[Place], programs: Mapping[str, int], renewed: Collection[str] = ()
+    ) -> list[str]:
+        """As `Holder.put`."""
+
+    def detach(self) -> None:
+        """Let go of all."""
+
+
+class FlowProbe:
+    """Measures the flows of `settings.interfaces` from `start` to `detach`.
+
+    Args:
+        settings: What of, and how.
+        holder: What attaches the programs; by default this process.
+    """
+
+    def __init__(self, settings: Settings, holder: Holds | None = None) -> None:
         self.schema = without(
             flow_schema(
                 settings.key,
@@ -207,8 +244,7 @@ class FlowProbe:
         self.event_schema = event_schema(settings.key) if settings.sequences else None
         self.coarse_shift = _square_limits(settings)[1]
         self._settings = settings
-        self._attached: dict[_Place, attach.Attachment] = {}
-        self._promiscuous: Callable[[], None] | None = None
+        self._holder = holder or Holder()
         self.notes: list[str] = []  # sentences for the person at the terminal
         self._clock_offset = 0
         self._began = 0
@@ -221,29 +257,20 @@ class FlowProbe:
             RunError: It cannot be done, and why.
         """
         self.load()
+        self.attach()
+
+    def attach(self) -> None:
+        """Attach what is loaded everywhere, or nowhere.
+
+        Raises:
+            RunError: It cannot be done, and why.
+        """
         self._stamping = receive_timestamps()
         try:
-            if self._settings.promiscuous:
-                self._promiscuous = packet_socket.promiscuous(self._settings.interfaces)
-            for place, program in self._places():
-                self._attached[place] = self._attach(place, program)
+            self.notes += self._holder.put(places(self._settings), self._objects.programs)
         except BaseException:
             self.detach()
             raise
-
-    def _attach(self, place: _Place, program: int) -> attach.Attachment:
-        interface, directions = place
-        if self._settings.hook == "socket":
-            return packet_socket.attach(program, interface, directions)
-        if self._settings.hook == "tc":
-            return attach.attach(program, interface, directions[0])
-        attached, native = xdp.attach(program, interface)
-        if not native:
-            self.notes.append(
-                f"{interface.name} has no XDP of its own: its packets are seen by generic XDP, "
-                "which is slower than --hook tc."
-            )
-        return attached
 
     def load(self) -> None:
         """Compile and load, attached nowhere yet; takes a second, and may run in any thread.
@@ -253,45 +280,30 @@ class FlowProbe:
         """
         self.prepare(compiler.load(source(self._settings)))
 
-    def take_over(self, old: FlowProbe) -> int:
-        """Be attached in place of OLD, on the same interfaces, from one packet to the next.
+    def take_over(self, old: FlowProbe, renewed: Collection[str] = ()) -> int:
+        """Be attached in place of OLD, from one packet to the next.
+
+        Args:
+            old: What is attached now.
+            renewed: Names of interfaces that have been removed meanwhile, and are there again.
 
         Returns:
             The moment just before (CLOCK_MONOTONIC, ns). By then or later, nothing is counted into
             OLD any more, whose table is still to be swept, up to that moment.
 
         Raises:
-            OSError: The kernel refuses; OLD is where it was.
+            RunError: The kernel refuses; OLD is where it was.
+            OSError: Likewise.
         """
-        self._stamping, self._attached = old._stamping, old._attached
-        self._promiscuous = old._promiscuous
+        self._stamping, self._holder = old._stamping, old._holder
         while self.next_line() - time.monotonic_ns() < _SWITCH_NS:  # a line must not come between
             time.sleep(_SWITCH_NS / 1e9)
         self._began = time.monotonic_ns() & ~3
         self._clock_offset = 0
         self.keep_clock()
-        done = []
-        try:
-            for place, program in self._places():
-                self._attached[place].replace(program)
-                done.append(place)
-        except BaseException:
-            for place, program in old._places():
-                if place in done:
-                    self._attached[place].replace(program)
-            raise
+        self.notes += self._holder.put(places(self._settings), self._objects.programs, renewed)
         kernel.wait_for_programs()
         return self._began
-
-    def _places(self) -> Iterator[tuple[_Place, int]]:
-        """Where programs are attached, and which of ours belongs there."""
-        settings = self._settings
-        for interface in settings.interfaces:
-            # one packet socket sees both directions
-            both = (settings.directions,) if settings.hook == "socket" else ()
-            for directions in both or tuple((d,) for d in settings.directions):
-                name = program_name(settings, directions[0], interface)
-                yield (interface, directions), self._objects.programs[name]
 
     def close(self) -> None:
         """Give programs and maps back; the probe is not attached any more."""
@@ -329,10 +341,7 @@ class FlowProbe:
 
     def detach(self) -> None:
         """Detach everywhere; when this returns, no program runs any more."""
-        while self._attached:
-            self._attached.popitem()[1].detach()
-        if self._promiscuous:
-            self._promiscuous()
+        self._holder.detach()
         self._stamping.close()
         kernel.wait_for_programs()
 

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Interfaces that go and come back while they are measured."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Self
+
+import pytest
+import tap
+from test_attach import attached, filters
+from test_keeper import OLD_KERNEL, is_promiscuous
+from traffic import Wire
+
+from lab.namespace import Namespace
+from trapstream_vtap.links import Links, removals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PORT = 7001
+RTM_DELLINK = 17  # include/uapi/linux/rtnetlink.h
+AF_BRIDGE = 7  # include/linux/socket.h
+INDEX = 77
+
+
+def frame(number: int) -> bytes:
+    """A UDP datagram to nobody: Ethernet, IPv4 (RFC 791) and UDP (RFC 768) headers."""
+    addresses = bytes((198, 51, 100, 1, 198, 51, 100, 2))
+    ip = struct.pack(">BBHHHBBH", 0x45, 0, 28 + number % 100, 0, 0, 64, 17, 0) + addresses
+    udp = struct.pack(">HHHH", 5000, PORT, 8 + number % 100, 0)
+    return bytes.fromhex("ffffffffffff0200000000010800") + ip + udp + bytes(number % 100)
+
+
+class Extra:
+    """A second wire, `wire1`.
+
+    Args:
+        wire: Between the same two namespaces as this one.
+        index: Of the receiver's end.
+    """
+
+    def __init__(self, wire: Wire, index: int) -> None:
+        self._wire = wire
+        self.add(index)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def add(self, index: int) -> None:
+        """Make it."""
+        peer = f"/proc/{os.getpid()}/fd/{self._wire.sender.fd}"
+        names = f"wire1 index {index} type veth peer name wire1 netns {peer}"
+        change(self._wire.receiver, f"add {names}")
+        for namespace in (self._wire.sender, self._wire.receiver):
+            change(namespace, "set wire1 arp off addrgenmode none up")
+
+    def remove(self) -> None:
+        """Remove both ends."""
+        change(self._wire.receiver, "del wire1")
+
+    def send(self, count: int) -> None:
+        """COUNT frames, which have passed when this returns."""
+        with self._wire.sender.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sender:
+            sender.bind(("wire1", 0))
+            for number in range(count):
+                sender.send(frame(number))
+        tap.wait_for(lambda: self._wire.receiver.counters("wire1").rx_packets >= count)
+        time.sleep(0.1)  # the queue of a CPU, which an interface takes with it when it goes
+
+
+@contextlib.contextmanager
+def traffic(wire: Wire) -> Iterator[None]:
+    """Datagrams over the first wire all the time."""
+    senders = [wire.udp(socket.AF_INET, PORT), wire.udp(socket.AF_INET6, PORT)]
+    done = threading.Event()
+
+    def send() -> None:
+        while not done.is_set():
+            for sender in senders:
+                sender.send(bytes(100))
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    try:
+        yield
+    finally:
+        done.set()
+        sending.join()
+
+
+def change(namespace: Namespace, words: str) -> None:
+    """What `ip link` does with WORDS."""
+    namespace.run("ip", "link", *words.split())
+
+
+def wait_for(tapped: tap.Tap, words: str, times: int = 1) -> None:
+    """Return when it has said WORDS so many times."""
+    tap.wait_for(lambda: sum(words in line for line in tapped.said) >= times)
+
+
+def check(records: list[dict[str, object]], interface: str, packets: int) -> None:
+    """Every one of the PACKETS is accounted for, in the account and in the flows."""
+    account = tap.agent(records, interface)
+    assert account["seen_packets"] == account["counted_packets"] == packets
+    assert account["packets_handed"] == packets
+    assert account["evicted_packets"] == 0
+    flows = [record for record in tap.flows(records) if record["interface"] == interface]
+    assert sum(flow["packets"] for flow in flows) == packets
+    assert sum(flow["bytes"] for flow in flows) == account["seen_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("hook", "second"),
+    [("tc", INDEX), ("tc", 5000), ("xdp", INDEX), ("socket", INDEX), ("clsact", INDEX)],
+)
+def test_gone_and_back(hook: str, second: int) -> None:
+    """Twice gone, and back under the same index or another: the counts of the name go on.
+
+    Over the other interface there is traffic all the time, of which no packet is missed.
+    """
+    command = (sys.executable, "-c", OLD_KERNEL) if hook == "clsact" else (str(tap.COMMAND),)
+    options = ("-i", "wire0,wire1", "--hook", "tc" if hook == "clsact" else hook, "-t", "0.2")
+    with Wire() as wire, Extra(wire, INDEX) as extra:
+        with tap.Tap(wire.receiver, *options, "--promiscuous", command=command) as tapped:
+            before = wire.receiver.counters("wire0")
+            with traffic(wire):
+                extra.send(11)
+                for turn, index in enumerate((second, INDEX), start=1):
+                    extra.remove()
+                    wait_for(tapped, "wire1 is gone", turn)
+                    extra.add(index)
+                    wait_for(tapped, "wire1 is back", turn)
+                    assert is_promiscuous(wire, "wire1")
+                    extra.send(20 + turn)
+            wire.settle()
+            after = wire.receiver.counters("wire0")
+            records = tapped.stop()
+        check(records, "wire0", after.rx_packets - before.rx_packets)
+        check(records, "wire1", 11 + 21 + 22)
+        assert tap.agent(records, "wire0")["seen_packets"] > 1000
+        assert attached(wire.receiver, "wire0") == attached(wire.receiver, "wire1") == 0
+        assert filters(wire.receiver) == ""
+
+
+def test_all_gone(tmp_path: Path) -> None:
+    """It waits, and takes what is back; meanwhile the file may be read again."""
+    path = tmp_path / "vtap.json"
+    path.write_text("{}")
+    with (
+        Wire() as wire,
+        Extra(wire, INDEX) as extra,
+        tap.Tap(wire.receiver, "-i", "wire1", "-t", "0.2", "-c", str(path)) as tapped,
+    ):
+        extra.send(5)
+        extra.remove()
+        wait_for(tapped, "wire1 is gone")
+        tapped.process.send_signal(signal.SIGHUP)
+        wait_for(tapped, "was read again")
+        extra.add(INDEX)
+        wait_for(tapped, "wire1 is back")
+        extra.send(6)
+        records = tapped.stop()
+    check(records, "wire1", 11)
+
+
+def test_others_come_and_go() -> None:
+    """What is not to be measured changes nothing; nor does an interface that was down."""
+    with Wire() as wire, tap.Tap(wire.receiver, "-t", "0.1") as tapped:
+        sender = wire.udp(socket.AF_INET, PORT)
+        with Extra(wire, INDEX) as extra:
+            extra.send(5)
+        sender.send(b"x")
+        wire.settle()
+        change(wire.receiver, "set wire0 down")
+        change(wire.receiver, "set wire0 up")
+        sender.send(b"x")
+        wire.settle()
+        records = tapped.stop()
+    assert not any("gone" in line or "back" in line for line in tapped.said)
+    check(records, "wire0", 2)
+
+
+def test_removals() -> None:
+    """Of what the kernel says of interfaces only removals count, and each once."""
+    with Namespace() as namespace:
+        with namespace.entered():
+            links = Links()
+        change(namespace, "add gone index 300 type veth peer name other index 301")
+        change(namespace, "set other up")
+        assert links.removed({300, 301}) == set()
+        change(namespace, "del gone")
+        assert links.removed({1, 301}) == {301}
+        assert links.removed({1, 300, 301}) == set()
+        links.close()
+
+
+def test_lost_messages() -> None:
+    """Where messages were lost, those that are not there any more are removed."""
+    with Namespace() as namespace:
+        with namespace.entered():
+            links = Links(buffer=1)
+        change(namespace, "add gone index 300 type veth peer name other")
+        for _ in range(20):
+            change(namespace, "set gone up")
+            change(namespace, "set gone down")
+        change(namespace, "del gone")
+        with namespace.entered():
+            assert links.removed({1, 300}) == {300}
+        links.close()
+
+
+def test_bridge_port() -> None:
+    """A bridge says of a port that leaves it that it is removed (AF_BRIDGE); it is not."""
+    header = struct.pack("=IHHII", 32, RTM_DELLINK, 0, 0, 0)
+    assert removals(header + struct.pack("=BxHiII", socket.AF_UNSPEC, 1, 5, 0, 0)) == {5}
+    assert removals(header + struct.pack("=BxHiII", AF_BRIDGE, 1, 5, 0, 0)) == set()
+
+
+def test_cut_message() -> None:
+    """A message that is cut off is none."""
+    message = struct.pack("=IHHII", 32, 17, 0, 0, 0) + struct.pack("=BxHiII", 0, 1, 5, 0, 0)
+    assert removals(message + message) == {5}
+    assert all(removals(message[:n]) == set() for n in range(len(message)))
+    assert removals(bytes(64)) == set()

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Holds programs at their places, at every hook, until it is told to let go."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trapstream_vtap.bpf import attach, packet_socket, xdp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from trapstream_vtap.interfaces import Interface
+
+    _Key = tuple[str, tuple[attach.Direction, ...]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a program belongs.
+
+    Args:
+        interface: Which one.
+        directions: Of its packets; only a packet socket sees both.
+        hook: One of config.HOOKS.
+        program: The program's name.
+        promiscuous: Whether the interface takes frames for other machines too.
+    """
+
+    interface: Interface
+    directions: tuple[attach.Direction, ...]
+    hook: str
+    program: str
+    promiscuous: bool = False
+
+    @property
+    def key(self) -> _Key:
+        """The same for a program that takes another's place."""
+        return self.interface.name, self.directions
+
+
+@dataclass
+class _Held:
+    """A program at its place."""
+
+    index: int
+    program: int
+    attachment: attach.Attachment
+
+
+class Holder:
+    """What is attached, by place, and which interfaces are promiscuous by it.
+
+    All of it goes with the process, too, but for the filters of kernels before 6.6.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[_Key, _Held] = {}
+        self._promiscuous: dict[str, tuple[int, Callable[[], None]]] = {}
+
+    def put(
+        self, places: Sequence[Place], programs: Mapping[str, int], renewed: Collection[str] = ()
+    ) -> list[str]:
+        """Have PROGRAMS at PLACES, and nowhere else; or all stays as it was.
+
+        Args:
+            places: Where what belongs. Where there is a program already it is replaced in one step:
+                no packet sees none of them, or both.
+            programs: Their descriptors by name; they stay open as long as they are attached.
+            renewed: Names of interfaces that have been removed meanwhile, and are there again.
+
+        Returns:
+            Sentences for the person at the terminal.
+
+        Raises:
+            RunError: The kernel refuses.
+            OSError: The kernel refuses to replace.
+        """
+        for key in [key for key in self._held if key[0] in renewed]:
+            self._let_go(key)
+        self._keep_promiscuous({*self._promiscuous} - {*renewed})
+        notes: list[str] = []
+        before: list[tuple[_Held, int]] = []
+        added: dict[_Key, _Held] = {}
+        were_promiscuous = set(self._promiscuous)
+        try:
+            for place in places:
+                self._make_promiscuous(place)
+                program = programs[place.program]
+                there = self._held.get(place.key)
+                if there and there.index == place.interface.index:
+                    there.attachment.replace(program)
+                    before.append((there, there.program))
+                    there.program = program
+                else:
+                    added[place.key] = self._attach(place, program, notes)
+        except BaseException:
+            for held in added.values():
+                held.attachment.detach()
+            for held, program in before:
+                with contextlib.suppress(OSError):  # its interface is going just now
+                    held.attachment.replace(program)
+                held.program = program
+            self._keep_promiscuous(were_promiscuous)
+            raise
+        wanted = {place.key for place in places}
+        for key in [key for key in self._held if key not in wanted or key in added]:
+            self._let_go(key)
+        self._held |= added
+        self._keep_promiscuous({key[0] for key in self._held})
+        return notes
+
+    def detach(self) -> None:
+        """Let go of all."""
+        while self._held:
+            self._let_go(next(iter(self._held)))
+        self._keep_promiscuous(())
+
+    def _let_go(self, key: _Key) -> None:
+        self._held.pop(key).attachment.detach()
+
+    def _keep_promiscuous(self, names: Collection[str]) -> None:
+        for name in [name for name in self._promiscuous if name not in names]:
+            self._promiscuous.pop(name)[1]()
+
+    def _make_promiscuous(self, place: Place) -> None:
+        interface = place.interface
+        if not place.promiscuous:
+            return
+        index, let_go = self._promiscuous.get(interface.name, (0, None))
+        if index == interface.index:
+            return
+        asking = packet_socket.promiscuous([interface])
+        self._promiscuous[interface.name] = interface.index, asking
+        if let_go:
+            let_go()
+
+    def _attach(self, place: Place, program: int, notes: list[str]) -> _Held:
+        interface = place.interface
+        if place.hook == "socket":
+            attached = packet_socket.attach(program, interface, place.directions)
+        elif place.hook == "tc":
+            attached = attach.attach(program, interface, place.directions[0])
+        else:
+            attached, native = xdp.attach(program, interface)
+            if not native:
+                notes.append(
+                    f"{interface.name} has no XDP of its own: its packets are seen by generic XDP, "
+                    "which is slower than --hook tc."
+                )
+        return _Held(interface.index, program, attached)

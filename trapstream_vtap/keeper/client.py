@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The keeper as the process that measures sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trapstream_vtap.bpf import compile as compiler
+from trapstream_vtap.errors import RunError
+from trapstream_vtap.keeper import handover
+from trapstream_vtap.privileges import (
+    CAP_BPF,
+    CAP_DAC_READ_SEARCH,
+    CAP_NET_ADMIN,
+    CAP_NET_RAW,
+    CAP_PERFMON,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from trapstream_vtap.bpf.holder import Place
+    from trapstream_vtap.config import Settings
+
+_START = """
+import sys
+sys.path[:] = sys.argv.pop(1).split(":")
+from trapstream_vtap.keeper.server import main
+main()
+"""
+_ENDED = "The process that keeps the kernel programs attached has ended: nothing is measured."
+_SWEEP = "vtap_sweep"
+
+
+def capabilities(settings: Settings) -> tuple[int, ...]:
+    """What the keeper needs: to load, to attach, to read the configuration file wherever it is."""
+    packet_sockets = settings.promiscuous or settings.hook == "socket"
+    raw = (CAP_NET_RAW,) if packet_sockets else ()
+    return (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_DAC_READ_SEARCH, *raw)
+
+
+class Keeper:
+    """Starts the keeper, which works by these settings or, later, by the file read anew.
+
+    Args:
+        settings: The first.
+        again: The command line by which the configuration file is read anew, if it ever is.
+
+    Raises:
+        RunError: We are not root.
+    """
+
+    def __init__(self, settings: Settings, again: Sequence[str] | None) -> None:
+        if os.geteuid() != 0:
+            raise RunError(compiler.NOT_ALLOWED)
+        self._orders, orders = socket.socketpair()
+        self._loads, loads = socket.socketpair()
+        numbers = orders.fileno(), loads.fileno()
+        here = str(Path(__file__).parents[2])
+        # without the site module, which takes more memory than all the rest
+        start = (
+            sys.executable,
+            "-S",
+            "-P",
+            "-c",
+            _START,
+            ":".join([here, *filter(None, sys.path)]),
+        )
+        wanted = ",".join(map(str, capabilities(settings)))
+        with orders, loads, compiler.signals_blocked():
+            self._process = subprocess.Popen(
+                [*start, *map(str, numbers), wanted],
+                pass_fds=numbers,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+        handover.send(self._loads, pickle.dumps((again, pickle.dumps(settings))))
+
+    def fileno(self) -> int:
+        """Becomes readable when the keeper has ended."""
+        return self._orders.fileno()
+
+    def ended(self) -> RunError:
+        """What to say then."""
+        return RunError(_ENDED)
+
+    def load(self, *, read: bool = False) -> tuple[compiler.Objects, Settings]:
+        """Have a program compiled and loaded; takes a second, and may run in any thread.
+
+        Args:
+            read: The configuration read anew, if not what was loaded last.
+
+        Returns:
+            What we need of it, and the settings that it was made from: the interfaces are those
+            that are there now.
+
+        Raises:
+            UsageError: The configuration says what cannot be.
+            RunError: It cannot be loaded, and why.
+        """
+        answer, descriptors = self._ask(self._loads, b"read" if read else b"again")
+        maps, settings = answer
+        names = iter(descriptors)
+        objects = compiler.Objects({_SWEEP: next(names)}, {name: next(names) for name in maps})
+        return objects, pickle.loads(settings)  # noqa: S301 - the keeper is the more privileged
+
+    def put(
+        self, _places: Sequence[Place], _programs: Mapping[str, int], renewed: Collection[str] = ()
+    ) -> list[str]:
+        """Have what was loaded last attached; where, and which programs, the keeper knows.
+
+        See: `bpf.holder.Holder`
+        """
+        request = "\n".join(("attach", *renewed)).encode(errors="surrogateescape")
+        notes: list[str] = self._ask(self._orders, request)[0]
+        return notes
+
+    def forget(self) -> None:
+        """What was loaded last will not be attached."""
+        with contextlib.suppress(RunError):
+            self._ask(self._orders, b"forget")
+
+    def detach(self) -> None:
+        """When this returns, nothing is attached any more."""
+        with contextlib.suppress(RunError):  # it has ended, and what it held with it
+            self._ask(self._orders, b"detach")
+
+    def close(self) -> None:
+        """Let it end."""
+        self._orders.close()
+        self._loads.close()
+        self._process.wait()
+
+    def _ask(self, way: socket.socket, request: bytes) -> tuple[Any, list[int]]:
+        try:
+            handover.send(way, request)
+            data, descriptors = handover.receive(way)
+        except (EOFError, OSError) as error:
+            raise RunError(_ENDED) from error
+        answer = pickle.loads(data)  # noqa: S301 - the keeper is the more privileged
+        if isinstance(answer, Exception):
+            raise answer
+        return answer, descriptors

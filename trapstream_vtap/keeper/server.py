@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The keeper's own side: what it does when it is asked, and that it lets go when nobody asks.
+
+Its peer is unprivileged. A request says that something is to be loaded or attached, never what:
+that follows from the command line, the configuration file, and the interfaces that are there. The
+keeper lets go of everything when its peer ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+from typing import Any
+
+from trapstream_vtap import privileges
+from trapstream_vtap.bpf.holder import Holder
+from trapstream_vtap.errors import RunError
+from trapstream_vtap.keeper import handover
+
+_LONGEST_REQUEST = 1 << 16
+_LOADER = ("-P", "-m", "trapstream_vtap.keeper.loader")
+_SWEEP = "vtap_sweep"
+
+
+class _Loaded:
+    """Programs that are loaded, and what they were made from."""
+
+    def __init__(self, answer: tuple[Any, list[str], Any, bytes], descriptors: list[int]) -> None:
+        self.places, names, _, self.settings = answer
+        self.programs = dict(zip(names, descriptors, strict=False))
+        self.others = descriptors[len(names) :]
+
+    def close(self) -> None:
+        """The kernel gives back what nobody else has open."""
+        for descriptor in self.programs.values():
+            os.close(descriptor)
+
+
+class Keeper:
+    """Serves one peer.
+
+    Args:
+        orders: Requests about what is attached; each is answered at once.
+        loads: Requests to load; the answer comes when it is done.
+    """
+
+    def __init__(self, orders: socket.socket, loads: socket.socket) -> None:
+        self._orders, self._loads = orders, loads
+        first = pickle.loads(handover.receive(loads)[0])  # noqa: S301 - of its parent, still root
+        self._again, self._settings = first
+        self._holder = Holder()
+        self._loaded: _Loaded | None = None
+        self._attached: _Loaded | None = None
+        self._loader: tuple[int, socket.socket] | None = None
+
+    def serve(self) -> None:
+        """Return when the peer has ended and nothing is attached any more."""
+        try:
+            with contextlib.suppress(EOFError, OSError):
+                while True:
+                    self._serve_one()
+        finally:
+            self._holder.detach()
+            if self._loader:
+                os.kill(self._loader[0], signal.SIGKILL)
+                self._reap()
+
+    def _serve_one(self) -> None:
+        awaited = self._loader[1] if self._loader else self._loads
+        ready, _, _ = select.select([self._orders, awaited], [], [])
+        if self._orders in ready:
+            self._order()
+        elif self._loader:
+            self._take_loaded(awaited)
+        else:
+            self._load()
+
+    def _order(self) -> None:
+        request, _ = handover.receive(self._orders, _LONGEST_REQUEST)
+        verb, *names = request.decode(errors="surrogateescape").split("\n")
+        answer: object = None
+        try:
+            if verb == "attach":
+                answer = self._attach(names)
+            elif verb == "forget" and self._loaded:
+                self._loaded.close()
+                self._loaded = None
+            elif verb == "detach":
+                self._holder.detach()
+        except (RunError, OSError) as error:
+            answer = error
+        handover.send(self._orders, pickle.dumps(answer))
+
+    def _attach(self, renewed: list[str]) -> list[str]:
+        new = self._loaded
+        if not new:
+            raise RunError("There is nothing to attach.")
+        notes = self._holder.put(new.places, new.programs, renewed)
+        old, self._attached, self._loaded = self._attached, new, None
+        self._settings = new.settings
+        if old:
+            old.close()
+        return notes
+
+    def _load(self) -> None:
+        """Start what loads: from the configuration read anew, or from what is loaded already."""
+        request, _ = handover.receive(self._loads, _LONGEST_REQUEST)
+        again = self._again if request == b"read" else None
+        ours, theirs = socket.socketpair()
+        with theirs:
+            theirs.set_inheritable(True)
+            command = [sys.executable, *_LOADER, str(theirs.fileno())]
+            child = os.posix_spawn(
+                sys.executable,
+                command,
+                os.environ,
+                file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
+            )
+        self._loader = child, ours
+        with contextlib.suppress(OSError):  # it ended at once: the answer will say so
+            handover.send(ours, pickle.dumps((again, self._settings)))
+
+    def _take_loaded(self, loader: socket.socket) -> None:
+        """What the loader answers, and to the peer what it needs of it."""
+        try:
+            data, descriptors = handover.receive(loader)
+            answer = pickle.loads(data)  # noqa: S301 - the loader is ours
+        except (EOFError, OSError):
+            answer, descriptors = RunError(""), []
+        status = self._reap()
+        if isinstance(answer, Exception):
+            if not str(answer):
+                answer = RunError(f"What compiles the program ended with exit code {status}.")
+            handover.send(self._loads, pickle.dumps(answer))
+            return
+        if self._loaded:
+            self._loaded.close()
+        self._loaded = loaded = _Loaded(answer, descriptors)
+        reply = pickle.dumps((answer[2], loaded.settings))
+        try:
+            handover.send(self._loads, reply, [loaded.programs[_SWEEP], *loaded.others])
+        finally:
+            for descriptor in loaded.others:
+                os.close(descriptor)
+
+    def _reap(self) -> int:
+        assert self._loader  # noqa: S101 - it is asked for only then
+        (child, answers), self._loader = self._loader, None
+        answers.close()
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main() -> None:
+    """With the two sockets' descriptors and the capabilities to keep as arguments."""
+    orders, loads = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
+    privileges.reduce([int(number) for number in sys.argv[3].split(",")])
+    with orders, loads:
+        Keeper(orders, loads).serve()
