@@ -217,7 +217,7 @@ def test_log_data(tmp_path: Path) -> None:
     Its name has date and time; no collector is needed; reading the configuration again is no run.
     """
     path = tmp_path / "vtap.json"
-    path.write_text('{"LOG_DATA": "True", "interface": "lo"}')
+    path.write_text('{"LOG_DATA": "True", "interface": "lo", "user": "root"}')
     begin = datetime.now().replace(microsecond=0)  # noqa: DTZ005 - as a person reads a name
     with Namespace() as namespace:
         process = namespace.popen(

@@ -10,6 +10,8 @@ import signal
 import socket
 import subprocess
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -18,12 +20,13 @@ import tap
 from flowlines import Handing, held, line, number_of, wait_for
 from traffic import Wire
 
+from lab.namespace import Namespace
 from trapstream_vtap.errors import UsageError
+from trapstream_vtap.privileges import find
 from trapstream_vtap.sinks import FileSink, Rotation, file, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 PACKETS = 300
 NAME = re.compile(r"records\.lp\.\d{8}-\d{6}\.\d{6}")
@@ -60,6 +63,7 @@ def test_whole_run(form: str, tmp_path: Path) -> None:
     """
     path = tmp_path / "records.lp"
     options = ("-f", form, "-i", "wire0", "-t", "0.5", "--file-age", "1", "--sink", f"file:{path}")
+    options += ("--user", "root")
     with Wire() as wire, tap.Tap(wire.receiver, *options) as tapped:
         sender = wire.udp(socket.AF_INET, 7001)
         wait_for(path.exists)
@@ -242,6 +246,23 @@ def test_bad_path(text: str, said: str) -> None:
     """A path that cannot be a file is said at once."""
     with pytest.raises(UsageError, match=said):
         FileSink(parse(text), Rotation(1, None, 1))
+
+
+def test_as_nobody(tmp_path: Path) -> None:
+    """Where nobody may not write, it is said before measuring begins; else files are its own."""
+    command = (str(tap.COMMAND), "-i", "lo", "--duration", "0.5", "--sink")
+    with Namespace() as namespace:
+        done = namespace.run(*command, f"file:{tmp_path}/records.lp", check=False)
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"vtap-stream: nobody may not write {tmp_path}/records.lp: let that user write the "
+            "directory, or say --user root.\n"
+        )
+        with TemporaryDirectory() as made:
+            os.chown(made, *find("nobody"))
+            done = namespace.run(*command, f"file:{made}/records.lp")
+            assert Path(made, "records.lp").read_text().startswith("vtap_")
+            assert Path(made, "records.lp").owner() == "nobody"
 
 
 def test_odd_path(tmp_path: Path) -> None:

@@ -513,9 +513,7 @@ def _settings(
     """The options as one frozen object; interfaces that are KNOWN need not be there."""
     file = file or configfile.ConfigFile()
     chosen = [*_first_sink(host, port, transport), *map(parse, addresses)]
-    if file.log_data:
-        chosen.append(Address("file", path=config.log_file()))
-    sinks = config.check_sinks(chosen)
+    sinks = config.check_sinks(chosen, log=file.log_data)
     wanted = tuple(word for name in names for word in config.split(name))
     if names and not wanted:
         raise UsageError("--interface is empty: name an interface, or leave the option out.")
@@ -547,6 +545,7 @@ def _settings(
         rules=file.rules,
         hidden=file.hidden,
         sinks=sinks,
+        log_data=file.log_data,
         interfaces=interfaces,
         gone=gone,
         device=device or config.device_name(sinks),

@@ -4,13 +4,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import ipaddress
-import os
 import socket
-import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trapstream_vtap import privileges
@@ -87,6 +83,7 @@ class Settings:
     duration: float | None = None
     verbose: bool = False
     health: tuple[str, int] | None = None
+    log_data: bool = False
     rules: tuple[Rule, ...] = ()
     hidden: frozenset[str] = frozenset()
     sequence: bool = False
@@ -137,13 +134,13 @@ def check_intervals(interval: int, jitter_interval: int) -> None:
         )
 
 
-def check_sinks(sinks: Sequence[Address]) -> tuple[Address, ...]:
-    """SINKS, if there are any, each only once, and their names have addresses.
+def check_sinks(sinks: Sequence[Address], *, log: bool) -> tuple[Address, ...]:
+    """SINKS, if there are any or there is a LOG, each only once, and their names have addresses.
 
     Raises:
         UsageError: It is not so.
     """
-    if not sinks:
+    if not sinks and not log:
         raise UsageError("Say where to stream to: COLLECTOR_IP COLLECTOR_PORT, or --sink URL.")
     for number, sink in enumerate(sinks):
         if sink in sinks[:number]:
@@ -176,13 +173,6 @@ def check_tls(settings: Settings) -> None:
         if getattr(settings, name):
             option = name.replace("_", "-")
             raise UsageError(f"--{option} is for --tls and https sinks, and there are none.")
-
-
-@functools.cache
-def log_file() -> str:
-    """Where this process logs its records, if `LOG_DATA` is on: one file for each process."""
-    begun = time.strftime("%Y%m%d-%H%M%S")
-    return str(Path(f"vtap-stream-{begun}-{os.getpid()}.log").absolute())
 
 
 def device_name(sinks: Sequence[Address]) -> str:

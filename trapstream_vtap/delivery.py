@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trapstream_vtap import agent, formats
 from trapstream_vtap.config import JSON_LINE_LIMIT, NS
 from trapstream_vtap.errors import UsageError
 from trapstream_vtap.ledger import NOTHING, Handed, Held
-from trapstream_vtap.sinks import Pace, Payload, Sender, http, make_sink
+from trapstream_vtap.sinks import Address, FileSink, Pace, Payload, Sender, http, make_sink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from trapstream_vtap._native import Plan, Tallies
     from trapstream_vtap.config import Settings
     from trapstream_vtap.records import Schema
-    from trapstream_vtap.sinks import Address
 
 _NO_LIMIT = 1 << 62
 
@@ -106,15 +107,16 @@ class Delivery:
         self._settings = settings
         self._report = report
         self._end = end
+        self._addresses = (*settings.sinks, *((_log_file(),) if settings.log_data else ()))
         self._accounts = formats.Labels(  # of `vtap_agent`, whose interfaces may be gone
             settings.device,
             dict(enumerate(settings.names)),
-            {number: str(address) for number, address in enumerate(settings.sinks)},
+            {number: str(address) for number, address in enumerate(self._addresses)},
         )
         self._numbers = {name: number for number, name in enumerate(settings.names)}
         self._sink_schema = agent.sink_schema()
-        self._shapes = [shape(address, settings) for address in settings.sinks]
-        self._sinks = [make_sink(address, settings) for address in settings.sinks]
+        self._shapes = [shape(address, settings) for address in self._addresses]
+        self._sinks = [make_sink(address, settings) for address in self._addresses]
         self._senders: list[Sender] = []
         self._by_shape: dict[Shape, list[Sender]] = {}
         self.flows = Handed()
@@ -155,12 +157,25 @@ class Delivery:
                 )
         return plans
 
+    @property
+    def names(self) -> list[str]:
+        """Of all sinks, as `--sink` says them."""
+        return [str(address) for address in self._addresses]
+
+    def try_files(self) -> None:
+        """See that the files may be written as the user who we are by now.
+
+        Raises:
+            RunError: They may not.
+        """
+        for sink in self._sinks:
+            if isinstance(sink, FileSink):
+                sink.try_out(self._settings.user)
+
     def start(self) -> None:
         """Begin to feed the sinks; after every check has been made."""
         grouped = defaultdict(list)
-        for address, sink, shape in zip(
-            self._settings.sinks, self._sinks, self._shapes, strict=True
-        ):
+        for address, sink, shape in zip(self._addresses, self._sinks, self._shapes, strict=True):
             pace = Pace(self._settings.interval / NS) if address.scheme == "udp" else None
             sender = Sender(sink, self._settings.max_memory, self._report, pace, self._end)
             self._senders.append(sender)
@@ -238,7 +253,7 @@ class Delivery:
         """Whether each sink can deliver, by name."""
         return {
             str(address): sender.up
-            for address, sender in zip(self._settings.sinks, self._senders, strict=False)
+            for address, sender in zip(self._addresses, self._senders, strict=False)
         }
 
     def progress(self) -> str:
@@ -271,9 +286,15 @@ class Delivery:
         """Which sink it is, where there are several."""
         if len(self._senders) == 1:
             return ""
-        return f" ({self._settings.sinks[self._senders.index(sender)]})"
+        return f" ({self._addresses[self._senders.index(sender)]})"
 
 
 def _held(tallies: Tallies) -> Held:
     """What a payload holds, of all interfaces together."""
     return Held(sum(t[0] for t in tallies.values()), sum(t[1] for t in tallies.values()))
+
+
+def _log_file() -> Address:
+    """Where this process logs its records, if `LOG_DATA` is on: one file for each process."""
+    begun = time.strftime("%Y%m%d-%H%M%S")
+    return Address("file", path=str(Path(f"vtap-stream-{begun}-{os.getpid()}.log").absolute()))

@@ -35,7 +35,7 @@ _DRAIN_SECONDS = 5.0  # at the end, for the collector to take what is left
 _LAST_SWEEPS = 100
 _NO_LIMIT = 1 << 62
 _FIXED = (
-    *("sinks", "directions", "hook", "promiscuous", "format", "device"),
+    *("sinks", "log_data", "directions", "hook", "promiscuous", "format", "device"),
     *("max_datagram", "max_memory", "duration", "health", "user", "token_file"),
     *("tls", "tls_ca", "tls_cert", "tls_key"),
     *("kafka_config", "file_size", "file_age", "file_keep"),
@@ -97,6 +97,7 @@ class Stream:
                 contextlib.closing(Health(settings.health, self._delivery.up))
             )
             notes = self._give_up_root()
+            self._delivery.try_files()
             self._health.start()
             self._probe, self._settings = self._load(read=False)
             self._delivery.use(self._plans_of(self._probe, self._settings))
@@ -109,7 +110,7 @@ class Stream:
             self._health.started()
             names = ", ".join(i.name for i in settings.interfaces)
             directions = " and ".join(d.name.lower() for d in settings.directions)
-            sinks = ", ".join(str(address) for address in settings.sinks)
+            sinks = ", ".join(self._delivery.names)
             report(f"measuring {directions} of {names}, streaming {settings.format} to {sinks}")
             if self._health.url:
                 report(f"health at {self._health.url}/healthz and /readyz")

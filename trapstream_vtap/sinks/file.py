@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trapstream_vtap.errors import UsageError
+from trapstream_vtap.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from trapstream_vtap.sinks.address import Address
@@ -91,6 +91,23 @@ class FileSink:
         if state.st_size and os.pread(descriptor, 1, state.st_size - 1) != b"\n":
             os.write(descriptor, b"\n")  # what a crash left of a record stays alone
         self._period = self._period_of(state.st_mtime)
+
+    def try_out(self, user: str) -> None:
+        """See that USER, who we are by now, may write it.
+
+        Raises:
+            RunError: That user may not.
+        """
+        try:
+            self.open()
+        except PermissionError as error:
+            raise RunError(
+                f"{user} may not write {self._path}: let that user write the directory, or say "
+                "--user root."
+            ) from error
+        except OSError:
+            return  # what may pass is tried again later
+        self.close()
 
     def send(self, payload: Payload) -> None:
         """Append a whole payload, or nothing of it.
