@@ -16,6 +16,7 @@ from traffic import Wire
 if TYPE_CHECKING:
     from lab.namespace import Namespace
 
+NS = 10**9
 READING = 0.25  # seconds between bmon's
 STREAM, PACKETS_A_SECOND, PAYLOAD = 5.0, 400, 1158
 TRICKLE = 0.05  # seconds between single packets ahead of the stream
@@ -123,6 +124,8 @@ def test_throughput_as_bmon_shows_it() -> None:
     assert last.packets >= STREAM * PACKETS_A_SECOND
     assert sum(record["packets"] for record in records) == last.packets
     assert sum(record["bytes"] for record in records) == last.bytes
-    area = sum(r["throughput_bytes_per_second"] * (r["timestamp"] % 10**9 or 10**9) for r in records)
+    lengths = [record["timestamp"] % NS or NS for record in records]
+    rates = [record["throughput_bytes_per_second"] for record in records]
+    area = sum(rate * length / NS for rate, length in zip(rates, lengths, strict=True))
     shown = sum(reading.rate * READING for reading in bmon.readings)
-    assert area / 1e9 == pytest.approx(shown, rel=0.01)
+    assert area == pytest.approx(shown, rel=0.01)
