@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every field of `vtap_flow` must say of a capture, by docs/fields.md, with exact fractions."""
+"""What every field of `vtap_flow` must say of a capture (docs/fields.md), in exact fractions."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def smoothed(gaps: Iterable[int], expected: int | None) -> Fraction:
 
 
 def numbers(packet: Packet, chosen: Choices) -> tuple[int, ...] | None:
-    """The packet's sequence number, and in a TCP stream how many it takes, how many of them for flags."""
+    """The number; in a TCP stream also how many it takes, and how many of them for flags."""
     if packet.segment:
         number, flags = packet.segment
         if flags & RST:
