@@ -25,7 +25,7 @@ from trapstream_vtap.records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from trapstream_vtap._native import Tallies
     from trapstream_vtap.config import Settings
@@ -40,6 +40,7 @@ _LARGEST_RING = 8 << 20  # mapped twice into our memory
 _CLOCK_STEP_NS = 1_000_000
 _SWITCH_NS = 5_000_000  # programs are exchanged no closer than that ahead of a grid line
 _SO_TIMESTAMP = 29  # include/uapi/asm-generic/socket.h
+_GENERIC = "_generic"
 _KINDS = {"tc": "SCHED_CLS", "xdp": "XDP", "socket": "SOCKET_FILTER"}
 
 
@@ -114,7 +115,7 @@ def source(settings: Settings) -> compiler.Source:
     return compiler.Source(
         text + program,
         (
-            *(compiler.Program(name, _KINDS[settings.hook]) for name in programs),
+            *_programs(settings.hook, programs),
             compiler.Program("vtap_sweep", "SCHED_CLS"),
         ),
         (
@@ -122,6 +123,14 @@ def source(settings: Settings) -> compiler.Source:
             *(("events",) if settings.sequences else ()),
         ),
     )
+
+
+def _programs(hook: str, names: Sequence[str]) -> Iterator[compiler.Program]:
+    """What to load; XDP's twice, as drivers want it, and as the kernel behind them does."""
+    for name in names:
+        yield compiler.Program(name, _KINDS[hook], buffers=hook == "xdp")
+        if hook == "xdp":
+            yield compiler.Program(name + _GENERIC, _KINDS[hook], name)
 
 
 def layouts(settings: Settings) -> FlowLayouts:
@@ -194,6 +203,7 @@ class FlowProbe:
         self.coarse_shift = square_limits(settings.interval, settings.stop_gap)[1]
         self._settings = settings
         self._attached: dict[_Place, attach.Attachment] = {}
+        self._generic: set[str] = set()  # interfaces without XDP of their own
         self._promiscuous: Callable[[], None] | None = None
         self.notes: list[str] = []  # sentences for the person at the terminal
         self._clock_offset = 0
@@ -222,8 +232,12 @@ class FlowProbe:
             return packet_socket.attach(program, interface, directions)
         if self._settings.hook == "tc":
             return attach.attach(program, interface, directions[0])
-        attached, native = xdp.attach(program, interface)
+        generic = self._objects.programs[
+            program_name(self._settings, directions[0], interface) + _GENERIC
+        ]
+        attached, native = xdp.attach(program, generic, interface)
         if not native:
+            self._generic.add(interface.name)
             self.notes.append(
                 f"{interface.name} has no XDP of its own: its packets are seen by generic XDP, "
                 "which is slower than --hook tc."
@@ -249,7 +263,7 @@ class FlowProbe:
             OSError: The kernel refuses; OLD is where it was.
         """
         self._stamping, self._attached = old._stamping, old._attached
-        self._promiscuous = old._promiscuous
+        self._promiscuous, self._generic = old._promiscuous, old._generic
         while self.next_line() - time.monotonic_ns() < _SWITCH_NS:  # a line must not come between
             time.sleep(_SWITCH_NS / 1e9)
         self._began = time.monotonic_ns() & ~1
@@ -276,6 +290,7 @@ class FlowProbe:
             both = (settings.directions,) if settings.hook == "socket" else ()
             for directions in both or tuple((d,) for d in settings.directions):
                 name = program_name(settings, directions[0], interface)
+                name += _GENERIC if interface.name in self._generic else ""
                 yield (interface, directions), self._objects.programs[name]
 
     def close(self) -> None:
