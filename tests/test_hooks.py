@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import time
@@ -233,6 +234,29 @@ def test_generic_xdp(wire: Wire) -> None:
     assert sum(r["payload_bytes"] for r in records) == sum(range(0, 2000, 100))
 
 
+def test_generic_xdp_leaves_traffic_control_alone(wire: Wire, tmp_path: Path) -> None:
+    """Behind generic XDP, also reloaded, traffic control sees packets as they are."""
+    path = tmp_path / "vtap.json"
+    path.write_text("{}")
+    with (
+        wire.receiver.socket(socket.AF_INET, socket.SOCK_DGRAM) as there,
+        wire.receiver.socket(socket.AF_INET, socket.SOCK_DGRAM) as here,
+        tap.Tap(wire.receiver, "-i", "lo") as control,
+        tap.Tap(wire.receiver, "-i", "lo", "--hook", "xdp", "-c", str(path)) as tapped,
+    ):
+        there.bind(("127.0.0.1", 7001))
+        for _ in range(2):
+            for number in range(20):
+                here.sendto(bytes(number * 100), ("127.0.0.1", 7001))
+            tapped.process.send_signal(signal.SIGHUP)
+            until(lambda: any("was read again" in line for line in tapped.said))
+        for records in (control.stop(), tapped.stop()):
+            mine = [r for r in tap.flows(records) if r.get("dst_port") == "7001"]
+            assert sum(r["packets"] for r in mine) == 40
+            assert tap.agent(records, "lo")["not_ip_packets"] == 0
+            assert tap.agent(records, "lo")["malformed_packets"] == 0
+
+
 def test_another_xdp_program(wire: Wire) -> None:
     """Where XDP is taken, one sentence says so, and the other program stays."""
     with tap.Tap(wire.receiver, "-i", "wire0", "--hook", "xdp") as first:
@@ -254,7 +278,7 @@ def test_refused_by_the_kernel(wire: Wire) -> None:
         for refused in (
             lambda: packet_socket.attach(0, chosen, ()),
             lambda: packet_socket.promiscuous((chosen,)),
-            lambda: xdp.attach(0, chosen),
+            lambda: xdp.attach(0, 0, chosen),
         ):
             with pytest.raises(RunError, match="wire0"):
                 refused()

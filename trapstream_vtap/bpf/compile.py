@@ -43,10 +43,19 @@ _NO_BPF = "This kernel does not support what is needed of BPF (5.12 or newer is)
 
 @dataclass(frozen=True)
 class Program:
-    """A C function to load: its name, and its kind as BCC calls it (`SCHED_CLS`, …)."""
+    """A program to load.
+
+    Args:
+        name: What it is called.
+        kind: As BCC calls it (`SCHED_CLS`, …).
+        function: The C function, if it has another name.
+        buffers: XDP: it takes packets of several buffers.
+    """
 
     name: str
     kind: str
+    function: str = ""
+    buffers: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,9 +156,9 @@ def build(source: Source) -> list[int]:
 
 
 def _load(module: Any, program: Program, kind: int) -> int:
-    """The descriptor of one loaded function; BCC itself loads none with flags, which XDP needs."""
-    name = program.name.encode()
-    if program.kind == "XDP":
+    """The descriptor of one loaded function; BCC itself loads none with flags."""
+    name = (program.function or program.name).encode()
+    if program.buffers:
         with contextlib.suppress(OSError):  # BCC says why
             return kernel.load_xdp(program.name, module.dump_func(name))
     return int(module.load_func(name, kind).fd)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     _Key = tuple[str, tuple[attach.Direction, ...]]
 
 
+GENERIC = "_generic"
+"""What the names of programs for generic XDP end with."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a program belongs.
@@ -48,6 +52,7 @@ class _Held:
     index: int
     program: int
     attachment: attach.Attachment
+    generic: bool = False  # XDP behind the driver, which takes another program
 
 
 class Holder:
@@ -88,14 +93,14 @@ class Holder:
         try:
             for place in places:
                 self._make_promiscuous(place)
-                program = programs[place.program]
                 there = self._held.get(place.key)
                 if there and there.index == place.interface.index:
+                    program = programs[place.program + (GENERIC if there.generic else "")]
                     there.attachment.replace(program)
                     before.append((there, there.program))
                     there.program = program
                 else:
-                    added[place.key] = self._attach(place, program, notes)
+                    added[place.key] = self._attach(place, programs, notes)
         except BaseException:
             for held in added.values():
                 held.attachment.detach()
@@ -137,17 +142,19 @@ class Holder:
         if let_go:
             let_go()
 
-    def _attach(self, place: Place, program: int, notes: list[str]) -> _Held:
-        interface = place.interface
+    def _attach(self, place: Place, programs: Mapping[str, int], notes: list[str]) -> _Held:
+        interface, program = place.interface, programs[place.program]
         if place.hook == "socket":
             attached = packet_socket.attach(program, interface, place.directions)
         elif place.hook == "tc":
             attached = attach.attach(program, interface, place.directions[0])
         else:
-            attached, native = xdp.attach(program, interface)
+            generic = programs[place.program + GENERIC]
+            attached, native = xdp.attach(program, generic, interface)
             if not native:
                 notes.append(
                     f"{interface.name} has no XDP of its own: its packets are seen by generic XDP, "
                     "which is slower than --hook tc."
                 )
+                return _Held(interface.index, generic, attached, generic=True)
         return _Held(interface.index, program, attached)

@@ -17,8 +17,14 @@ if TYPE_CHECKING:
 _TAKEN = (errno.EBUSY, errno.EEXIST)
 
 
-def attach(program: int, interface: Interface) -> tuple[Attachment, bool]:
-    """Attach PROGRAM in the driver (native) or, where that cannot do it, behind it (generic).
+def attach(native: int, generic: int, interface: Interface) -> tuple[Attachment, bool]:
+    """Attach a program in the driver (native) or, where that cannot do it, behind it (generic).
+
+    Args:
+        native: Takes packets of several buffers.
+        generic: Takes none. Else the kernel (6.9 and newer) copies packets for it and forgets the
+            length of their Ethernet header, without which traffic control then sees them.
+        interface: Which one.
 
     Returns:
         What replaces it, or detaches it again, and whether it is native.
@@ -27,12 +33,12 @@ def attach(program: int, interface: Interface) -> tuple[Attachment, bool]:
         RunError: The kernel refuses both.
     """
     try:
-        return _linked(program, interface, kernel.XDP_FLAGS_DRV_MODE), True
+        return _linked(native, interface, kernel.XDP_FLAGS_DRV_MODE), True
     except OSError as error:
         if error.errno not in _TAKEN:
             # the driver has no XDP, or not with this MTU, these offloads, these queues
             try:
-                return _linked(program, interface, kernel.XDP_FLAGS_SKB_MODE), False
+                return _linked(generic, interface, kernel.XDP_FLAGS_SKB_MODE), False
             except OSError as refused:
                 error = refused
         why = os.strerror(error.errno or 0)

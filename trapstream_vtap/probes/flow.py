@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from trapstream_vtap._native import Ring, Sweep
 from trapstream_vtap.bpf import attach, kernel
 from trapstream_vtap.bpf import compile as compiler
-from trapstream_vtap.bpf.holder import Holder, Place
+from trapstream_vtap.bpf.holder import GENERIC, Holder, Place
 from trapstream_vtap.bpf.wanted import define_wanted
 from trapstream_vtap.config import TUNNELS
 from trapstream_vtap.records import (
@@ -115,7 +115,7 @@ def source(settings: Settings) -> compiler.Source:
     return compiler.Source(
         text + program,
         (
-            *(compiler.Program(name, _KINDS[settings.hook]) for name in programs),
+            *_programs(settings.hook, programs),
             compiler.Program("vtap_sweep", "SCHED_CLS"),
         ),
         (
@@ -144,6 +144,14 @@ def places(settings: Settings) -> list[Place]:
         for interface in settings.interfaces
         for side in sides
     ]
+
+
+def _programs(hook: str, names: Sequence[str]) -> Iterator[compiler.Program]:
+    """What to load; XDP's twice, as drivers want it, and as the kernel behind them does."""
+    for name in names:
+        yield compiler.Program(name, _KINDS[hook], buffers=hook == "xdp")
+        if hook == "xdp":
+            yield compiler.Program(name + GENERIC, _KINDS[hook], name)
 
 
 def layouts(settings: Settings) -> FlowLayouts:
