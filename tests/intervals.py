@@ -84,12 +84,14 @@ def numbers(packet: Packet, chosen: Choices) -> tuple[int, ...] | None:
     return (int.from_bytes(number),) if at >= 0 and len(number) == 4 else None
 
 
-def expect(found: list[Packet], chosen: Choices, *, by_vlan: bool = False) -> Expected:
-    """What the records and events must be, with intervals of a second."""
+def expect(
+    found: list[Packet], chosen: Choices, *, by_vlan: bool = False, interval: int = NS
+) -> Expected:
+    """What the records and events must be; INTERVAL in ns."""
     histories: dict[Series, _History] = {}
     groups: dict[tuple[Series, int], list[Packet]] = defaultdict(list)
     for packet in found:
-        end = (packet.time // NS + 1) * NS
+        end = (packet.time // interval + 1) * interval
         groups[Series(packet.flow, packet.vlan if by_vlan else None), end].append(packet)
     result = Expected({}, defaultdict(list))
     for (series, end), packets in groups.items():  # in order of time, as the packets were

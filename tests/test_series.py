@@ -30,7 +30,7 @@ def test_both_formats_say_the_same(
     Time and packets are those that JSON's own parser finds.
     """
     labels = formats.Labels(device, dict(zip(INTERFACES, interface, strict=True)))
-    batch = b"".join(flow.packed for flow in flows)
+    batch = b"".join(flow.packed(key) for flow in flows)
     found = {}
     for form in (formats.INFLUX, formats.JSON_LINES):
         plan = formats.compile_plan(form, flow_schema(key), labels, coarse_shift=SHIFT)
