@@ -271,7 +271,7 @@ def test_memory_limit(peer: Peer) -> None:
     with Sending(TcpSink, peer.port, memory=large + kept * size) as sending:
         connection = peer.accept()
         sending.put(payload(0, large))  # more than the kernel takes: the sender hangs in it
-        wait_for(lambda: sending.sender._unsettled)
+        wait_for(lambda: sending.sender._backlog.in_flight)
 
         for i in range(1, 1 + dropped + kept):
             sending.put(payload(i, size))

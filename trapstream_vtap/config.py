@@ -14,6 +14,7 @@ from trapstream_vtap.records import KEY_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from trapstream_vtap.interfaces import Interface
     from trapstream_vtap.rules import Rule
@@ -51,6 +52,8 @@ class Settings:
     flow_table_size: int = 65536
     max_datagram: int = 1400
     max_memory: int = 64 << 20
+    spool: Path | None = None
+    spool_size: int = 1 << 30
     duration: float | None = None
     verbose: bool = False
     rules: tuple[Rule, ...] = ()

@@ -13,6 +13,7 @@ from trapstream_vtap.config import JSON_LINE_LIMIT
 from trapstream_vtap.errors import UsageError
 from trapstream_vtap.ledger import NOTHING, Handed, Held
 from trapstream_vtap.sinks import Payload, Sender, make_sink
+from trapstream_vtap.spool import Spool, directory_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -80,6 +81,7 @@ class Delivery:
 
     Raises:
         UsageError: An address says what its kind of sink does not know.
+        RunError: A spool cannot be had.
     """
 
     def __init__(self, settings: Settings, report: Callable[[str], None]) -> None:
@@ -93,12 +95,24 @@ class Delivery:
         self._sink_schema = agent.sink_schema()
         self._shapes = [shape(address, settings) for address in settings.sinks]
         self._sinks = [make_sink(address) for address in settings.sinks]
+        self._spools = [self._spool(address) for address in settings.sinks]
         self._senders: list[Sender] = []
         self._by_shape: dict[Shape, list[Sender]] = {}
         self.flows = Handed()
         """Records of `vtap_flow` that came out of the kernel."""
         self.events = Handed()
         """Records of `vtap_sequence_error` that came out of the kernel."""
+
+    def _spool(self, address: Address) -> Spool | None:
+        """Where the sink at ADDRESS keeps what it cannot deliver.
+
+        What was rendered in one format is not sent in another.
+        """
+        settings = self._settings
+        if not settings.spool:
+            return None
+        directory = settings.spool / directory_name(f"{address} {settings.format}")
+        return Spool(directory, settings.spool_size, self._report)
 
     def plans(self, schemas: Schemas) -> Plans:
         """How to render SCHEMAS for all sinks.
@@ -135,8 +149,9 @@ class Delivery:
     def start(self) -> None:
         """Begin to feed the sinks; after every check has been made."""
         grouped = defaultdict(list)
-        for sink, shape in zip(self._sinks, self._shapes, strict=True):
-            sender = Sender(sink, self._settings.max_memory, self._report)
+        parts = zip(self._sinks, self._shapes, self._spools, strict=True)
+        for sink, shape, spool in parts:
+            sender = Sender(sink, self._settings.max_memory, self._report, spool)
             self._senders.append(sender)
             grouped[shape].append(sender)
         self._by_shape = dict(grouped)
@@ -204,7 +219,7 @@ class Delivery:
         ]
 
     def close(self) -> None:
-        """Stop at once; what is left is booked as lost."""
+        """Stop at once; what is left goes to the spool, or is booked as lost."""
         for sender in self._senders:
             sender.close()
 
@@ -213,7 +228,7 @@ class Delivery:
         accounts = [sender.account.values() for sender in self._senders]
         return "; ".join(
             f"{values['records_delivered']} records sent, {values['records_queued']} pending, "
-            f"{values['records_lost']} lost" + self._of(sender)
+            f"{values['records_lost']} lost" + _spooled(values) + self._of(sender)
             for sender, values in zip(self._senders, accounts, strict=True)
         )
 
@@ -231,6 +246,7 @@ class Delivery:
             f"{values['records_delivered']} records sent ({values['packets_delivered']} packets), "
             f"{values['records_lost']} records lost"
             + (f": {losses}" if losses else "")
+            + _spooled(values)
             + self._of(sender)
         )
 
@@ -239,6 +255,12 @@ class Delivery:
         if len(self._senders) == 1:
             return ""
         return f" ({self._settings.sinks[self._senders.index(sender)]})"
+
+
+def _spooled(values: Mapping[str, int]) -> str:
+    """What waits on disk, in a few words; nothing, if nothing does."""
+    records, packets = values["records_spooled"], values["packets_spooled"]
+    return f", {records} records spooled ({packets} packets)" if records else ""
 
 
 def _held(tallies: Tallies) -> Held:

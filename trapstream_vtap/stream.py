@@ -32,7 +32,7 @@ _LAST_SWEEPS = 100
 _NO_LIMIT = 1 << 62
 _FIXED = (
     *("sinks", "interfaces", "directions", "format", "device", "max_datagram"),
-    *("max_memory", "duration"),
+    *("max_memory", "spool", "spool_size", "duration"),
 )
 """Settings that a reload cannot change."""
 
