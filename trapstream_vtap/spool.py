@@ -29,7 +29,7 @@ from trapstream_vtap.errors import RunError, worth_saying
 from trapstream_vtap.ledger import NOTHING, Account, Held
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 _MAGIC = b"\xffVT1"  # no text in UTF-8 holds it
@@ -194,12 +194,6 @@ class _Segment:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def remove(self) -> None:
-        """Close and delete the file."""
-        self.close()
-        with contextlib.suppress(OSError):
-            self.path.unlink()
-
 
 def directory_name(name: str) -> str:
     """A directory's name that is safe, can be read, and is no other NAME's."""
@@ -234,6 +228,7 @@ class Spool:
         self._in_flight: deque[Frame] = deque()  # read and not settled, without their data
         self._born = 0  # when the oldest was
         self._rotated: list[int] = []  # descriptors that are to be synced once more
+        self._done: list[_Segment] = []  # to be deleted once the disk has the position
         self._unsynced = False
         self._damages = self._drops = 0
         self.bytes = 0
@@ -280,11 +275,13 @@ class Spool:
         last = self._segments[-1].end() if self._segments else first
         self._cursor, self._end = settled, max(settled, appended, last)
         if self._segments and self._segments[-1].base == self._end:
-            self._remove(self._segments.pop())  # begun, and nothing is in it
+            self._done.append(self._segments.pop())  # begun, and nothing is in it
         found = self._end.since(settled)
         self._account.recovered(found)
         self._account.spooled(found)
         self._settle()
+        os.fdatasync(self._position)
+        self._delete(self._done)
         self._born = self._oldest()
         return found
 
@@ -314,7 +311,10 @@ class Spool:
             raise OSError(0, "a payload is larger than --spool-size")
         with self._lock:
             while self.bytes + octets > self._size:
-                self._drop_oldest()
+                if not self._done:
+                    self._drop_oldest()
+                os.fdatasync(self._position)
+                self._delete(self._done)
             if self.empty:
                 self._born = born
             frame = Frame(self._end, held, born, data)
@@ -375,6 +375,7 @@ class Spool:
                 descriptors.append(os.dup(self._active.descriptor))
             descriptors.append(os.dup(self._position))
             descriptors.append(os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC))
+            done = list(self._done)
             self._unsynced = False
         try:
             for descriptor in descriptors:
@@ -382,6 +383,8 @@ class Spool:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
+        with self._lock:
+            self._delete([segment for segment in done if segment in self._done])
 
     def close(self) -> None:
         """Write everything down, and let go of the directory."""
@@ -486,22 +489,28 @@ class Spool:
         return bool(self._in_flight) and self._in_flight[0].before <= frame.before
 
     def _settle(self) -> None:
-        """Remember how far everything has settled, and delete what nobody needs any more."""
+        """Remember how far everything has settled; what nobody needs any more can go."""
         settled = self._settled()
         if self._in_flight:
             self._born = self._in_flight[0].born
         self._write_position()
         while self._segments and self._end_of(self._segments[0]) <= settled:
-            self._remove(self._segments.popleft())
+            segment = self._segments.popleft()
+            segment.close()
+            self._done.append(segment)
+            if segment is self._active:
+                self._active = None
 
     def _settled(self) -> Totals:
         return self._in_flight[0].before if self._in_flight else self._cursor
 
-    def _remove(self, segment: _Segment) -> None:
-        self.bytes -= segment.size
-        segment.remove()
-        if segment is self._active:
-            self._active = None
+    def _delete(self, segments: Sequence[_Segment]) -> None:
+        """Delete SEGMENTS, of those that are done."""
+        for segment in tuple(segments):
+            self._done.remove(segment)
+            self.bytes -= segment.size
+            with contextlib.suppress(OSError):
+                segment.path.unlink()
 
     def _read_position(self) -> tuple[Totals, Totals] | None:
         """Settled and appended, as an earlier run has left them; None: that cannot be read."""
