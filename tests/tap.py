@@ -79,6 +79,15 @@ class Tap:
         self.end()
         return [record for line in self._payload.splitlines() for record in json.loads(line)]
 
+    def latest(self, tag: str, value: str) -> dict[str, Any]:
+        """What was streamed last, so far, with that TAG; nothing, if nothing was."""
+        for line in reversed(self._payload.splitlines(keepends=True)[-20:]):
+            if line.endswith(b"\n"):
+                for record in reversed(json.loads(line)):
+                    if record.get(tag) == value:
+                        return dict(record)
+        return {}
+
     @property
     def said(self) -> list[str]:
         """The lines of its standard error."""

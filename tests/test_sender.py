@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
 import resource
 import socket
-import struct
 import threading
 import time
 from collections import Counter
@@ -16,6 +14,7 @@ from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Self
 
 import pytest
+from collector import die
 
 from lab.namespace import Namespace, veth
 from trapstream_vtap.ledger import Held
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 DEADLINE = 20.0  # seconds
 HOST = "127.0.0.1"
-_SO_ATTACH_FILTER = 26  # include/uapi/asm-generic/socket.h
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -160,27 +158,6 @@ def read_until_end(connection: socket.socket) -> list[bytes]:
     """The lines up to the end of the connection."""
     with connection, connection.makefile("rb") as stream:
         return stream.readlines()
-
-
-def die(connection: socket.socket) -> bytes:
-    """Vanish as a machine does: nothing that comes is acknowledged any more; then reset.
-
-    Returns what was acknowledged before and not read yet.
-    """
-    # One instruction of classic BPF, `return 0`: the socket takes no packet. See: socket(7)
-    instruction = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
-    program = struct.pack("HP", 1, ctypes.addressof(instruction))
-    connection.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
-    rest = b""
-    connection.settimeout(0.1)  # for packets that were past the filter
-    try:
-        while part := connection.recv(1 << 20):
-            rest += part
-    except TimeoutError:
-        pass
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
-    return rest
 
 
 def test_collector_comes_late(peer: Peer) -> None:

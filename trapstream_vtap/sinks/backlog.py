@@ -183,9 +183,16 @@ class Backlog:
             self._changed.notify_all()
 
     def wait_until_empty(self, seconds: float) -> bool:
-        """Wait until all has settled, at most so long; whether it has."""
+        """Wait until all has settled, at most so long; whether it has.
+
+        What a sink that is down would take is not waited for, once it is on disk.
+        """
         with self._changed:
-            return self._changed.wait_for(self._empty, seconds)
+            self._changed.wait_for(lambda: self._empty() or self._safe(), seconds)
+            return self._empty()
+
+    def _safe(self) -> bool:
+        return self._down and self._spool is not None and not (self._queue or self._moving)
 
     def _empty(self) -> bool:
         memory = self._queue or self._in_flight or self._again or self._moving
