@@ -388,12 +388,15 @@ class Spool:
 
     def close(self) -> None:
         """Write everything down, and let go of the directory."""
+        if self._position < 0:
+            return
         with contextlib.suppress(OSError):
             self.sync()
         with self._lock:
             for segment in self._segments:
                 segment.close()
             os.close(self._position)
+            self._position = -1
 
     def _segment(self, octets: int) -> _Segment:
         """The one that takes OCTETS bytes more."""

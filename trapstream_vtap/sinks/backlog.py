@@ -70,7 +70,8 @@ class Backlog:
         self._memory = 0  # bytes of all of these
         self._fresh = True  # whose turn it is
         self._down = self._stuck = self._closed = False
-        self._failures = 0
+        self._downs = 0  # how often the sink was found down
+        self._failures = 0  # to write to the disk
         self._retry = 0.0  # when to write to the disk again
         self._thread: threading.Thread | None = None
         if spool:
@@ -170,6 +171,7 @@ class Backlog:
         """Whether the sink takes nothing now."""
         with self._changed:
             self._down = down
+            self._downs += down
             self._changed.notify_all()
 
     @property
@@ -185,14 +187,18 @@ class Backlog:
     def wait_until_empty(self, seconds: float) -> bool:
         """Wait until all has settled, at most so long; whether it has.
 
-        What a sink that is down would take is not waited for, once it is on disk.
+        What is on disk is not waited for once the sink was found down again.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._empty() or self._safe(), seconds)
+            before = self._downs
+            self._changed.wait_for(
+                lambda: self._empty() or (self._downs > before and self._safe()), seconds
+            )
             return self._empty()
 
     def _safe(self) -> bool:
-        return self._down and self._spool is not None and not (self._queue or self._moving)
+        """Whether all that waits is on disk."""
+        return self._spool is not None and not (self._queue or self._in_flight or self._moving)
 
     def _empty(self) -> bool:
         memory = self._queue or self._in_flight or self._again or self._moving
