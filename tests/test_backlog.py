@@ -102,7 +102,7 @@ def test_fresh_and_spooled_take_turns(peer: Peer, tmp_path: Path) -> None:
         peer.socket.listen()
         with peer.accept() as connection, connection.makefile("rb") as stream:
             first = [stream.readline()]
-            wait_for(lambda: sending.values["up"])
+            wait_for(lambda: sending.sent)
             sending.put(*(payload(i, size) for i in range(old, old + fresh)))
             rest = [stream.readline() for _ in range(old + fresh - 1)]
             assert sending.sender.drain(DEADLINE)
@@ -276,6 +276,6 @@ def test_soak(peer: Peer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         twice = number - flapping.times[:number].count(1)
         print(  # noqa: T201 - figures for docs/delivery.md
             f"\nsoak of {SOAK_SECONDS:.0f} s: {number} payloads, {flapping.connections} "
-            f"connections, {sending.failed} sent again, {twice} came twice, most on disk {worst / 1e6:.1f} MB,"
-            f" memory {early / 1e6:.1f} -> {late / 1e6:.1f} MB"
+            f"connections, {sending.failed} sent again, {twice} came twice, most on disk "
+            f"{worst / 1e6:.1f} MB, memory {early / 1e6:.1f} -> {late / 1e6:.1f} MB"
         )

@@ -268,21 +268,27 @@ def test_damage_is_counted_exactly(sizes: list[int], settled: int, seed: int, ti
 
 
 @deterministic
-@given(sizes=sizes, flip=st.integers(0, 1 << 32))
-@example(sizes=[10, 20], flip=0)
-def test_one_damaged_payload_costs_itself(sizes: list[int], flip: int) -> None:
-    """A bit that is flipped costs one payload; in a header, too."""
+@given(sizes=sizes, where=st.integers(0, 1 << 32), kind=st.sampled_from(("flip", "cut", "insert")))
+@example(sizes=[10, 20], where=0, kind="flip")
+def test_one_damaged_payload_costs_itself(sizes: list[int], where: int, kind: str) -> None:
+    """A bit that is flipped costs one payload, also in a header; so does a byte that is gone."""
     with used(sizes, 0) as directory:
         paths = segments(directory)
-        path = paths[flip % len(paths)]
+        path = paths[where % len(paths)]
         octets = bytearray(path.read_bytes())
-        octets[flip // len(paths) % len(octets)] ^= 1 << flip % 8
+        at = where // len(paths) % len(octets)
+        if kind == "flip":
+            octets[at] ^= 1 << where % 8
+        elif kind == "cut":
+            del octets[at]
+        else:
+            octets.insert(at, where % 256)
         path.write_bytes(octets)
         with closing(Opened(directory)) as opened:
             found = opened.read()
             missing = sorted(set(range(len(sizes))) - set(found))
-            assert len(missing) == 1
-            assert opened.account.values()["lost_spool_corrupt"] == held(missing[0]).records
+            assert len(missing) == 1 or (not missing and kind == "insert")
+            assert opened.account.values()["lost_spool_corrupt"] == total(missing).records
 
 
 @deterministic
@@ -385,6 +391,8 @@ def test_full_disk(tmp_path: Path) -> None:
             except OSError:
                 refused += 1
         assert refused >= 19
+        there = sum(path.stat().st_size for path in segments(tmp_path / "sink"))
+        assert there == opened.spool.bytes
         assert opened.amount("spooled") == total(range(40 - refused))
         disk.make_room()
         opened.append(*[3000] * 20, first=40)

@@ -154,8 +154,6 @@ class _Segment:
 
     def header(self, offset: int) -> tuple[int, _Header] | None:
         """The first undamaged header from OFFSET on, and where it is."""
-        if offset + _HEADER > self.size:
-            return None
         if found := _Header.parse(os.pread(self.descriptor, _HEADER, offset)):
             return offset, found
         rest = os.pread(self.descriptor, max(self.size - offset, 0), offset)
@@ -425,7 +423,7 @@ class Spool:
             offset, header = found
             frame = header.frame
             self._offset = segment.behind(offset, header)
-            if not self._cursor <= frame.before < end:
+            if frame.before < self._cursor:
                 continue  # settled by an earlier run
             if frame.before > self._cursor:
                 self._damaged(frame.before)
