@@ -141,6 +141,16 @@ class Peer:
         self.socket.close()
 
 
+def read(connection: socket.socket, count: int) -> bytes:
+    """Exactly the next COUNT bytes."""
+    data = b""
+    while len(data) < count:
+        part = connection.recv(count - len(data))
+        assert part
+        data += part
+    return data
+
+
 def read_until_end(connection: socket.socket) -> list[bytes]:
     """The lines up to the end of the connection."""
     with connection, connection.makefile("rb") as stream:

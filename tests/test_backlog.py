@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 from collector import die
-from sending import DEADLINE, HOST, Peer, Sending, numbers_of, payload, read_until_end, wait_for
+from sending import (
+    DEADLINE,
+    HOST,
+    Peer,
+    Sending,
+    numbers_of,
+    payload,
+    read,
+    read_until_end,
+    wait_for,
+)
 
 from trapstream_vtap.sinks import TcpSink, UdpSink, backlog
 from trapstream_vtap.spool import Spool
@@ -76,12 +86,13 @@ def test_reset_in_mid_record(peer: Peer, tmp_path: Path) -> None:
     with Sending(TcpSink, peer.port, spool=spool(tmp_path)) as sending:
         sending.put(*(payload(i, size) for i in range(count)))
         whole: list[bytes] = []
+        cuts = 0
         for cut in (5 * size + 7, 12_345, size - 1, size + 1):
             connection = peer.accept()
-            data = connection.recv(cut, socket.MSG_WAITALL)
-            data += die(connection)
+            data = read(connection, cut) + die(connection)
             lines = data.splitlines(keepends=True)
             numbers_of(lines[: data.count(b"\n")])  # a connection begins with a whole record
+            cuts += not data.endswith(b"\n")
             whole += lines[: data.count(b"\n")]
         reader, lines = collected(peer.accept())
         assert sending.sender.drain(DEADLINE)
@@ -89,6 +100,7 @@ def test_reset_in_mid_record(peer: Peer, tmp_path: Path) -> None:
         reader.join()
         assert sorted(set(numbers_of(whole + lines))) == list(range(count))
         assert sending.failed > 0
+        assert cuts
     sending.check_books()
     assert sending.values["records_lost"] == 0
 
@@ -136,6 +148,23 @@ def test_at_the_end_the_rest_goes_to_disk(peer: Peer, tmp_path: Path) -> None:
         assert numbers_of(lines) == list(range(200 - spooled, 200))
         assert sending.values["records_recovered"] == spooled
         assert len(early) >= (200 - spooled) * 100_000
+    sending.check_books()
+
+
+def test_spool_too_small_for_the_end(peer: Peer, tmp_path: Path) -> None:
+    """When the rest does not fit at the end, the oldest goes, be it in flight; all is booked."""
+    size = 400_000
+    with Sending(TcpSink, peer.port, spool=spool(tmp_path, 8_000_000)) as sending:
+        sending.put(*(payload(i, size) for i in range(19)))
+        wait_for(lambda: sending.values["records_spooled"] == 19)
+        peer.socket.listen()
+        with peer.accept() as connection:
+            read(connection, 2 * size)
+            wait_for(lambda: sending.sent)
+            sending.put(*(payload(i, size) for i in range(19, 44)))
+            sending.sender.close()
+        assert sending.lost("spool_full") > 0
+        assert 15 <= sending.values["records_spooled"] <= 19
     sending.check_books()
 
 

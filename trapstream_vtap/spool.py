@@ -224,6 +224,7 @@ class Spool:
         self._cursor = Totals()  # up to here everything was read, or is lost
         self._end = Totals()
         self._in_flight: deque[Frame] = deque()  # read and not settled, without their data
+        self._given_back = False  # what is in flight is here alone
         self._born = 0  # when the oldest was
         self._rotated: list[int] = []  # descriptors that are to be synced once more
         self._done: list[_Segment] = []  # to be deleted once the disk has the position
@@ -359,6 +360,11 @@ class Spool:
         with self._lock:
             return self._holds(frame)
 
+    def give_back(self) -> None:
+        """Nobody has what is in flight any more; it is still in the spool."""
+        with self._lock:
+            self._given_back = True
+
     def sync(self) -> None:
         """Have the disk write down what was appended and settled since the last call.
 
@@ -468,7 +474,10 @@ class Spool:
         segment = self._segments[0]
         end = self._end_of(segment)
         while self._in_flight and self._in_flight[0].before < end:
-            self._account.unspooled(self._in_flight.popleft().held)
+            held = self._in_flight.popleft().held
+            self._account.unspooled(held)
+            if self._given_back:
+                self._account.lost("spool_full", held)
         if self._cursor < end:
             self._skip("spool_full", end)
         self._settle()

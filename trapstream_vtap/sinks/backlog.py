@@ -18,7 +18,7 @@ from trapstream_vtap.errors import worth_saying
 from trapstream_vtap.ledger import NOTHING, Account, Held
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from trapstream_vtap.sinks.sender import Refusal
     from trapstream_vtap.spool import Frame, Spool
@@ -211,7 +211,10 @@ class Backlog:
             self._changed.notify_all()
         if self._thread:
             self._thread.join()
-        for payload in self._left():
+        left = self._left()
+        if self._spool:
+            self._spool.give_back()
+        for payload in left:
             if not self._kept(payload):
                 self.account.lost("undelivered", payload.held)
         for waiting in (self._in_flight, self._again, self._queue):
@@ -229,12 +232,14 @@ class Backlog:
             return False
         return self._spool is not None
 
-    def _left(self) -> Iterator[Payload]:
+    def _left(self) -> list[Payload]:
         """What is in memory alone, oldest first."""
-        for sent in (*self._in_flight, *self._again):
-            if not (sent.frame and self._spool and self._spool.holds(sent.frame)):
-                yield sent.payload
-        yield from self._queue
+        sent = [
+            sent.payload
+            for sent in (*self._in_flight, *self._again)
+            if not (sent.frame and self._spool and self._spool.holds(sent.frame))
+        ]
+        return [*sent, *self._queue]
 
     def _keep(self) -> None:
         """The spool's thread: what overflows goes to disk, and the disk writes it down."""

@@ -96,7 +96,6 @@ class Sender:
         self._sink = sink
         self._backlog = Backlog(max_memory, report, spool)
         self.account = self._backlog.account
-        self.put = self._backlog.put
         self._report = report
         self._give_up = threading.Event()
         self._closing = threading.Event()
@@ -106,6 +105,10 @@ class Sender:
         self._up = False
         self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
         self._thread.start()
+
+    def put(self, payload: Payload) -> None:
+        """Queue PAYLOAD; waits for nothing but the spool's disk, and not long for that."""
+        self._backlog.put(payload)
 
     def hurry(self) -> None:
         """The end is near: do not wait long for a collector that is down."""
