@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The spool: payloads on disk, first in, first out, of which no loss goes uncounted.
 
-A directory of append-only segments. Each payload is a frame with a header, and every header says
-how much was spooled ahead of it since the spool was made: wherever bytes are damaged or gone, the
-next good header tells exactly what was lost. A segment's name says the same of its first frame,
-and the file `position` how far everything has settled, and has been appended.
+A directory of append-only segments (`segment.py`), and the file `position`, which says how far
+everything has settled, and has been appended. Wherever bytes are damaged or gone, the next good
+header tells exactly what was lost.
 
 What survives: after a SIGKILL all of it; after a power failure what was there at the last `sync`.
 """
@@ -22,175 +21,21 @@ import threading
 import time
 import zlib
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from trapstream_vtap.errors import RunError, worth_saying
 from trapstream_vtap.ledger import NOTHING, Account, Held
+from trapstream_vtap.segment import HEADER, Frame, Segment, Totals, found_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-_MAGIC = b"\xffVT1"  # no text in UTF-8 holds it
-_FRAME = struct.Struct("<4sI6QI")  # magic, length, Totals ahead, held, born, CRC of payload
-_CRC = struct.Struct("<I")
-_HEADER = _FRAME.size + _CRC.size
 _POSITION = struct.Struct("<3Q3Q")  # settled, appended
-_SEGMENT = re.compile(r"(\d{20})-(\d+)-(\d+)\.segment")
+_CRC = struct.Struct("<I")
 _LONGEST_SEGMENT = 4 << 20  # bytes
 _UNREADABLE = (errno.EIO, errno.EBADMSG, errno.ENOENT)  # the disk's last word
 _SEGMENTS = 16  # of the spool's size, one is dropped at a time
-
-
-class Totals(NamedTuple):
-    """How much, since the spool was made: payloads, and the records and packets in them."""
-
-    payloads: int = 0
-    records: int = 0
-    packets: int = 0
-
-    def plus(self, held: Held) -> Totals:
-        """With one payload more."""
-        return Totals(self.payloads + 1, self.records + held.records, self.packets + held.packets)
-
-    def since(self, earlier: Totals) -> Held:
-        """What came after EARLIER."""
-        return Held(self.records - earlier.records, self.packets - earlier.packets)
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """A spooled payload: where in the spool it is, what it holds, when it was born (ns, UTC)."""
-
-    before: Totals
-    held: Held
-    born: int
-    data: bytes = b""
-
-    @property
-    def after(self) -> Totals:
-        """The totals with it."""
-        return self.before.plus(self.held)
-
-
-@dataclass(slots=True)
-class _Header:
-    frame: Frame
-    length: int
-    check: int
-
-    @classmethod
-    def parse(cls, octets: bytes) -> _Header | None:
-        """What OCTETS say, if they are an undamaged header."""
-        if len(octets) < _HEADER or not octets.startswith(_MAGIC):
-            return None
-        head = octets[: _FRAME.size]
-        if _CRC.unpack_from(octets, _FRAME.size) != (zlib.crc32(head),):
-            return None
-        _, length, payloads, records, packets, inside, of_packets, born, check = _FRAME.unpack(head)
-        before, held = Totals(payloads, records, packets), Held(inside, of_packets)
-        return cls(Frame(before, held, born), length, check)
-
-
-def _packed(frame: Frame) -> bytes:
-    head = _FRAME.pack(
-        _MAGIC,
-        len(frame.data),
-        *frame.before,
-        frame.held.records,
-        frame.held.packets,
-        frame.born,
-        zlib.crc32(frame.data),
-    )
-    return head + _CRC.pack(zlib.crc32(head))
-
-
-class _Segment:
-    """A file of frames, of which the first has the totals BASE ahead of it."""
-
-    def __init__(self, directory: Path, base: Totals) -> None:
-        self.base = base
-        self.path = directory / f"{base.payloads:020}-{base.records}-{base.packets}.segment"
-        self.size = 0
-        self._descriptor = -1
-
-    @property
-    def descriptor(self) -> int:
-        """Of the file, opened when first asked for.
-
-        Raises:
-            OSError: It cannot be.
-        """
-        if self._descriptor < 0:
-            self.open(0)
-        return self._descriptor
-
-    def open(self, more: int = os.O_CREAT) -> None:
-        """Make the file, or open it.
-
-        Raises:
-            OSError: That is not possible.
-        """
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | more, 0o600)
-
-    def append(self, frame: Frame) -> None:
-        """Write FRAME behind the others, whole or not at all.
-
-        Raises:
-            OSError: There is no room, or the disk fails.
-        """
-        header, at = _packed(frame), self.size
-        end = at + len(header) + len(frame.data)
-        try:
-            at += os.pwritev(self.descriptor, (header, frame.data), at)
-            while at < end:  # a short write is the last before an error says why
-                at += os.pwrite(self.descriptor, frame.data[at - end :], at)
-        except OSError:
-            with contextlib.suppress(OSError):  # the next frame is written over it anyway
-                os.ftruncate(self.descriptor, self.size)
-            raise
-        self.size = end
-
-    def header(self, offset: int) -> tuple[int, _Header] | None:
-        """The first undamaged header from OFFSET on, and where it is."""
-        if found := _Header.parse(os.pread(self.descriptor, _HEADER, offset)):
-            return offset, found
-        rest = os.pread(self.descriptor, max(self.size - offset, 0), offset)
-        at = rest.find(_MAGIC)
-        while at >= 0:
-            if found := _Header.parse(rest[at : at + _HEADER]):
-                return offset + at, found
-            at = rest.find(_MAGIC, at + 1)
-        return None
-
-    def payload(self, offset: int, header: _Header) -> bytes | None:
-        """The payload of the HEADER at OFFSET, if it is undamaged."""
-        data = os.pread(self.descriptor, header.length, offset + _HEADER)
-        good = len(data) == header.length and zlib.crc32(data) == header.check
-        return data if good else None
-
-    def end(self) -> Totals:
-        """The totals with its last frame, as far as its headers tell."""
-        end, offset = self.base, 0
-        while found := self.header(offset):
-            at, header = found
-            end = max(end, header.frame.after)
-            offset = self.behind(at, header)
-        return end
-
-    def behind(self, offset: int, header: _Header) -> int:
-        """Where to look for what follows HEADER at OFFSET; in its payload, if that is cut."""
-        end = offset + _HEADER + header.length
-        if end == self.size or _Header.parse(os.pread(self.descriptor, _HEADER, end)):
-            return end
-        return offset + _HEADER
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
 
 
 def directory_name(name: str) -> str:
@@ -217,9 +62,9 @@ class Spool:
         self._report = report
         self._lock = threading.Lock()
         self._account = Account()
-        self._segments: deque[_Segment] = deque()
-        self._active: _Segment | None = None  # the last, if it takes more
-        self._reading: _Segment | None = None
+        self._segments: deque[Segment] = deque()
+        self._active: Segment | None = None  # the last, if it takes more
+        self._reading: Segment | None = None
         self._offset = 0  # in the segment that is read
         self._cursor = Totals()  # up to here everything was read, or is lost
         self._end = Totals()
@@ -227,7 +72,7 @@ class Spool:
         self._given_back = False  # what is in flight is here alone
         self._born = 0  # when the oldest was
         self._rotated: list[int] = []  # descriptors that are to be synced once more
-        self._done: list[_Segment] = []  # to be deleted once the disk has the position
+        self._done: list[Segment] = []  # to be deleted once the disk has the position
         self._unsynced = False
         self._damages = self._drops = 0
         self.bytes = 0
@@ -236,6 +81,7 @@ class Spool:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
             self._position = os.open(directory / "position", flags, 0o600)
+            _sync_directory(directory.parent)
         except OSError as error:
             raise RunError(f"Cannot spool in {directory} ({error.strerror}).") from error
         try:
@@ -263,12 +109,8 @@ class Spool:
 
     def _begin(self) -> Held:
         """What an earlier run has left."""
-        for path in sorted(self._directory.glob("*.segment")):
-            if match := _SEGMENT.fullmatch(path.name):
-                segment = _Segment(self._directory, Totals(*map(int, match.groups())))
-                segment.size = path.stat().st_size
-                self.bytes += segment.size
-                self._segments.append(segment)
+        self._segments.extend(found_in(self._directory))
+        self.bytes = sum(segment.size for segment in self._segments)
         first = self._segments[0].base if self._segments else Totals()
         settled, appended = self._read_position() or (first, first)
         last = self._segments[-1].end() if self._segments else first
@@ -305,7 +147,7 @@ class Spool:
         Raises:
             OSError: There is no room on the disk, or it fails. Nothing of it is in the spool.
         """
-        octets = _HEADER + len(data)
+        octets = HEADER + len(data)
         if octets > self._size:
             raise OSError(0, "a payload is larger than --spool-size")
         with self._lock:
@@ -378,12 +220,12 @@ class Spool:
             if self._active:
                 descriptors.append(os.dup(self._active.descriptor))
             descriptors.append(os.dup(self._position))
-            descriptors.append(os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC))
             done = list(self._done)
             self._unsynced = False
         try:
             for descriptor in descriptors:
                 os.fdatasync(descriptor)
+            _sync_directory(self._directory)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -402,12 +244,12 @@ class Spool:
             os.close(self._position)
             self._position = -1
 
-    def _segment(self, octets: int) -> _Segment:
+    def _segment(self, octets: int) -> Segment:
         """The one that takes OCTETS bytes more."""
         limit = min(_LONGEST_SEGMENT, self._size // _SEGMENTS)
         if self._active and (not self._active.size or self._active.size + octets <= limit):
             return self._active
-        segment = _Segment(self._directory, self._end)
+        segment = Segment(self._directory, self._end)
         segment.open()
         if self._active:
             self._rotated.append(os.dup(self._active.descriptor))
@@ -445,7 +287,7 @@ class Spool:
         self._damaged(end)
         return None
 
-    def _end_of(self, segment: _Segment | None) -> Totals:
+    def _end_of(self, segment: Segment | None) -> Totals:
         """The totals behind SEGMENT; None is what is missing ahead of the first."""
         found = segment is None
         for candidate in self._segments:
@@ -514,7 +356,7 @@ class Spool:
     def _settled(self) -> Totals:
         return self._in_flight[0].before if self._in_flight else self._cursor
 
-    def _delete(self, segments: Sequence[_Segment]) -> None:
+    def _delete(self, segments: Sequence[Segment]) -> None:
         """Delete SEGMENTS, of those that are done."""
         for segment in tuple(segments):
             self._done.remove(segment)
@@ -536,3 +378,12 @@ class Spool:
         self._unsynced = True
         with contextlib.suppress(OSError):  # then more is sent again after a crash, none is lost
             os.pwrite(self._position, numbers + _CRC.pack(zlib.crc32(numbers)), 0)
+
+
+def _sync_directory(path: Path) -> None:
+    """Have the disk write down what stands in the directory PATH."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)

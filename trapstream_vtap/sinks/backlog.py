@@ -20,8 +20,9 @@ from trapstream_vtap.ledger import NOTHING, Account, Held
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from trapstream_vtap.segment import Frame
     from trapstream_vtap.sinks.sender import Refusal
-    from trapstream_vtap.spool import Frame, Spool
+    from trapstream_vtap.spool import Spool
 
 _NS = 1_000_000_000
 _SYNC_SECONDS = 1.0  # what a power failure may cost
