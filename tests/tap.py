@@ -91,6 +91,15 @@ class Tap:
         self._collector.join(DEADLINE)
         return [record for line in self._payload.splitlines() for record in json.loads(line)]
 
+    def latest(self, tag: str, value: str) -> dict[str, Any]:
+        """What was streamed last, so far, with that TAG; nothing, if nothing was."""
+        for line in reversed(self._payload.splitlines(keepends=True)[-20:]):
+            if line.endswith(b"\n"):
+                for record in reversed(json.loads(line)):
+                    if record.get(tag) == value:
+                        return dict(record)
+        return {}
+
     @property
     def payload(self) -> bytes:
         """All that it has streamed so far, as it came."""

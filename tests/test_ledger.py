@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ledger's one promise: handed = delivered + queued + lost, whatever happens in what order."""
+"""The ledger's one promise, whatever happens in what order: nothing comes or goes unsaid."""
 
 from __future__ import annotations
 
@@ -14,35 +14,45 @@ from trapstream_vtap.ledger import LOSSES, Account, Amount, Handed, Held
 
 deterministic = settings(derandomize=True, deadline=None, max_examples=200)
 numbers = st.integers(0, 2**63)
-fates = st.sampled_from(("queued", "delivered", *LOSSES))
+sources = st.sampled_from(("handed", "recovered"))
+fates = st.sampled_from(("queued", "delivered", "spooled", *LOSSES))
 
 
 @deterministic
-@given(payloads=st.lists(st.tuples(numbers, numbers, fates), max_size=20))
-def test_every_record_has_one_fate(payloads: list[tuple[int, int, str]]) -> None:
-    """Every record is delivered, queued or lost for a reason, and so is every packet in it."""
+@given(payloads=st.lists(st.tuples(numbers, numbers, sources, fates, st.booleans()), max_size=20))
+def test_every_record_has_one_fate(payloads: list[tuple[int, int, str, str, bool]]) -> None:
+    """Every record is delivered, queued, spooled or lost for a reason; so is every packet in it."""
     account = Account()
     records: Counter[str] = Counter()
     packets: Counter[str] = Counter()
-    for number, inside, fate in payloads:
+    for number, inside, source, fate, by_disk in payloads:
         held = Held(number, inside)
-        account.handed(held)
+        getattr(account, source)(held)
+        if by_disk or fate == "spooled":
+            account.spooled(held)
+        if by_disk and fate != "spooled":
+            account.unspooled(held)
         if fate == "delivered":
             account.delivered(held, 7 * number)
-        elif fate != "queued":
+        elif fate in LOSSES:
             account.lost(fate, held)
-        records[fate] += number
-        packets[fate] += inside
+        for name in (source, fate):
+            records[name] += number
+            packets[name] += inside
 
     assert account.values() == {
-        "records_handed": records.total(),
+        "records_handed": records["handed"],
+        "records_recovered": records["recovered"],
         "records_delivered": records["delivered"],
         "records_queued": records["queued"],
+        "records_spooled": records["spooled"],
         "records_lost": sum(records[reason] for reason in LOSSES),
         "records_retried": 0,
-        "packets_handed": packets.total(),
+        "packets_handed": packets["handed"],
+        "packets_recovered": packets["recovered"],
         "packets_delivered": packets["delivered"],
         "packets_queued": packets["queued"],
+        "packets_spooled": packets["spooled"],
         "packets_lost": sum(packets[reason] for reason in LOSSES),
         "bytes_delivered": 7 * records["delivered"],
         **{f"lost_{reason}": records[reason] for reason in LOSSES},

@@ -3,141 +3,36 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
 import resource
 import socket
-import struct
 import threading
 import time
 from collections import Counter
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import pytest
+from collector import die
+from sending import (
+    DEADLINE,
+    HOST,
+    Peer,
+    Sending,
+    address,
+    numbers_of,
+    payload,
+    read_until_end,
+    wait_for,
+)
 
 from lab.namespace import Namespace, veth
-from trapstream_vtap.ledger import Held
-from trapstream_vtap.sinks import Address, Payload, Sender, TcpSink, UdpSink
+from trapstream_vtap.sinks import Payload, Sender, TcpSink, UdpSink
 from trapstream_vtap.sinks import sender as sender_module
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from types import TracebackType
-
-DEADLINE = 20.0  # seconds
-HOST = "127.0.0.1"
-_SO_ATTACH_FILTER = 26  # include/uapi/asm-generic/socket.h
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    """Return as soon as CONDITION holds.
-
-    Raises:
-        AssertionError: It does not within the deadline.
-    """
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
-def payload(number: int, size: int = 100) -> bytes:
-    """A line that is told by its number, SIZE bytes with its end."""
-    return f"{number:06}".encode().ljust(size - 1, b".") + b"\n"
-
-
-def numbers_of(lines: Iterable[bytes]) -> list[int]:
-    """The numbers of the lines, none of which may be broken."""
-    found = []
-    for line in lines:
-        number = int(line[:6])
-        assert payload(number, len(line)) == line
-        found.append(number)
-    return found
-
-
-def address(kind: type[TcpSink | UdpSink], port: int, host: str = HOST) -> Address:
-    """PORT as a sink of that KIND takes it."""
-    return Address("tcp" if kind is TcpSink else "udp", ((host, port),))
-
-
-class Sending:
-    """A sender, its account, and what it said to the person at the terminal."""
-
-    def __init__(self, kind: type[TcpSink | UdpSink], port: int, **options: object) -> None:
-        self.said: list[str] = []
-        sink = kind(address(kind, port, str(options.get("host", HOST))))
-        memory = options.get("memory", 64 << 20)
-        assert isinstance(memory, int)
-        self.sender = Sender(sink, memory, self.said.append)
-        self.handed = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.sender.close()
-
-    def put(self, *payloads: bytes) -> None:
-        """Hand over payloads as the stream does: one record of two packets in each."""
-        for data in payloads:
-            self.sender.put(Payload(data, Held(1, 2)))
-            self.handed += 1
-
-    @property
-    def values(self) -> dict[str, int]:
-        """What the account says."""
-        return self.sender.values()
-
-    @property
-    def sent(self) -> int:
-        """Records that the account has as delivered."""
-        return self.values["records_delivered"]
-
-    @property
-    def failed(self) -> int:
-        """Records that had to be sent again."""
-        return self.values["records_retried"]
-
-    def lost(self, reason: str) -> int:
-        """Records that the account has as lost for that reason."""
-        return self.values[f"lost_{reason}"]
-
-    def check_books(self) -> None:
-        """After `close`: delivered and lost are all that was handed over."""
-        values = self.values
-        assert self.handed == values["records_handed"]
-        assert self.handed == values["records_delivered"] + values["records_lost"]
-        assert 2 * self.handed == values["packets_delivered"] + values["packets_lost"]
-        assert values["records_queued"] == 0
-
-
-class Peer:
-    """A TCP port on which nobody listens until `listen` is called."""
-
-    def __init__(self) -> None:
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
-        self.socket.bind((HOST, 0))
-        self.socket.settimeout(DEADLINE)
-        self.port: int = self.socket.getsockname()[1]
-
-    def accept(self) -> socket.socket:
-        """The next connection."""
-        connection, _ = self.socket.accept()
-        connection.settimeout(DEADLINE)
-        return connection
-
-    def close(self) -> None:
-        """Release the port."""
-        self.socket.close()
+    from collections.abc import Iterator
 
 
 @pytest.fixture
@@ -154,33 +49,6 @@ def closed_udp_port() -> int:
         holder.bind((HOST, 0))
         port: int = holder.getsockname()[1]
     return port
-
-
-def read_until_end(connection: socket.socket) -> list[bytes]:
-    """The lines up to the end of the connection."""
-    with connection, connection.makefile("rb") as stream:
-        return stream.readlines()
-
-
-def die(connection: socket.socket) -> bytes:
-    """Vanish as a machine does: nothing that comes is acknowledged any more; then reset.
-
-    Returns what was acknowledged before and not read yet.
-    """
-    # One instruction of classic BPF, `return 0`: the socket takes no packet. See: socket(7)
-    instruction = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
-    program = struct.pack("HP", 1, ctypes.addressof(instruction))
-    connection.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
-    rest = b""
-    connection.settimeout(0.1)  # for packets that were past the filter
-    try:
-        while part := connection.recv(1 << 20):
-            rest += part
-    except TimeoutError:
-        pass
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
-    return rest
 
 
 def test_collector_comes_late(peer: Peer) -> None:
@@ -271,7 +139,7 @@ def test_memory_limit(peer: Peer) -> None:
     with Sending(TcpSink, peer.port, memory=large + kept * size) as sending:
         connection = peer.accept()
         sending.put(payload(0, large))  # more than the kernel takes: the sender hangs in it
-        wait_for(lambda: sending.sender._unsettled)
+        wait_for(lambda: sending.sender._backlog.in_flight)
 
         for i in range(1, 1 + dropped + kept):
             sending.put(payload(i, size))

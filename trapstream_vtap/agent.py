@@ -49,16 +49,21 @@ _EVENT_COUNTS = {
 
 _SINK_COUNTS = {
     "records_handed": ("records", "handed to this sink, events among them"),
+    "records_recovered": ("records", "of an earlier run, found in the spool at the start"),
     "records_delivered": ("records", "that the collector's side has taken"),
     "records_queued": ("records", "that wait in memory (not a counter)"),
+    "records_spooled": ("records", "that wait on disk (not a counter)"),
     "records_lost": ("records", "that were given up, for whatever reason"),
     "records_retried": ("records", "in payloads that had to be sent again"),
     "packets_handed": ("packets", "in the summaries handed to this sink"),
+    "packets_recovered": ("packets", "in the records recovered"),
     "packets_delivered": ("packets", "in the records delivered"),
     "packets_queued": ("packets", "in the records queued (not a counter)"),
+    "packets_spooled": ("packets", "in the records spooled (not a counter)"),
     "packets_lost": ("packets", "in the records lost"),
     "bytes_delivered": ("bytes", "of payload that the collector's side has taken"),
     **{f"lost_{reason}": ("records", meaning) for reason, meaning in LOSSES.items()},
+    "spool_bytes": ("bytes", "that the spool takes on disk (not a counter)"),
     "oldest_age_ms": ("ms", "since the oldest record that waits was handed over (not a counter)"),
     "up": ("", "1, or 0 while the collector cannot be reached (not a counter)"),
 }

@@ -352,7 +352,23 @@ def _plain(option: click.Option, key: str, value: Any) -> Any:
     default=64,
     show_default=True,
     help="Most memory for records that wait for the collector; beyond it the oldest are dropped, "
-    "and counted.",
+    "and counted. With --spool half of it, and the oldest go there.",
+)
+@click.option(
+    "--spool",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory for records that cannot be delivered now; they outlast the program.  [default: "
+    "none]",
+)
+@click.option(
+    "--spool-size",
+    metavar="MIB",
+    type=click.IntRange(1, 1 << 30),
+    default=1024,
+    show_default=True,
+    help="Most disk space for a sink's spool; beyond it the oldest records are dropped, and "
+    "counted.",
 )
 @click.option(
     "--sequence",
@@ -555,6 +571,7 @@ def _settings(
         directions=config.DIRECTIONS[options.pop("direction")],
         max_memory=options.pop("max_memory") * _MIB,
         file_size=options.pop("file_size") * _MIB,
+        spool_size=options.pop("spool_size") * _MIB,
         stop_gap=stop_gap,
         expected_gap=expected_gap,
         **options,

@@ -17,6 +17,7 @@ from trapstream_vtap.records import KEY_FIELDS, JitterInterval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from trapstream_vtap.interfaces import Interface
     from trapstream_vtap.rules import Rule
@@ -80,6 +81,8 @@ class Settings:
     tls_ca: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
+    spool: Path | None = None
+    spool_size: int = 1 << 30
     duration: float | None = None
     verbose: bool = False
     health: tuple[str, int] | None = None

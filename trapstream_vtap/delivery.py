@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trapstream_vtap import agent, formats
+from trapstream_vtap import agent, formats, privileges
 from trapstream_vtap.config import JSON_LINE_LIMIT, NS
-from trapstream_vtap.errors import UsageError
+from trapstream_vtap.errors import RunError, UsageError
 from trapstream_vtap.ledger import NOTHING, Handed, Held
 from trapstream_vtap.sinks import Address, FileSink, Pace, Payload, Sender, http, make_sink
+from trapstream_vtap.spool import Spool, directory_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -99,6 +100,7 @@ class Delivery:
 
     Raises:
         UsageError: An address says what its kind of sink does not know.
+        RunError: A spool cannot be had.
     """
 
     def __init__(
@@ -117,12 +119,29 @@ class Delivery:
         self._sink_schema = agent.sink_schema()
         self._shapes = [shape(address, settings) for address in self._addresses]
         self._sinks = [make_sink(address, settings) for address in self._addresses]
+        self._spools = [self._spool(address) for address in self._addresses]
         self._senders: list[Sender] = []
         self._by_shape: dict[Shape, list[Sender]] = {}
         self.flows = Handed()
         """Records of `vtap_flow` that came out of the kernel."""
         self.events = Handed()
         """Records of `vtap_sequence_error` that came out of the kernel."""
+
+    def _spool(self, address: Address) -> Spool | None:
+        """Where the sink at ADDRESS keeps what it cannot deliver.
+
+        What was rendered in one format is not sent in another.
+        """
+        settings = self._settings
+        if not settings.spool:
+            return None
+        directory = settings.spool / directory_name(f"{address} {settings.format}")
+        made = [path for path in (directory, *directory.parents) if not path.exists()]
+        spool = Spool(directory, settings.spool_size, self._report)
+        if os.geteuid() == 0:
+            for path in (directory, *directory.iterdir(), *made):
+                privileges.give(path, settings.user)
+        return spool
 
     def plans(self, schemas: Schemas) -> Plans:
         """How to render SCHEMAS for all sinks.
@@ -163,7 +182,7 @@ class Delivery:
         return [str(address) for address in self._addresses]
 
     def try_files(self) -> None:
-        """See that the files may be written as the user who we are by now.
+        """See that files and spools may be written as the user who we are by now.
 
         Raises:
             RunError: They may not.
@@ -171,13 +190,26 @@ class Delivery:
         for sink in self._sinks:
             if isinstance(sink, FileSink):
                 sink.try_out(self._settings.user)
+        for spool in self._spools:
+            if spool and not os.access(spool.directory, os.R_OK | os.W_OK | os.X_OK):
+                raise RunError(
+                    f"{self._settings.user} may not come to {spool.directory}: let that user reach "
+                    "the directories above, or say --user root."
+                )
 
     def start(self) -> None:
         """Begin to feed the sinks; after every check has been made."""
         grouped = defaultdict(list)
-        for address, sink, shape in zip(self._addresses, self._sinks, self._shapes, strict=True):
-            pace = Pace(self._settings.interval / NS) if address.scheme == "udp" else None
-            sender = Sender(sink, self._settings.max_memory, self._report, pace, self._end)
+        parts = zip(self._addresses, self._sinks, self._shapes, self._spools, strict=True)
+        for address, sink, shape, spool in parts:
+            sender = Sender(
+                sink,
+                self._settings.max_memory,
+                self._report,
+                pace=Pace(self._settings.interval / NS) if address.scheme == "udp" else None,
+                spool=spool,
+                end=self._end,
+            )
             self._senders.append(sender)
             grouped[shape].append(sender)
         self._by_shape = dict(grouped)
@@ -245,7 +277,7 @@ class Delivery:
         ]
 
     def close(self) -> None:
-        """Stop at once; what is left is booked as lost."""
+        """Stop at once; what is left goes to the spool, or is booked as lost."""
         for sender in self._senders:
             sender.close()
 
@@ -261,7 +293,7 @@ class Delivery:
         accounts = [sender.account.values() for sender in self._senders]
         return "; ".join(
             f"{values['records_delivered']} records sent, {values['records_queued']} pending, "
-            f"{values['records_lost']} lost" + self._of(sender)
+            f"{values['records_lost']} lost" + _spooled(values) + self._of(sender)
             for sender, values in zip(self._senders, accounts, strict=True)
         )
 
@@ -279,6 +311,7 @@ class Delivery:
             f"{values['records_delivered']} records sent ({values['packets_delivered']} packets), "
             f"{values['records_lost']} records lost"
             + (f": {losses}" if losses else "")
+            + _spooled(values)
             + self._of(sender)
         )
 
@@ -287,6 +320,12 @@ class Delivery:
         if len(self._senders) == 1:
             return ""
         return f" ({self._addresses[self._senders.index(sender)]})"
+
+
+def _spooled(values: Mapping[str, int]) -> str:
+    """What waits on disk, in a few words; nothing, if nothing does."""
+    records, packets = values["records_spooled"], values["packets_spooled"]
+    return f", {records} records spooled ({packets} packets)" if records else ""
 
 
 def _held(tallies: Tallies) -> Held:

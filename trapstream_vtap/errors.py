@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can go wrong, each with one sentence for the person at the terminal."""
+"""What can go wrong, each with one sentence for the person at the terminal, and how often."""
 
 
 class UsageError(Exception):
@@ -8,3 +8,8 @@ class UsageError(Exception):
 
 class RunError(Exception):
     """The machine or the network does not let us; exit code 1."""
+
+
+def worth_saying(count: int) -> bool:
+    """Whether what happens for the COUNTth time is: a power of two, so ever more rarely."""
+    return count & (count - 1) == 0

@@ -2,7 +2,7 @@
 """The ledger: what came out of the kernel, and what became of it at each sink.
 
 What is kept, of records and of the packets that they account for, at every sink at any time:
-handed over = delivered + queued + Σ lost by reason.
+handed over + recovered = delivered + queued + spooled + Σ lost by reason.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ LOSSES = {
     "undelivered": "lost: the run ended, and the collector did not take them in time",
     "too_large": "lost: too large for a payload by themselves",
     "refused": "lost: the collector will not take them, whenever they come",
+    "spool_full": "lost: `--spool-size` was reached, and they were the oldest on disk",
+    "spool_corrupt": "lost: the disk did not give back what was spooled",
 }
 """Why a sink gives records up, and what that means."""
 
@@ -80,6 +82,8 @@ class Account:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._handed = NOTHING
+        self._recovered = NOTHING
+        self._spooled = NOTHING
         self._delivered = NOTHING
         self._bytes = 0
         self._lost = dict.fromkeys(LOSSES, NOTHING)
@@ -89,6 +93,21 @@ class Account:
         """Records came out of the kernel."""
         with self._lock:
             self._handed += held
+
+    def recovered(self, held: Held) -> None:
+        """Records of an earlier run were found on disk."""
+        with self._lock:
+            self._recovered += held
+
+    def spooled(self, held: Held) -> None:
+        """Records are on disk from now on."""
+        with self._lock:
+            self._spooled += held
+
+    def unspooled(self, held: Held) -> None:
+        """Records are on disk no more; what became of them is booked apart."""
+        with self._lock:
+            self._spooled -= held
 
     def delivered(self, held: Held, octets: int) -> None:
         """The collector's side has taken OCTETS bytes with these records."""
@@ -110,11 +129,13 @@ class Account:
         """The columns of `vtap_agent` that say what became of records, by name."""
         with self._lock:
             lost = sum(self._lost.values(), NOTHING)
-            queued = self._handed - self._delivered - lost
+            all_in = self._handed + self._recovered
             amounts = {
                 "handed": self._handed,
+                "recovered": self._recovered,
                 "delivered": self._delivered,
-                "queued": queued,
+                "queued": all_in - self._delivered - self._spooled - lost,
+                "spooled": self._spooled,
                 "lost": lost,
             }
             return {

@@ -37,7 +37,7 @@ _NO_LIMIT = 1 << 62
 _FIXED = (
     *("sinks", "log_data", "directions", "hook", "promiscuous", "format", "device"),
     *("max_datagram", "max_memory", "duration", "health", "user", "token_file"),
-    *("tls", "tls_ca", "tls_cert", "tls_key"),
+    *("tls", "tls_ca", "tls_cert", "tls_key", "spool", "spool_size"),
     *("kafka_config", "file_size", "file_age", "file_keep"),
 )
 """Settings that a reload cannot change, beside the interfaces."""
