@@ -265,6 +265,25 @@ def test_as_nobody(tmp_path: Path) -> None:
             assert Path(made, "records.lp").owner() == "nobody"
 
 
+def test_spool_as_nobody(tmp_path: Path) -> None:
+    """A spool out of nobody's reach is said before measuring begins; within it, it is its own."""
+    command = (str(tap.COMMAND), "-i", "lo", "--duration", "0.5", "127.0.0.1", "9", "--spool")
+    with Namespace() as namespace:
+        done = namespace.run(*command, str(tmp_path / "spool"), check=False)
+        assert done.returncode == 1
+        assert re.fullmatch(
+            rf"vtap-stream: nobody may not come to {tmp_path}/spool/tcp-127.0.0.1-9-influx-\w+: "
+            r"let that user reach the directories above, or say --user root\.\n",
+            done.stderr,
+        )
+        with TemporaryDirectory() as made:
+            Path(made).chmod(0o755)
+            namespace.run(*command, f"{made}/a/b")
+            found = [*Path(made).rglob("*")]
+            assert {path.owner() for path in found} == {"nobody"}
+            assert any(path.name.endswith(".segment") for path in found)
+
+
 def test_odd_path(tmp_path: Path) -> None:
     """In a path every character is itself."""
     path = tmp_path / "a b%20?c#d[e]*"
