@@ -21,7 +21,7 @@ from lab.servers import Influxd, VictoriaMetrics
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TITLE = "(d) Delivery of 65,536 flows a second"
+TITLE = "(g) Delivery of 65,536 flows a second"
 FLOWS = 65_536
 WARM, SECONDS = 4, 12
 POLL = 0.004  # seconds
