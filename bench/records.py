@@ -11,8 +11,9 @@ from influxdb_client import Point, WritePrecision
 
 from bench import testrun
 from trapstream_vtap import formats
+from trapstream_vtap.layouts import FLOW_RECORD
 from trapstream_vtap.probes import flow
-from trapstream_vtap.records import FLOW_RECORD, flow_schema
+from trapstream_vtap.records import flow_schema
 
 TITLE = "(b) The cost of a record"
 FLOWS = 20_000

@@ -7,14 +7,9 @@ import click
 
 from trapstream_vtap import agent
 from trapstream_vtap.cli import main as command
-from trapstream_vtap.records import (
-    KEY_FIELDS,
-    JitterInterval,
-    Role,
-    Schema,
-    event_schema,
-    flow_schema,
-)
+from trapstream_vtap.layouts import KEY_FIELDS, JitterInterval
+from trapstream_vtap.records import event_schema, flow_schema
+from trapstream_vtap.schema import Role, Schema
 
 DOCS = Path(__file__).parent.parent / "docs"
 MADE = "<!-- Made by `make docs` from {}; do not edit. -->"

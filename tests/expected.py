@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from trapstream_vtap import agent
 from trapstream_vtap.config import STOP_GAP_NS
+from trapstream_vtap.layouts import KEY_FIELDS, flow_layouts
 from trapstream_vtap.probes.flow import square_limits
-from trapstream_vtap.records import KEY_FIELDS, Kind, flow_layouts
+from trapstream_vtap.schema import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -30,13 +30,15 @@ from trapstream_vtap.bpf import attach, kernel, packet_socket
 from trapstream_vtap.bpf import compile as compiler
 from trapstream_vtap.config import DIRECTIONS, NS, Settings
 from trapstream_vtap.interfaces import interfaces
+from trapstream_vtap.layouts import FLOW_SLOT, FLOW_STATE, KEY_FIELDS, LINK, flow_layouts
 from trapstream_vtap.probes.flow import source
-from trapstream_vtap.records import FLOW_SLOT, FLOW_STATE, KEY_FIELDS, LINK, Layout, flow_layouts
 from trapstream_vtap.rules import parse_rules
 from trapstream_vtap.sinks import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from trapstream_vtap.schema import Layout
 
 PROGRAMS = ("vtap_ingress", "vtap_egress", "vtap_ingress_l3", "vtap_egress_l3")
 REASONS = ("counted", "not_ip", "malformed", "filtered", "no_flow")

@@ -21,7 +21,7 @@ from lab.namespace import Namespace
 from trapstream_vtap import cli, configfile
 from trapstream_vtap.config import NS
 from trapstream_vtap.errors import UsageError
-from trapstream_vtap.records import JitterInterval
+from trapstream_vtap.layouts import JitterInterval
 
 if TYPE_CHECKING:
     from trapstream_vtap.config import Settings

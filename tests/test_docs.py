@@ -10,7 +10,8 @@ import pytest
 
 from lab.reference import pages
 from trapstream_vtap import agent
-from trapstream_vtap.records import KEY_FIELDS, flow_schema
+from trapstream_vtap.layouts import KEY_FIELDS
+from trapstream_vtap.records import flow_schema
 
 ROOT = Path(__file__).parent.parent
 

@@ -25,12 +25,14 @@ from hypothesis import strategies as st
 from oracle import Oracle, Point, Refused
 
 from trapstream_vtap import formats
-from trapstream_vtap.records import KEY_FIELDS, JitterInterval, Kind, flow_schema
+from trapstream_vtap.layouts import KEY_FIELDS, JitterInterval
+from trapstream_vtap.records import flow_schema
+from trapstream_vtap.schema import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trapstream_vtap.records import Schema
+    from trapstream_vtap.schema import Schema
 
 deterministic = settings(derandomize=True, deadline=None, max_examples=200)
 SEQUENCE_FIELDS = tuple(

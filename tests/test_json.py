@@ -27,7 +27,8 @@ from hypothesis import strategies as st
 from trapstream_vtap import formats
 from trapstream_vtap.config import DEFAULT_KEY, JSON_LINE_LIMIT
 from trapstream_vtap.formats import JSON, JSON_DATAGRAM
-from trapstream_vtap.records import Kind, Schema, flow_schema
+from trapstream_vtap.records import flow_schema
+from trapstream_vtap.schema import Kind, Schema
 
 deterministic = settings(derandomize=True, deadline=None, max_examples=200)
 

@@ -33,7 +33,7 @@ from scapy.packet import Raw
 from lab.namespace import Namespace
 from trapstream_vtap.bpf.attach import Direction
 from trapstream_vtap.config import NS
-from trapstream_vtap.records import KEY_FIELDS
+from trapstream_vtap.layouts import KEY_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from trapstream_vtap import formats
 from trapstream_vtap.formats import INFLUX, JSON, JSON_DATAGRAM
-from trapstream_vtap.records import KEY_FIELDS, flow_layouts, flow_schema
+from trapstream_vtap.layouts import KEY_FIELDS, flow_layouts
+from trapstream_vtap.records import flow_schema
 
 if TYPE_CHECKING:
     from trapstream_vtap._native import Plan, Tallies

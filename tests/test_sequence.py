@@ -19,8 +19,8 @@ from program import NOT_LINEAR, FlowProgram, Wire, settings
 
 from bench import testrun
 from trapstream_vtap.bpf.attach import Direction
+from trapstream_vtap.layouts import EVENT_KINDS
 from trapstream_vtap.probes import flow
-from trapstream_vtap.records import EVENT_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -99,7 +99,7 @@ class Ring {
 
 // --------------------------------------------------------------------------------- batch to bytes
 
-// The same names as records.Kind
+// The same names as schema.Kind
 enum class Kind {
     CONSTANT, LABEL, ADDRESS, PORT, VLAN, ID, COUNT, SIGNED, COUNT_IF, RATE, BIT_RATE, MEAN_MS, STDDEV_MS, EXTREME_MS,
     DEVIATION_MS, SMOOTHED_MS, SECONDS, TIME

@@ -4,17 +4,8 @@
 from __future__ import annotations
 
 from trapstream_vtap.ledger import LOSSES
-from trapstream_vtap.records import (
-    DEVICE,
-    INTERFACE,
-    TIME,
-    Column,
-    Field,
-    Kind,
-    Layout,
-    Role,
-    Schema,
-)
+from trapstream_vtap.records import DEVICE, INTERFACE, TIME
+from trapstream_vtap.schema import Column, Field, Kind, Layout, Role, Schema
 
 MEASUREMENT = "vtap_agent"
 

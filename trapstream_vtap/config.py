@@ -13,7 +13,7 @@ from trapstream_vtap import privileges
 from trapstream_vtap.bpf.attach import Direction
 from trapstream_vtap.configfile import SEQUENCE_THRESHOLD
 from trapstream_vtap.errors import RunError, UsageError
-from trapstream_vtap.records import KEY_FIELDS, JitterInterval
+from trapstream_vtap.layouts import KEY_FIELDS, JitterInterval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

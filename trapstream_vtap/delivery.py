@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from trapstream_vtap._native import Plan, Tallies
     from trapstream_vtap.config import Settings
-    from trapstream_vtap.records import Schema
+    from trapstream_vtap.schema import Schema
 
 _NO_LIMIT = 1 << 62
 

@@ -4,7 +4,7 @@
  * summary.
  *
  * The text in front of this file is generated: the structures flow_key, flow_record, slot, flow, link
- * and control (records.py says what their members mean), and as constants KEY_* (the key's fields),
+ * and control (layouts.py says what their members mean), and as constants KEY_* (the key's fields),
  * VTAP_* (the programs wanted), HOOK_* (where they are attached), WANT_* (the directions), DECAPSULATE
  * and DECAPSULATE_* (the tunnels to look into), FLOW_TABLE_SIZE, INTERVAL_NS (times 4), STOP_GAP_NS,
  * COARSE_LIMIT_NS, COARSE_SHIFT, RING_PAGES, LINKS, SWEEP_KEYS, COUNTS_BIT and JITTER_BIT; where they

@@ -20,7 +20,7 @@
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
 
-/* The same order as EVENT_KINDS in records.py */
+/* The same order as EVENT_KINDS in layouts.py */
 enum event_kind { REVERSE, SMALL, BIG, DUPLICATE, OUT_OF_ORDER, HOLE, RETRANSMISSION };
 
 #define MAX_REACH 0xF000 /* the verifier grants direct access up to an offset of 0xFFFF */

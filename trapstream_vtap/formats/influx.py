@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trapstream_vtap.formats.plan import is_first_value
-from trapstream_vtap.records import Kind, Role
+from trapstream_vtap.schema import Kind, Role
 
 if TYPE_CHECKING:
-    from trapstream_vtap.records import Field, Schema
+    from trapstream_vtap.schema import Field, Schema
 
 _INTEGERS = (Kind.COUNT, Kind.SIGNED, Kind.COUNT_IF)
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from trapstream_vtap.records import Role
+from trapstream_vtap.schema import Role
 
 if TYPE_CHECKING:
-    from trapstream_vtap.records import Field, Schema
+    from trapstream_vtap.schema import Field, Schema
 
 
 @dataclass(frozen=True)

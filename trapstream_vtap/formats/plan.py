@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from trapstream_vtap._native import Plan
-from trapstream_vtap.records import EVENT_KINDS, Kind, Role
+from trapstream_vtap.layouts import EVENT_KINDS
+from trapstream_vtap.schema import Kind, Role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trapstream_vtap.records import Field, Schema
+    from trapstream_vtap.schema import Field, Schema
 
 _KINDS = list(Kind)
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}

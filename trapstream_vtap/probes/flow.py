@@ -13,18 +13,16 @@ from trapstream_vtap.bpf import compile as compiler
 from trapstream_vtap.bpf.holder import GENERIC, Holder, Place
 from trapstream_vtap.bpf.wanted import define_wanted
 from trapstream_vtap.config import TUNNELS
-from trapstream_vtap.records import (
+from trapstream_vtap.layouts import (
     CONTROL,
     KEY_FIELDS,
     LINK,
     TRACKED_HOLES,
     FlowLayouts,
     JitterInterval,
-    event_schema,
     flow_layouts,
-    flow_schema,
-    without,
 )
+from trapstream_vtap.records import event_schema, flow_schema, without
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
