@@ -206,6 +206,35 @@ def test_pressure_over_short_intervals(table: Table) -> None:
     assert not table.probe.held()
 
 
+def test_early_sweep() -> None:
+    """Four times more flows than entries, 10,000 new ones a second: at most 1 % is evicted."""
+    size, burst = 8192, 50
+    frames = [frame(number) for number in range(4 * size)]
+    with (
+        Wire() as wire,
+        tap.Tap(wire.receiver, "-i", "wire0", "-t", "10", "--flow-table-size", str(size)) as tapped,
+        wire.sender.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender,
+    ):
+        sender.bind(("wire0", 0))
+        before = wire.receiver.counters("wire0")
+        due = time.monotonic()
+        for first in range(0, len(frames), burst):
+            while (now := time.monotonic()) < due:
+                time.sleep(due - now)
+            for data in frames[first : first + burst]:
+                sender.send(data)
+            due = now + burst / 10_000  # what is late is not made up for
+        wire.settle()
+        after = wire.receiver.counters("wire0")
+        records = tapped.stop()
+    account = tap.agent(records, "wire0")
+    assert account["seen_packets"] == after.rx_packets - before.rx_packets >= len(frames)
+    assert account["counted_packets"] == account["packets_handed"] + account["evicted_packets"]
+    assert account["counted_packets"] >= len(frames)
+    assert account["packets_handed"] == sum(record["packets"] for record in tap.flows(records))
+    assert account["evicted_packets"] <= len(frames) // 100
+
+
 def test_evicted_is_admitted() -> None:
     """The command with a table a quarter of the flows: the account closes exactly with evicted."""
     with (

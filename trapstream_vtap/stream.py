@@ -158,10 +158,10 @@ class Stream:
                     self._drain()  # what packets have closed by themselves
                     swept = False
                 else:
-                    self._sweep()
-                    if probe.ends_interval(line):
+                    ends = probe.ends_interval(line)
+                    self._sweep(force=self._keep_clock())
+                    if ends:
                         self._agent(line)
-                    self._keep_clock()
                     line, swept = probe.next_line(), True
 
     def _attend(self, woken_by: set[int]) -> None:
@@ -283,11 +283,15 @@ class Stream:
         if self._was_read:
             report(f"the configuration was read again, {len(chosen.rules)} rules")
 
-    def _keep_clock(self) -> None:
-        """Follow the wall clock when somebody sets it."""
-        if self._probe.keep_clock():
+    def _keep_clock(self) -> bool:
+        """Follow the wall clock when somebody sets it; then all is to be swept by force.
+
+        Ahead of the sweep, so that no interval ends on the old grid any more.
+        """
+        was_set = self._probe.keep_clock()
+        if was_set:
             report("the clock was set; the grid of intervals follows it")
-            self._sweep(force=True)
+        return was_set
 
     def _sweep(self, *, force: bool = False, now: int = 0) -> None:
         counters = self._probe.counters()

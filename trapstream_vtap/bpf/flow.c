@@ -102,6 +102,14 @@ static __always_inline u64 next_line(struct control *c, u64 now, u64 interval)
 	return wall - wall % interval + interval - c->clock_offset;
 }
 
+/* Of two times the later; without a branch, as the verifier would follow both in each round of a sweep. */
+static __always_inline u64 later(u64 a, u64 b)
+{
+	s64 ahead = a - b;
+
+	return b + (ahead & ~(ahead >> 63));
+}
+
 /* Whether the slots of KINDS, bits of END, that gather by END have anything to hand over. */
 static __always_inline bool gathered(struct flow *f, u64 end, u64 kinds)
 {
@@ -151,10 +159,10 @@ static __always_inline u64 close_interval(struct flow_key *key, struct flow *f, 
 	if (!c)
 		return end;
 	line = now;
-	next = LINE(end);
-	if (now >= next) {
-		line = next;
-		next = next_line(c, now, INTERVAL_NS);
+	/* Not always LINE(end), even if that is still to come: when the clock is set the grid moves */
+	next = next_line(c, later(now, f->start), INTERVAL_NS);
+	if (now >= LINE(end)) {
+		line = LINE(end);
 		/* What came too late for its own interval makes the record end where it really ends. */
 		if (*(volatile u64 *)&f->overdue)
 			line = next - INTERVAL_NS;
@@ -175,7 +183,7 @@ static __always_inline u64 close_interval(struct flow_key *key, struct flow *f, 
 			return *(volatile u64 *)&f->end;
 		if (now < LINE(end))
 			return next;
-		f->start = LINE(next) - INTERVAL_NS;
+		f->start = later(LINE(next) - INTERVAL_NS, LINE(end));
 #ifdef LONG_NS
 		if (kinds & 2)
 			f->long_start = long_next;
@@ -205,7 +213,7 @@ static __always_inline u64 close_interval(struct flow_key *key, struct flow *f, 
 		return *(volatile u64 *)&f->end;
 	}
 	f->overdue = 0;
-	f->start = now < LINE(end) ? now : LINE(next) - INTERVAL_NS;
+	f->start = now < LINE(end) ? now : later(LINE(next) - INTERVAL_NS, line);
 #ifdef LONG_NS
 	__builtin_memset(r, 0, sizeof(*r));
 	if (kinds & 2)

@@ -158,18 +158,23 @@ class FileSink:
         if not size or (period == self._period and size + coming <= self._rotation.size):
             return
         moment = datetime.fromtimestamp(now, UTC)
+        for name in self._names_aside()[-1:]:
+            with suppress(ValueError):  # looks like a date, and is none
+                newest = datetime.strptime(name[len(self._path.name) :] + "Z", f".{_STAMP}%z")
+                moment = max(moment, newest + timedelta(microseconds=1))  # the clock was set back
         while (aside := self._aside(moment)).exists():
             moment += timedelta(microseconds=1)
         self._path.rename(aside)
         self.check()
         self._period = period
-        names = [
-            name
-            for name in (path.name for path in self._path.parent.iterdir())
-            if name.startswith(self._path.name) and _STAMPED.fullmatch(name, len(self._path.name))
-        ]
-        for name in sorted(names)[: -self._rotation.keep]:
+        for name in self._names_aside()[: -self._rotation.keep]:
             self._path.with_name(name).unlink()
+
+    def _names_aside(self) -> list[str]:
+        """Of the files put aside, the oldest first."""
+        names = (path.name for path in self._path.parent.iterdir())
+        own = (name for name in names if name.startswith(self._path.name))
+        return sorted(name for name in own if _STAMPED.fullmatch(name, len(self._path.name)))
 
     def _aside(self, moment: datetime) -> Path:
         return self._path.with_name(f"{self._path.name}.{moment.strftime(_STAMP)}")
