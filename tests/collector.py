@@ -15,13 +15,11 @@ import socket
 import struct
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     import signal
     import subprocess
-    from collections.abc import Callable
 
     from tap import Tap
     from traffic import Wire
@@ -47,18 +45,6 @@ while True:
             pass
     os.close(writing)
 """
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    """Return as soon as CONDITION holds.
-
-    Raises:
-        AssertionError: It does not within the deadline.
-    """
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def die(connection: socket.socket) -> bytes:

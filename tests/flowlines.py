@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Self
 
 from trapstream_vtap.ledger import Held
 from trapstream_vtap.sinks import Payload, Sender
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from trapstream_vtap.sinks import Sink
 
@@ -38,18 +37,6 @@ def number_of(text: bytes) -> int:
 def held(numbers: Iterable[int]) -> Held:
     """Records and packets of the lines with these NUMBERS."""
     return sum((Held(1, packets(number)) for number in numbers), Held())
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    """Return as soon as CONDITION holds.
-
-    Raises:
-        AssertionError: It does not within the deadline.
-    """
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 class Handing:

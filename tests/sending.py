@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from typing import TYPE_CHECKING, Self
 
 from trapstream_vtap.ledger import Held
@@ -12,23 +11,11 @@ from trapstream_vtap.sinks import Address, Payload, Sender, TcpSink, UdpSink
 from trapstream_vtap.spool import Spool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from types import TracebackType
 
 DEADLINE = 20.0  # seconds
 HOST = "127.0.0.1"
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    """Return as soon as CONDITION holds.
-
-    Raises:
-        AssertionError: It does not within the deadline.
-    """
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def payload(number: int, size: int = 100) -> bytes:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from lab.namespace import Namespace
 
@@ -135,18 +135,6 @@ class Tap:
         with self._connection:
             while part := self._connection.recv(1 << 20):
                 self._payload += part
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    """Return as soon as CONDITION holds.
-
-    Raises:
-        AssertionError: It does not within the deadline.
-    """
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def flows(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -23,8 +23,8 @@ from sending import (
     payload,
     read,
     read_until_end,
-    wait_for,
 )
+from waiting import wait_for
 
 from trapstream_vtap.sinks import TcpSink, UdpSink, backlog
 from trapstream_vtap.spool import Spool

@@ -11,7 +11,6 @@ import json
 import re
 import socket
 import threading
-import time
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import captured
 import pytest
+from waiting import wait_for
 
 from lab.capture import Capture
 from lab.command import VtapStream
@@ -27,7 +27,7 @@ from lab.servers import Influxd, VictoriaMetrics
 from lab.traffic import Pace, icmp, tcp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 DEADLINE = 20.0  # seconds
 V4 = ("192.0.2.1", "192.0.2.2")
@@ -84,18 +84,6 @@ class Run:
             assert [whole, whole, 0, 0] == found
         assert account["records_retried"] == 0
         assert account["up"] == 1
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    """Return as soon as CONDITION holds.
-
-    Raises:
-        AssertionError: It does not within the deadline.
-    """
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def drive(sender: Namespace, receiver: Namespace) -> None:

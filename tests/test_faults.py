@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import tap
-from collector import Collector, Load, account, check, seen, wait_for
+from collector import Collector, Load, account, check, seen
 from disk import Disk
 from traffic import Wire
+from waiting import wait_for
 
 from lab.namespace import veth
 from trapstream_vtap.bpf import attach

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import tap
-from flowlines import Handing, held, line, number_of, wait_for
+from flowlines import Handing, held, line, number_of
 from traffic import Wire
+from waiting import wait_for
 
 from lab.namespace import Namespace
 from trapstream_vtap.errors import UsageError

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import tap
+from waiting import wait_for
 
 from lab.namespace import Namespace
 
@@ -71,14 +72,14 @@ def test_pages(namespace: Namespace, address: str) -> None:
         options = ("-i", "lo", "-t", "3600", "--sink", dead, "--health", address)
         with tap.Tap(namespace, *options) as tapped:
             port = port_of(tapped)
-            tap.wait_for(lambda: ask(namespace, port, "/readyz", family)[0] == 200)
+            wait_for(lambda: ask(namespace, port, "/readyz", family)[0] == 200)
             status, body = ask(namespace, port, "/readyz", family)
             assert (status, body["status"], body["sinks"].pop(dead)) == (200, "measuring", "down")
             assert list(body["sinks"].values()) == ["up"]
             assert ask(namespace, port, "/healthz?verbose", family) == (200, {"status": "ok"})
             assert ask(namespace, port, "/", family)[0] == 404
             tapped.leave()
-            tap.wait_for(lambda: ask(namespace, port, "/readyz", family)[0] == 503)
+            wait_for(lambda: ask(namespace, port, "/readyz", family)[0] == 503)
             assert ask(namespace, port, "/healthz", family)[0] == 200
             tapped.end()
 

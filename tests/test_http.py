@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import certificate
 import pytest
-from flowlines import Handing, held, line, number_of, wait_for
+from flowlines import Handing, held, line, number_of
 from httpserver import Answer, HttpServer, Request, taken
+from waiting import wait_for
 
 from trapstream_vtap.errors import UsageError
 from trapstream_vtap.ledger import Held

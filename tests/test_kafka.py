@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import flowlines
 import pytest
 import tap
-from flowlines import Handing, held, number_of, wait_for
+from flowlines import Handing, held, number_of
 from mockbroker import Cluster
 from traffic import Wire
+from waiting import wait_for
 
 from lab.namespace import Namespace
 from trapstream_vtap.errors import UsageError

@@ -18,6 +18,7 @@ import pytest
 import tap
 from test_attach import attached, exchange, filters, settings
 from traffic import Wire
+from waiting import wait_for
 
 from lab.command import COMMAND
 from trapstream_vtap import privileges
@@ -195,12 +196,12 @@ def test_compiling_is_killed(wire: Wire, tmp_path: Path) -> None:
     path.write_text("{}")
     with tap.Tap(wire.receiver, "-i", "wire0", "-c", str(path)) as tapped:
         tapped.process.send_signal(signal.SIGHUP)
-        tap.wait_for(lambda: children(keeper(tapped)))
+        wait_for(lambda: children(keeper(tapped)))
         os.kill(children(keeper(tapped))[0], signal.SIGKILL)
-        tap.wait_for(lambda: any("ended with exit code -9" in line for line in tapped.said))
+        wait_for(lambda: any("ended with exit code -9" in line for line in tapped.said))
         exchange(wire, 5)
         tapped.process.send_signal(signal.SIGHUP)
-        tap.wait_for(lambda: any("was read again" in line for line in tapped.said))
+        wait_for(lambda: any("was read again" in line for line in tapped.said))
         assert tap.agent(tapped.stop(), "wire0")["seen_packets"] == 5
 
 
@@ -215,7 +216,7 @@ def test_file_for_root_only(wire: Wire, tmp_path: Path) -> None:
     os.chown(directory, 1, 1)
     with tap.Tap(wire.receiver, "-i", "wire0", "-c", str(path)) as tapped:
         tapped.process.send_signal(signal.SIGHUP)
-        tap.wait_for(lambda: any("was read again, 1 rules" in line for line in tapped.said))
+        wait_for(lambda: any("was read again, 1 rules" in line for line in tapped.said))
 
 
 def test_unknown_user() -> None:
@@ -245,7 +246,7 @@ def test_sigkill(wire: Wire, hook: str) -> None:
             assert f"vtap-stream:{kept}:made" in filters(wire.receiver)
         tapped.process.kill()
         tapped.process.wait()
-        tap.wait_for(lambda: not exists(kept))
+        wait_for(lambda: not exists(kept))
     assert attached(wire.receiver, "wire0") == 0
     assert "xdp" not in wire.receiver.run("ip", "link", "show", "dev", "wire0").stdout
     assert filters(wire.receiver) == ""
@@ -268,7 +269,7 @@ def test_the_parent_is_killed(wire: Wire) -> None:
             assert exists(pid)
         (kept,) = children(pid)
         shell.kill()
-        tap.wait_for(lambda: not exists(pid) and not exists(kept))
+        wait_for(lambda: not exists(pid) and not exists(kept))
     assert attached(wire.receiver, "wire0") == 0
 
 
@@ -286,11 +287,11 @@ def test_sigkill_while_loading(wire: Wire, tmp_path: Path) -> None:
     with tap.Tap(wire.receiver, "-i", "wire0", "-c", str(path)) as tapped:
         kept = keeper(tapped)
         tapped.process.send_signal(signal.SIGHUP)
-        tap.wait_for(lambda: children(kept))
+        wait_for(lambda: children(kept))
         (loader,) = children(kept)
         tapped.process.kill()
         tapped.process.wait()
-        tap.wait_for(lambda: not exists(kept) and not exists(loader))
+        wait_for(lambda: not exists(kept) and not exists(loader))
     assert attached(wire.receiver, "wire0") == 0
 
 
@@ -332,7 +333,7 @@ def test_requests_say_nothing(wire: Wire) -> None:
     assert attached(wire.receiver, "lo") == 0
     assert attached(wire.receiver, "wire0") == 1
     handover.send(keeping._orders, b"x" * 100_000)
-    tap.wait_for(lambda: attached(wire.receiver, "wire0") == 0)
+    wait_for(lambda: attached(wire.receiver, "wire0") == 0)
     with pytest.raises(RunError, match="has ended"):
         keeping.load()
     keeping.close()

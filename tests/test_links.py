@@ -18,6 +18,7 @@ import tap
 from test_attach import attached, filters
 from test_keeper import OLD_KERNEL, is_promiscuous
 from traffic import Wire
+from waiting import wait_for
 
 from lab.namespace import Namespace
 from trapstream_vtap.links import Links, removals
@@ -76,7 +77,7 @@ class Extra:
             sender.bind(("wire1", 0))
             for number in range(count):
                 sender.send(frame(number))
-        tap.wait_for(lambda: self._wire.receiver.counters("wire1").rx_packets >= count)
+        wait_for(lambda: self._wire.receiver.counters("wire1").rx_packets >= count)
         time.sleep(0.1)  # the queue of a CPU, which an interface takes with it when it goes
 
 
@@ -105,9 +106,9 @@ def change(namespace: Namespace, words: str) -> None:
     namespace.run("ip", "link", *words.split())
 
 
-def wait_for(tapped: tap.Tap, words: str, times: int = 1) -> None:
+def wait_until_said(tapped: tap.Tap, words: str, times: int = 1) -> None:
     """Return when it has said WORDS so many times."""
-    tap.wait_for(lambda: sum(words in line for line in tapped.said) >= times)
+    wait_for(lambda: sum(words in line for line in tapped.said) >= times)
 
 
 def check(records: list[dict[str, object]], interface: str, packets: int) -> None:
@@ -139,9 +140,9 @@ def test_gone_and_back(hook: str, second: int) -> None:
                 extra.send(11)
                 for turn, index in enumerate((second, INDEX), start=1):
                     extra.remove()
-                    wait_for(tapped, "wire1 is gone", turn)
+                    wait_until_said(tapped, "wire1 is gone", turn)
                     extra.add(index)
-                    wait_for(tapped, "wire1 is back", turn)
+                    wait_until_said(tapped, "wire1 is back", turn)
                     assert is_promiscuous(wire, "wire1")
                     extra.send(20 + turn)
             wire.settle()
@@ -165,11 +166,11 @@ def test_all_gone(tmp_path: Path) -> None:
     ):
         extra.send(5)
         extra.remove()
-        wait_for(tapped, "wire1 is gone")
+        wait_until_said(tapped, "wire1 is gone")
         tapped.process.send_signal(signal.SIGHUP)
-        wait_for(tapped, "was read again")
+        wait_until_said(tapped, "was read again")
         extra.add(INDEX)
-        wait_for(tapped, "wire1 is back")
+        wait_until_said(tapped, "wire1 is back")
         extra.send(6)
         records = tapped.stop()
     check(records, "wire1", 11)

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import tap
-from flowlines import DEADLINE, Handing, held, line, wait_for
+from flowlines import DEADLINE, Handing, held, line
 from traffic import Wire
+from waiting import wait_for
 
 from lab.command import COMMAND
 from lab.namespace import Namespace

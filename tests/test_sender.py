@@ -24,8 +24,8 @@ from sending import (
     numbers_of,
     payload,
     read_until_end,
-    wait_for,
 )
+from waiting import wait_for
 
 from lab.namespace import Namespace, veth
 from trapstream_vtap.sinks import Payload, Sender, TcpSink, UdpSink

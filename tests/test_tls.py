@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Self
 import certificate
 import pytest
 import tap
-from flowlines import DEADLINE, Handing, held, line, number_of, wait_for
+from flowlines import DEADLINE, Handing, held, line, number_of
 from traffic import Wire
+from waiting import wait_for
 
 from lab.command import COMMAND
 from trapstream_vtap.sinks import TlsSink, parse, tls
