@@ -64,7 +64,7 @@ def test_while_down_all_goes_to_disk(peer: Peer, tmp_path: Path) -> None:
         sending.put(*(payload(i) for i in range(300)))
         wait_for(lambda: sending.values["records_spooled"] == 300)
         assert sending.values["records_queued"] == 0
-        assert sending.values["spool_bytes"] >= 300 * 100
+        assert sending.values["bytes_spooled"] >= 300 * 100
         assert "records wait on disk" in sending.said[0]
         time.sleep(0.05)
         assert sending.values["oldest_age_ms"] >= 50
@@ -285,7 +285,7 @@ def test_soak(peer: Peer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         while (elapsed := time.monotonic() - begin) < SOAK_SECONDS and number < most:
             sending.put(payload(number, size))
             number += 1
-            worst = max(worst, sending.values["spool_bytes"]) if number % 100 == 0 else worst
+            worst = max(worst, sending.values["bytes_spooled"]) if number % 100 == 0 else worst
             if not early and elapsed > SOAK_SECONDS / 3:
                 early = resident()
             time.sleep(gap)

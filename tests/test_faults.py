@@ -185,7 +185,7 @@ def test_bound_of_the_spool(wire: Wire, collector: Collector, tmp_path: Path) ->
     wait_for(lambda: collector.packets() == last["packets_delivered"])
     assert last["packets_delivered"] + last["packets_lost"] == seen(wire)
     assert last["records_lost"] == last["lost_spool_full"] > 0
-    assert full["spool_bytes"] <= 1 << 20
+    assert full["bytes_spooled"] <= 1 << 20
 
 
 def test_end_and_start_again(wire: Wire, collector: Collector, tmp_path: Path) -> None:

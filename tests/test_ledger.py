@@ -55,6 +55,7 @@ def test_every_record_has_one_fate(payloads: list[tuple[int, int, str, str, bool
         "packets_spooled": packets["spooled"],
         "packets_lost": sum(packets[reason] for reason in LOSSES),
         "bytes_delivered": 7 * records["delivered"],
+        "bytes_retried": 0,
         **{f"lost_{reason}": records[reason] for reason in LOSSES},
     }
     assert account.losses() == {

@@ -54,7 +54,9 @@ _SINK_COUNTS = {
     "packets_lost": ("packets", "in the records lost"),
     "bytes_delivered": ("bytes", "of payload that the collector's side has taken"),
     **{f"lost_{reason}": ("records", meaning) for reason, meaning in LOSSES.items()},
-    "spool_bytes": ("bytes", "that the spool takes on disk (not a counter)"),
+    "bytes_queued": ("bytes", "of payload that wait in memory (not a counter)"),
+    "bytes_spooled": ("bytes", "that the spool takes on disk (not a counter)"),
+    "bytes_retried": ("bytes", "of payload that had to be sent again"),
     "oldest_age_ms": ("ms", "since the oldest record that waits was handed over (not a counter)"),
     "up": ("", "1, or 0 while the collector cannot be reached (not a counter)"),
 }

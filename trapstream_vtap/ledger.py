@@ -87,7 +87,7 @@ class Account:
         self._delivered = NOTHING
         self._bytes = 0
         self._lost = dict.fromkeys(LOSSES, NOTHING)
-        self._retried = 0
+        self._retried = self._retried_bytes = 0
 
     def handed(self, held: Held) -> None:
         """Records came out of the kernel."""
@@ -120,10 +120,11 @@ class Account:
         with self._lock:
             self._lost[reason] += held
 
-    def retried(self, held: Held) -> None:
-        """A payload could not be sent, and will be sent again."""
+    def retried(self, held: Held, octets: int) -> None:
+        """A payload of OCTETS bytes could not be sent, and will be sent again."""
         with self._lock:
             self._retried += held.records
+            self._retried_bytes += octets
 
     def values(self) -> dict[str, int]:
         """The columns of `vtap_agent` that say what became of records, by name."""
@@ -143,6 +144,7 @@ class Account:
                 **{f"packets_{name}": held.packets for name, held in amounts.items()},
                 "records_retried": self._retried,
                 "bytes_delivered": self._bytes,
+                "bytes_retried": self._retried_bytes,
                 **{f"lost_{reason}": held.records for reason, held in self._lost.items()},
             }
 

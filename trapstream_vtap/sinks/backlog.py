@@ -159,7 +159,7 @@ class Backlog:
         """The connection is lost: what is in flight is sent once more, ahead of the others."""
         with self._changed:
             for sent in reversed(self._in_flight):
-                self.account.retried(sent.payload.held)
+                self.account.retried(sent.payload.held, len(sent.payload.data))
                 if sent.frame:
                     self._again.appendleft(sent)
                 else:
@@ -311,12 +311,14 @@ class Backlog:
             sent = (*self._in_flight, *self._again)
             moving = (self._moving,) if self._moving else ()
             waiting = (*(s.payload for s in sent), *moving, *self._queue)
+            queued = self._memory
             now = time.monotonic()
             age = max((now - payload.born for payload in waiting), default=0.0)
         if self._spool:
             age = max(age, self._spool.age / _NS)
         return {
             **self.account.values(),
-            "spool_bytes": self._spool.bytes if self._spool else 0,
+            "bytes_queued": queued,
+            "bytes_spooled": self._spool.bytes if self._spool else 0,
             "oldest_age_ms": round(age * 1000),
         }
