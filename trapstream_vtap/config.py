@@ -219,11 +219,7 @@ def key_fields(text: str) -> tuple[str, ...]:
     Raises:
         UsageError: There is no such field.
     """
-    names = split(text)
-    for name in names:
-        if name not in KEY_FIELDS:
-            raise UsageError(f"There is no key field {name!r}; there are {', '.join(KEY_FIELDS)}.")
-    return tuple(name for name in KEY_FIELDS if name in names)
+    return _some(text, KEY_FIELDS, "key field")
 
 
 def tunnels(text: str) -> tuple[str, ...]:
@@ -232,11 +228,16 @@ def tunnels(text: str) -> tuple[str, ...]:
     Raises:
         UsageError: There is no such kind.
     """
+    return _some(text, TUNNELS, "tunnel")
+
+
+def _some(text: str, known: Sequence[str], what: str) -> tuple[str, ...]:
+    """Those of KNOWN that TEXT names, in their order; WHAT one of them is called in messages."""
     names = split(text)
     for name in names:
-        if name not in TUNNELS:
-            raise UsageError(f"There is no tunnel {name!r}; there are {', '.join(TUNNELS)}.")
-    return tuple(name for name in TUNNELS if name in names)
+        if name not in known:
+            raise UsageError(f"There is no {what} {name!r}; there are {', '.join(known)}.")
+    return tuple(name for name in known if name in names)
 
 
 def check(settings: Settings) -> Settings:

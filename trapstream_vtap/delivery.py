@@ -154,7 +154,7 @@ class Delivery:
             shift = schemas.coarse_shift
             return {
                 shape: formats.compile_plan(shape.form, schema, labels, coarse_shift=shift)
-                for shape in self._shapes
+                for shape in dict.fromkeys(self._shapes)  # sinks may share one
                 if schema
             }
 
