@@ -29,7 +29,7 @@ endif
 test: PACKAGES += golang-go openssl  # InfluxDB's own parser, the judge of our line protocol; certificates
 test: PACKAGES += netsniff-ng iperf3 tshark bmon  # independent traffic, and judges of what is said of it
 test: setup  ## run every test; PYTEST_ARGS='-k name' to choose
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: setup  ## linter, formatter check, strict type check
 	$(BIN)/ruff check .
@@ -59,7 +59,7 @@ packages:
 # An environment holds absolute paths and links to one Python: if it was made elsewhere, or something is missing in it,
 # it is made anew. The stamp is written last and says where.
 healthy := $(shell [[ "$$(cat $(READY) 2>&1)" == "$(CURDIR)" && -x $(BIN)/vtap-stream && -x $(BIN)/ruff ]] && \
-    $(BIN)/python -c 'import click, confluent_kafka, Cython, hypothesis, influxdb_client, orjson, pytest, tenacity' 2>/dev/null && echo yes)
+    $(BIN)/python -c 'import click, confluent_kafka, Cython, hypothesis, influxdb_client, orjson, pytest, tenacity, xdist' 2>/dev/null && echo yes)
 
 $(READY): setup.cfg setup.py pyproject.toml $(if $(healthy),,FORCE)
 	rm -rf .venv
