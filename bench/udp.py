@@ -84,12 +84,13 @@ def _stored(influxd: Influxd, second: int) -> int:
     """How many records of that time are in the database, when it is idle."""
     deadline = time.monotonic() + PATIENCE
     idle, latest = 0, processor(influxd.pid)
-    while idle < 3 and time.monotonic() < deadline:  # noqa: PLR2004 - its batches wait for 0.1 s
+    while idle < 3 and time.monotonic() < deadline:
         time.sleep(0.5)
         used = processor(influxd.pid)
-        idle = idle + 1 if used - latest < 0.03 else 0  # noqa: PLR2004 - three ticks
+        idle = idle + 1 if used - latest < 0.03 else 0
         latest = used
-    found = influxd.query(f"SELECT COUNT(packets) FROM vtap_flow WHERE time = {second}s")
+    which = f"SELECT COUNT(packets) FROM vtap_flow WHERE time = {second}s"  # noqa: S608 - a number
+    found = influxd.query(which)
     return int(found[0]["values"][0][1]) if found else 0
 
 
@@ -122,4 +123,3 @@ def _payloads(row: Row, second: int) -> list[Payload]:
     plan = formats.compile_plan(formats.INFLUX, flow_schema(), labels)
     payloads, _ = plan.render(batch, 5000, row.datagram)
     return [Payload(data, Held(tallies[1][0], tallies[1][1])) for data, _, tallies in payloads]
-

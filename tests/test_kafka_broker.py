@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
 from flowlines import Handing, held, line, number_of
 from realbroker import Broker
 from waiting import wait_for
@@ -14,6 +13,8 @@ from trapstream_vtap.sinks import KafkaSink, kafka, parse
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
 SECRET = "not the right one"  # noqa: S105 - of this test's own
 
