@@ -48,8 +48,8 @@ class Link:
 
 @pytest.fixture
 def link(monkeypatch: pytest.MonkeyPatch) -> Iterator[Link]:
-    """Three retransmissions without an answer are enough: 1.4 s."""
-    monkeypatch.setattr(tcp, "_MOST_UNANSWERED", 2)
+    """Two retransmissions without an answer are enough: 0.6 s."""
+    monkeypatch.setattr(tcp, "_MOST_UNANSWERED", 1)
     with ExitStack() as stack:
         yield Link(stack)
 
