@@ -51,8 +51,11 @@ class Cluster:
         return messages(self._namespace, self.hosts)
 
 
-def messages(namespace: Namespace, hosts: str) -> list[Message]:
-    """Every message in every topic of a cluster, in order within a partition."""
+def messages(namespace: Namespace, hosts: str, more: dict[str, str] | None = None) -> list[Message]:
+    """Every message in every topic of a cluster, in order within a partition.
+
+    MORE are properties of librdkafka.
+    """
     with namespace.entered():
         consumer = Consumer(
             {
@@ -61,6 +64,7 @@ def messages(namespace: Namespace, hosts: str) -> list[Message]:
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "log_level": 0,
+                **(more or {}),
             }
         )
     topics = consumer.list_topics(timeout=DEADLINE).topics.values()

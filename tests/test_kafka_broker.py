@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import certificate
 from flowlines import Handing, held, line, number_of
 from realbroker import Broker
 from waiting import wait_for
@@ -61,3 +62,26 @@ def test_not_let_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert handing.sender.values()["up"] == 0
     assert not any(SECRET in sentence for sentence in handing.said)
     assert handing.sender.account.losses() == {"undelivered": held(range(100))}
+
+
+def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages go to a broker whose certificate is the right one, and to no other."""
+    monkeypatch.setattr(kafka, "_CONNECT_TRIES", 1)
+    certificate.make(tmp_path, "server", "stranger")
+    with Broker(tmp_path, certificate=tmp_path / "server") as broker:
+        where = parse(f"kafka://{broker.hosts}")
+        for trusted, numbers in (("stranger", range(100)), ("server", range(100, 300))):
+            properties = tmp_path / f"{trusted}.properties"
+            properties.write_text(
+                f"security.protocol=ssl\nssl.ca.location={tmp_path / trusted}.pem\n"
+            )
+            with Handing(KafkaSink(where, str(properties))) as handing:
+                handing.put(numbers)
+                if trusted == "server":
+                    assert handing.account() == (held(numbers), {})
+                else:
+                    wait_for(lambda: any("certificate verify failed" in s for s in handing.said))
+            if trusted == "stranger":
+                assert handing.sender.account.losses() == {"undelivered": held(numbers)}
+        found = sorted(number_of(message.value()) for message in broker.messages())
+    assert found == list(range(100, 300))
