@@ -34,10 +34,12 @@ class Row(NamedTuple):
 ROWS = (
     Row(5000),
     Row(20_000),
+    Row(20_000, read_buffer=4 << 20),
     Row(FLOWS),
     Row(FLOWS, interval=10),
     Row(FLOWS, read_buffer=4 << 20),
     Row(FLOWS, read_buffer=4 << 20, datagram=7700),
+    Row(FLOWS, interval=10, read_buffer=4 << 20),
 )
 
 
