@@ -7,9 +7,12 @@ import fcntl
 import hashlib
 import shutil
 import subprocess
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lab import wheel
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PLACE = "/opt/vtap-stream"
 COMMAND = f"{PLACE}/bin/vtap-stream"

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from waiting import wait_for
 
@@ -34,7 +34,8 @@ mount -t overlay machine -o lowerdir=/,upperdir=/run/upper,workdir=/run/work /ru
 cp -r "$files/." /run/root && cd / &&
 exec systemd-nspawn --quiet --boot --directory=/run/root --machine="$group" \
     --register=no --keep-unit --link-journal=no --resolv-conf=off --console=pipe \
-    --capability=all --system-call-filter=bpf --bind-ro="$install:/opt/vtap-stream" systemd.unit=basic.target
+    --capability=all --system-call-filter=bpf --bind-ro="$install:/opt/vtap-stream" \
+    systemd.unit=basic.target
 """
 
 
@@ -91,10 +92,14 @@ class Machine:
             wait_for(lambda group=group: _removed(group))
         shutil.rmtree(self._directory)
 
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command there to its end."""
+    def run(self, *command: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run a command there to its end; as `Namespace.run`."""
         there = ("nsenter", f"--target={self._first()}", "--mount", "--uts", "--ipc", "--pid")
-        return self._namespace.run(*there, *command, check=check)
+        return self._namespace.run(*there, *command, **options)
+
+    def write(self, path: str, text: str) -> None:
+        """Make a file there, with the directory that it is in."""
+        self.run("install", "-D", "-m", "644", "/dev/stdin", path, input=text)
 
     def process(self, unit: str) -> Path:
         """The directory in /proc of a service's main process."""

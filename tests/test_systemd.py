@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import pwd
 import re
 import subprocess
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
 UNITS = installed.wheel.ROOT / "deploy" / "systemd"
 UNIT = UNITS / "vtap-stream.service"
+PACKET_SOCKET = UNITS / "packet-socket.conf"
 EXPOSURE = 27
 """Tenths, as systemd-analyze counts: 0 is a service that can do nothing, 100 one that can all."""
 OUTPUT = "/var/lib/vtap-stream/flows.json"
@@ -40,7 +40,14 @@ FILES = {
     "/etc/tmpfiles.d/vtap-stream.conf": (UNITS / "tmpfiles.conf").read_text(),
     CONFIG: json.dumps(CONFIGURATION),
 }
-DROP_IN = "/etc/systemd/system/vtap-stream.service.d/test.conf"
+DROP_IN = "/run/systemd/system/vtap-stream.service.d/test.conf"
+WITHOUT = {
+    "CAP_DAC_READ_SEARCH": "vtap-stream.json: cannot be read",
+    "CAP_SETUID": "cannot become user vtap-stream",
+    "CAP_SETGID": "cannot become user vtap-stream",
+    "CAP_SETPCAP": "bounding set stays as it is",
+}
+"""What is said where a capability is missing; the others are tried where the keeper is tested."""
 
 
 @pytest.fixture
@@ -91,3 +98,35 @@ def test_service(wire: Wire) -> None:
         assert sum(record["packets"] for record in flows) == 12
         spooled = machine.run("find", CONFIGURATION["spool"], "-name", "*[0-9]", "-size", "+0")
         assert spooled.stdout != ""
+
+
+def capabilities(path: Path) -> list[str]:
+    """Those that a file of the unit names."""
+    return re.search("^CapabilityBoundingSet=(.*)", path.read_text(), re.MULTILINE)[1].split()
+
+
+def test_capabilities(wire: Wire) -> None:
+    """The unit has what the keeper keeps and what it takes to give up the rest; no more."""
+    kept = {f"CAP_{name.upper()}" for name in KEEPS}
+    assert set(capabilities(UNIT)) == kept | set(WITHOUT)
+    assert capabilities(PACKET_SOCKET) == ["CAP_NET_RAW"]
+    configuration = {"interface": ["wire0"], "hook": "socket", "sink": ["-"]}
+    files = FILES | {CONFIG: json.dumps(configuration)}
+    with Machine(wire.receiver, installed.environment(), files) as machine:
+
+        def start(more: str) -> str:
+            text = f"{PACKET_SOCKET.read_text()}Restart=no\n{more}[Unit]\nStartLimitIntervalSec=0\n"
+            machine.write(DROP_IN, text)
+            machine.run("systemctl", "daemon-reload")
+            machine.run("systemctl", "restart", "vtap-stream", check=False)
+            shown = machine.run("systemctl", "show", "-P", "InvocationID", "vtap-stream").stdout
+            matching = f"_SYSTEMD_INVOCATION_ID={shown.strip()}"
+            return machine.run("journalctl", "--no-pager", "-o", "cat", matching).stdout
+
+        said = start("")
+        assert "measuring" in said
+        assert not re.search("|".join(WITHOUT.values()), said)
+        machine.run("chown", "daemon", CONFIG)
+        machine.run("chmod", "600", CONFIG)
+        for name, sentence in WITHOUT.items():
+            assert sentence in start(f"CapabilityBoundingSet=~{name}\n")
