@@ -37,6 +37,7 @@ lint: setup  ## linter, formatter check, strict type check
 	$(BIN)/ruff format --check .
 	PATH=$(BIN):$$PATH cython-lint --max-line-length 100 trapstream_vtap/_native.pyx
 	$(BIN)/mypy trapstream_vtap lab
+	$(BIN)/hadolint deploy/Dockerfile
 
 bench: setup  ## measure the cost of measuring
 	$(BIN)/python -m bench
