@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A machine that systemd has started, in a container: what units do there, they do for real.
 
-Its root is an overlay on this machine's, its network is a namespace, all capabilities are there.
-Nothing of it stays.
+Its root is an overlay on this machine's, its network is a namespace. Nothing of it stays.
 
 See: systemd-nspawn(1)
 """
@@ -34,8 +33,8 @@ mount -t overlay machine -o lowerdir=/,upperdir=/run/upper,workdir=/run/work /ru
 cp -r "$files/." /run/root && cd / &&
 exec systemd-nspawn --quiet --boot --directory=/run/root --machine="$group" \
     --register=no --keep-unit --link-journal=no --resolv-conf=off --console=pipe \
-    --capability=all --system-call-filter=bpf --bind-ro="$install:/opt/vtap-stream" \
-    systemd.unit=basic.target
+    --capability=CAP_BPF,CAP_NET_ADMIN,CAP_PERFMON --system-call-filter=bpf \
+    --bind-ro="$install:/opt/vtap-stream" systemd.unit=basic.target
 """
 
 
@@ -55,7 +54,7 @@ class Machine:
 
     def __enter__(self) -> Self:
         self._directory = Path(tempfile.mkdtemp(prefix="vtap-machine-"))
-        for name, text in self._files.items():
+        for name, text in {"/etc/fstab": "", **self._files}.items():
             path = self._directory / "files" / name.lstrip("/")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
