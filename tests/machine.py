@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -53,13 +54,14 @@ class Machine:
         self._files = files
 
     def __enter__(self) -> Self:
-        self._directory = Path(tempfile.mkdtemp(prefix="vtap-machine-"))
-        for name, text in {"/etc/fstab": "", **self._files}.items():
-            path = self._directory / "files" / name.lstrip("/")
+        name = f"vtap-{uuid.uuid4().hex}"  # machines' names have no underscores
+        self._directory = Path(tempfile.mkdtemp(prefix=f"{name}-"))
+        for place, text in {"/etc/fstab": "", **self._files}.items():
+            path = self._directory / "files" / place.lstrip("/")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
         self._groups = [
-            Path(hierarchy, self._directory.name)
+            Path(hierarchy, name)
             for hierarchy in _HIERARCHIES
             if Path(hierarchy, "cgroup.procs").exists()
         ]
@@ -69,7 +71,7 @@ class Machine:
         with log:
             self._process = self._namespace.popen(
                 *("unshare", "--mount", "sh", "-c", _BOOT, "sh"),
-                *(str(self._directory / "files"), str(self._install), self._directory.name),
+                *(str(self._directory / "files"), str(self._install), name),
                 *(str(group.parent) for group in self._groups),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -302,9 +302,14 @@ def test_acting() -> None:
     with tempfile.TemporaryDirectory() as name:  # that of pytest is closed to others
         open_to_all = Path(name)
         open_to_all.chmod(0o777)
-        with pytest.raises(ZeroDivisionError), privileges.acting("daemon"):
-            (open_to_all / "user").touch()
-            raise ZeroDivisionError
+
+        def fail() -> None:
+            with privileges.acting("daemon"):
+                (open_to_all / "user").touch()
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail()
         (open_to_all / "root").touch()
         owners = {path.name: path.stat() for path in open_to_all.iterdir()}
     assert (owners["user"].st_uid, owners["user"].st_gid) == (entry.pw_uid, entry.pw_gid)
