@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -40,7 +42,7 @@ FILES = {
     "/etc/tmpfiles.d/vtap-stream.conf": (UNITS / "tmpfiles.conf").read_text(),
     CONFIG: json.dumps(CONFIGURATION),
 }
-DROP_IN = "/run/systemd/system/vtap-stream.service.d/test.conf"
+DROP_IN = "/etc/systemd/system/vtap-stream.service.d/test.conf"
 WITHOUT = {
     "CAP_DAC_READ_SEARCH": "vtap-stream.json: cannot be read",
     "CAP_SETUID": "cannot become user vtap-stream",
@@ -130,3 +132,18 @@ def test_capabilities(wire: Wire) -> None:
         machine.run("chmod", "600", CONFIG)
         for name, sentence in WITHOUT.items():
             assert sentence in start(f"CapabilityBoundingSet=~{name}\n")
+
+
+def test_watchdog(wire: Wire) -> None:
+    """A process that hangs is ended and started anew, and measures again, with one program."""
+    files = FILES | {DROP_IN: "[Service]\nWatchdogSec=3\nRestartSec=0\n"}
+    with Machine(wire.receiver, installed.environment(), files) as machine:
+        machine.run("systemctl", "start", "vtap-stream")
+        hung = machine.process("vtap-stream")
+        os.kill(int(hung.name), signal.SIGSTOP)
+        wait_for(lambda: not hung.exists())
+        assert "Watchdog timeout" in journal(machine)
+        again = ("systemctl", "is-active", "vtap-stream")
+        wait_for(lambda: machine.run(*again, check=False).stdout == "active\n")
+        assert machine.process("vtap-stream") != hung
+        wait_for(lambda: attached(wire.receiver, "wire0") == 1)
