@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help setup packages run test lint bench docs clean FORCE
+.PHONY: help setup packages run test lint bench wheel docs clean FORCE
 
 # The distribution's interpreter, never the first on PATH: only it sees the distribution's BCC.
 PYTHON   := /usr/bin/python3
@@ -29,6 +29,7 @@ endif
 test: PACKAGES += golang-go openssl  # InfluxDB's own parser, the judge of our line protocol; certificates
 test: PACKAGES += netsniff-ng iperf3 tshark bmon  # independent traffic, and judges of what is said of it
 test: PACKAGES += socat  # TLS in front of a Kafka broker
+test: PACKAGES += systemd systemd-container  # the unit, started by a real systemd
 test: setup  ## run every test; PYTEST_ARGS='-k name' to choose
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
@@ -37,9 +38,13 @@ lint: setup  ## linter, formatter check, strict type check
 	$(BIN)/ruff format --check .
 	PATH=$(BIN):$$PATH cython-lint --max-line-length 100 trapstream_vtap/_native.pyx
 	$(BIN)/mypy trapstream_vtap lab
+	$(BIN)/hadolint deploy/Dockerfile
 
 bench: setup  ## measure the cost of measuring
 	$(BIN)/python -m bench
+
+wheel: setup  ## build the wheel in dist/
+	@$(BIN)/python -m lab.wheel
 
 docs: setup  ## make the reference pages of fields and options anew
 	$(BIN)/python -m lab.reference
