@@ -78,7 +78,7 @@ class Row:
 
 def main() -> int:
     """Runs the show and returns the exit code."""
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, terminated)
     try:
         with ExitStack() as stack:
             return _show(stack)
@@ -220,7 +220,8 @@ def _endpoint(ip: str, port: str) -> str:
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
 
 
-def _terminated(number: int, _: FrameType | None) -> NoReturn:
+def terminated(number: int, _: FrameType | None) -> NoReturn:
+    """End by SIGTERM as by any error, so that nothing is left behind."""
     sys.exit(128 + number)
 
 
