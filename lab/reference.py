@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference pages of fields and options, made from the code: `make docs`."""
+"""What is made from the code by `make docs`: reference pages, dashboards, Telegraf's JSON inputs."""
 
 from pathlib import Path
 
 import click
 
+from lab import telegraf
+from lab.dashboards import alerts, build
 from trapstream_vtap import agent
 from trapstream_vtap.cli import main as command
 from trapstream_vtap.layouts import KEY_FIELDS, JitterInterval
@@ -16,8 +18,9 @@ MADE = "<!-- Made by `make docs` from {}; do not edit. -->"
 
 
 def pages() -> dict[Path, str]:
-    """Every generated page: where it belongs, and its text."""
-    return {DOCS / "fields.md": fields(), DOCS / "options.md": options()}
+    """Every generated file: where it belongs, and its text."""
+    reference = {DOCS / "fields.md": fields(), DOCS / "options.md": options()}
+    return reference | telegraf.pages() | build.pages() | alerts.pages()
 
 
 def fields() -> str:
@@ -101,8 +104,9 @@ def _choices(option: click.Option) -> str:
 
 
 def main() -> None:
-    """Write the pages."""
+    """Write them."""
     for path, text in pages().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
 

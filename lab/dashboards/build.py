@@ -30,6 +30,12 @@ REFERENCES = "ABCDEFGH"  # of a panel's queries
 LABELS = {"device": "device", "interface": "interface", "protocol": "protocol",
           "src_ip": "source", "dst_ip": "destination"}
 
+_OF_INTERVALS = {"auto", "auto_count", "auto_min"}
+"""What the builder gives every variable, and the schema those of another kind only."""
+
+_OF_INTERVALS = {"auto", "auto_count", "auto_min"}
+"""What the builder gives every variable, and the schema those of another kind only."""
+
 AnyPanel = timeseries.Panel | stat.Panel | table.Panel
 
 
@@ -48,10 +54,10 @@ class Query(Dataquery, Builder["Query"]):
         return self._members
 
 
-def files() -> dict[Path, str]:
+def pages() -> dict[Path, str]:
     """Every dashboard: where it belongs, and its text."""
     return {
-        DIRECTORY / f"{board.name}-{source.name}.json": _text(_board(board, source))
+        DIRECTORY / source.name / f"{board.name}.json": _text(_board(board, source))
         for source in SOURCES
         for board in BOARDS
     }
@@ -96,8 +102,10 @@ def _board(board: Board, source: Source) -> dict[str, Any]:
             .enable(True)  # noqa: FBT003
             .icon_color("orange")
         )
-    text = json.dumps(built.build(), cls=JSONEncoder)
-    whole: dict[str, Any] = json.loads(text)
+    whole: dict[str, Any] = json.loads(json.dumps(built.build(), cls=JSONEncoder))
+    for variable in whole["templating"]["list"]:
+        for name in _OF_INTERVALS & variable.keys():
+            del variable[name]
     for annotation in whole["annotations"]["list"] if board.annotated else ():
         # The builder knows the targets of Grafana's own annotations only.
         members = source.event(board.variables)
@@ -242,14 +250,3 @@ def _steps(*steps: tuple[str, float | None]) -> dashboard.ThresholdsConfig:
         .mode(model.ThresholdsMode.ABSOLUTE)
         .steps([model.Threshold(value=value, color=color) for color, value in steps])
     )
-
-
-def main() -> None:
-    """Write the dashboards."""
-    DIRECTORY.mkdir(parents=True, exist_ok=True)
-    for path, text in files().items():
-        path.write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
