@@ -34,7 +34,7 @@ test: setup  ## run every test; PYTEST_ARGS='-k name' to choose
 lint: setup  ## linter, formatter check, strict type check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	PATH=$(BIN):$$PATH cython-lint --max-line-length 100 trapstream_vtap/_native.pyx
+	PATH=$(BIN):$$PATH cython-lint --max-line-length 100 trapstream_vtap
 	$(BIN)/mypy trapstream_vtap lab
 
 bench: setup  ## measure the cost of measuring
@@ -44,7 +44,7 @@ docs: setup  ## make the reference pages of fields and options anew
 	$(BIN)/python -m lab.reference
 
 clean:  ## remove everything that was made here
-	rm -rf .venv build dist *.egg-info .hypothesis trapstream_vtap/_native.cpp trapstream_vtap/*.so
+	rm -rf .venv build dist *.egg-info .hypothesis trapstream_vtap/*.cpp trapstream_vtap/*.so
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 packages:
@@ -59,7 +59,7 @@ packages:
 # An environment holds absolute paths and links to one Python: if it was made elsewhere, or something is missing in it,
 # it is made anew. The stamp is written last and says where.
 healthy := $(shell [[ "$$(cat $(READY) 2>&1)" == "$(CURDIR)" && -x $(BIN)/vtap-stream && -x $(BIN)/ruff ]] && \
-    $(BIN)/python -c 'import click, confluent_kafka, Cython, hypothesis, influxdb_client, orjson, pytest, tenacity' 2>/dev/null && echo yes)
+    $(BIN)/python -c 'import click, confluent_kafka, Cython, hypothesis, influxdb_client, orjson, prometheus_client, pytest, tenacity' 2>/dev/null && echo yes)
 
 $(READY): setup.cfg setup.py pyproject.toml $(if $(healthy),,FORCE)
 	rm -rf .venv
@@ -68,6 +68,6 @@ $(READY): setup.cfg setup.py pyproject.toml $(if $(healthy),,FORCE)
 	$(BIN)/pip install -q --no-build-isolation -e '.[test,lint]'
 	echo '$(CURDIR)' > $@
 
-$(NATIVE): trapstream_vtap/_native.pyx trapstream_vtap/_native.hpp $(READY)
+$(NATIVE): $(wildcard trapstream_vtap/*.pyx trapstream_vtap/*.hpp) $(READY)
 	$(BIN)/python setup.py -q build_ext --inplace --force
 	@touch $@
