@@ -10,6 +10,7 @@ from lab.dashboards import alerts, build
 from trapstream_vtap import agent
 from trapstream_vtap.cli import main as command
 from trapstream_vtap.layouts import KEY_FIELDS, JitterInterval
+from trapstream_vtap.metrics import families
 from trapstream_vtap.records import event_schema, flow_schema
 from trapstream_vtap.schema import Role, Schema
 
@@ -19,7 +20,11 @@ MADE = "<!-- Made by `make docs` from {}; do not edit. -->"
 
 def pages() -> dict[Path, str]:
     """Every generated file: where it belongs, and its text."""
-    reference = {DOCS / "fields.md": fields(), DOCS / "options.md": options()}
+    reference = {
+        DOCS / "fields.md": fields(),
+        DOCS / "metrics.md": metrics(),
+        DOCS / "options.md": options(),
+    }
     return reference | telegraf.pages() | build.pages() | alerts.pages()
 
 
@@ -71,6 +76,26 @@ def _measurement(schema: Schema) -> str:
     for field in schema.fields:
         name = "time / `timestamp`" if field.role is Role.TIME else f"`{field.name}`"
         rows.append(f"| {name} | {field.role.value} | {field.unit} | {field.doc} |")
+    return "\n".join((*rows, ""))
+
+
+def metrics() -> str:
+    """What Prometheus scrapes, family by family."""
+    rows = [
+        MADE.format("`trapstream_vtap/metrics/families.py`"),
+        "# Metrics",
+        "",
+        "What `--metrics` serves; what it means, and queries: [prometheus.md](prometheus.md).",
+        "`key`: a label for each field of `--key` that the flow has, named and written as in",
+        "[fields.md](fields.md). The histogram has the usual `_bucket`, `_sum` and `_count`.",
+        "",
+        "| name | type | labels | meaning | only with |",
+        "|---|---|---|---|---|",
+    ]
+    for family in families.ALL:
+        labels = ", ".join(f"`{label}`" for label in family.labels)
+        when = f"`{family.when}`" if family.when else ""
+        rows.append(f"| `{family.sample}` | {family.kind} | {labels} | {family.doc} | {when} |")
     return "\n".join((*rows, ""))
 
 

@@ -15,6 +15,9 @@ from trapstream_vtap.bpf.wanted import define_wanted
 from trapstream_vtap.config import TUNNELS
 from trapstream_vtap.layouts import (
     CONTROL,
+    GAP_BOUNDS,
+    GAP_COUNTS,
+    GAP_PROTOCOLS,
     KEY_FIELDS,
     LINK,
     TRACKED_HOLES,
@@ -89,6 +92,7 @@ def source(settings: Settings) -> compiler.Source:
         "SWEEP_KEYS": _sweep_keys(structures),
         **_jitter_constants(settings),
         **_sequence_constants(settings, structures),
+        **({"VTAP_GAPS": len(gap_numbers(settings))} if settings.metrics else {}),
     }
     text = "".join(
         layout.definition
@@ -100,14 +104,18 @@ def source(settings: Settings) -> compiler.Source:
             structures.flow,
             structures.event,
             LINK,
+            GAP_COUNTS,
             CONTROL,
         )
     )
     text += "".join(f"#define {name} {value}ULL\n" for name, value in constants.items())
+    above = " + ".join(f"({bound}ULL - (gap) >> 63)" for bound in GAP_BOUNDS)
+    text += f"#define GAP_BUCKETS {len(GAP_BOUNDS) + 1}\n#define GAP_BUCKET(gap) ({above})\n"
     if settings.rules:
         text += f"#define RULES {len(settings.rules)}\n" + define_wanted(settings.rules)
     program = (compiler.HERE / "flow.c").read_text(encoding="ascii")
-    for part in ("sequence.h", "jitter.h"):  # BCC rewrites what uses maps in the main text only
+    # BCC rewrites what uses maps in the main text only
+    for part in ("sequence.h", "jitter.h", "gaps.h"):
         included = (compiler.HERE / part).read_text(encoding="ascii")
         program = program.replace(f'#include "{part}"\n', included)
     return compiler.Source(
@@ -119,6 +127,7 @@ def source(settings: Settings) -> compiler.Source:
         (
             *("flows", "summaries", "wakeups", "links", "controls"),
             *(("events",) if settings.sequences else ()),
+            *(("gaps",) if settings.metrics else ()),
         ),
     )
 
@@ -212,6 +221,22 @@ def _sequence_constants(settings: Settings, structures: FlowLayouts) -> dict[str
         "MAX_EVENTS": settings.max_events,
         "EVENT_PAGES": _ring_pages(settings.max_events, structures.event.size),
         "TRACKED_HOLES": TRACKED_HOLES,
+    }
+
+
+def gap_numbers(settings: Settings) -> dict[int, tuple[int, int, str]]:
+    """The entries of the histogram, as `bpf/gaps.h` numbers them: interface, direction, protocol.
+
+    The protocol is empty where flows are not told apart by it.
+    """
+    kinds = dict(enumerate(GAP_PROTOCOLS))
+    if "protocol" not in settings.key:
+        kinds = {len(kinds) - 1: ""}
+    return {
+        interface.index << 4 | direction << 3 | kind: (interface.index, direction, protocol)
+        for interface in settings.interfaces
+        for direction in settings.directions
+        for kind, protocol in kinds.items()
     }
 
 
@@ -342,6 +367,10 @@ class FlowProbe:
             merged_at=_slot_offsets(structures, "merged"),
             bytes_at=_slot_offsets(structures, "bytes"),
         )
+        if self._settings.metrics:
+            nothing = bytes(GAP_COUNTS.size * self._cpus)
+            for number in gap_numbers(self._settings):
+                kernel.write_element(self._maps["gaps"], number, nothing)
         self.keep_clock()
         self._period = self.wall(time.monotonic_ns()) // self._settings.intervals[1]
 
@@ -432,6 +461,20 @@ class FlowProbe:
             )
             rows = list(LINK.unpack(per_cpu))
             found[interface.index] = {name: sum(row[name] for row in rows) for name in LINK.offsets}
+        return found
+
+    def gaps(self) -> dict[tuple[int, int, str], list[int]]:
+        """The histogram of inter-arrival times, as of now; empty where there is none.
+
+        By interface index, direction and protocol: their sum in ns, and how many are in each of the
+        buckets that `GAP_BOUNDS` bounds.
+        """
+        found = {}
+        for number, where in gap_numbers(self._settings).items() if self._settings.metrics else ():
+            size = GAP_COUNTS.size * self._cpus
+            words = memoryview(kernel.read_element(self._maps["gaps"], number, size)).cast("Q")
+            step = GAP_COUNTS.size // words.itemsize
+            found[where] = [sum(words[place::step]) for place in range(step)]
         return found
 
     def _write_control(self) -> None:
