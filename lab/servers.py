@@ -121,7 +121,7 @@ class Server:
             if not ended:
                 try:
                     self.http("GET", self.ready_path)
-                except (OSError, http.client.HTTPException):
+                except (OSError, http.client.HTTPException, RuntimeError):
                     if time.monotonic() < deadline:
                         time.sleep(0.01)
                         continue

@@ -75,6 +75,8 @@ def query(series: Series, variables: tuple[str, ...]) -> str | None:
     if series.measurement == AGENT:
         chosen = {"instance": "device"}
     fixed = [f'{label}="{value}"' for label, value in matched.items()]
+    if _PER_FLOW.intersection(series.by):
+        fixed.append('flow!="rest"')  # all the flows that are not shown, in one series
     inside = ", ".join(filter(None, (matchers(chosen), *fixed)))
     by = ", ".join(LABELS.get(tag, tag) for tag in series.by)
     expression = FUNCTIONS[series.how].format(
@@ -117,4 +119,4 @@ def events(variables: tuple[str, ...]) -> str:
     chosen = {LABELS.get(name, name): name for name in variables}
     scope = "flow" if _PER_FLOW.intersection(variables) else "protocol"
     metric = f"vtap_{scope}_sequence_errors_total{{{matchers(chosen)}}}"
-    return f"sum by (kind) (increase({metric}[$__interval])) > 0"
+    return f"sum by (kind) (increase({metric}[$__rate_interval])) > 0"
