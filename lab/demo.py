@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shows the dashboards at work: real traffic, one vtap-stream, three real databases, all panels.
 
-Every query of every dashboard is asked of the database that it is for, as Grafana would ask. Exits 0
-only if each returns data.
+Every query of every dashboard is asked of the database that it is for, as Grafana would ask. Exits
+0 only if each returns data.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lab import traffic
 from lab.command import VtapStream
-from lab.dashboards import ask
+from lab.dashboards.ask import Answer, Question, Range, influxql, prometheus, questions
 from lab.dashboards.build import DIRECTORY
 from lab.namespace import Namespace, veth
 from lab.prometheus import Prometheus
@@ -38,7 +38,7 @@ SECONDS = 20
 DEADLINE = 20.0  # seconds for the last packets to be in all databases
 PAYLOAD = (64, 200, 512, 1000, 1400)  # bytes, in turn
 STEPS = (*(1,) * 19, 0, *(1,) * 19, 4, *(1,) * 19, 300, *(1,) * 19, -2, *(1,) * 20)
-"""Of datagrams' numbers: of a hundred one is a duplicate, one a small, one a big error, one back."""
+"""Of datagrams' numbers: in a hundred a duplicate, a small error, a big one, and one backwards."""
 DATABASES = ("influxql", "victoriametrics", "prometheus")  # InfluxDB 3 is not to be had here
 WITHOUT = ("drops",)  # dashboards of what this vtap-stream does not measure
 V4 = ("10.0.1.1", "10.0.1.2")
@@ -51,8 +51,8 @@ class Shown:
     """A question, and what the database answered."""
 
     database: str
-    question: ask.Question
-    answer: ask.Answer
+    question: Question
+    answer: Answer
 
 
 class Lab:
@@ -68,7 +68,7 @@ class Lab:
     arguments: tuple[str, ...]
     sent: list[Sent]
     said: str
-    window: ask.Range
+    window: Range
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -124,8 +124,10 @@ class Lab:
             finally:
                 stop.set()
         self._wait(self._arrived, "the databases do not have every packet")
-        self.window = ask.Range(start, int(time.time()), 1)
+        self.window = Range(start, int(time.time()), 1)
         self.said = self._command.stop()
+        # VictoriaMetrics shows no points of the last second, but repeats those before them.
+        self._wait(lambda: time.time() > self.window.end + 2, "the clock stands still")
 
     def ask(self) -> Iterator[Shown]:
         """Every query of every dashboard for which there is a database here, and its answer."""
@@ -134,15 +136,15 @@ class Lab:
                 if path.stem in WITHOUT:
                     continue
                 board = json.loads(path.read_text(encoding="utf-8"))
-                for question in ask.questions(board):
+                for question in questions(board):
                     yield Shown(source, question, self.answer(source, question))
 
-    def answer(self, source: str, question: ask.Question) -> ask.Answer:
+    def answer(self, source: str, question: Question) -> Answer:
         """What the database of a data source answers."""
         if source == "influxql":
-            return ask.influxql(question, self.window, self.influxd)
+            return influxql(question, self.window, self.influxd)
         server = self.prometheus if source == "prometheus" else self.victoria
-        return ask.prometheus(question, self.window, server)
+        return prometheus(question, self.window, server)
 
     def _scraped(self) -> bool:
         return bool(self._sum(self.prometheus, "up"))
@@ -152,14 +154,17 @@ class Lab:
         series = self.influxd.query('SELECT sum("packets") FROM "vtap_flow"')
         self.victoria.flush()
         now = int(time.time()) + 1
-        return whole == (series[0]["values"][0][1] if series else 0) == self._sum(
-            self.victoria, f"sum(sum_over_time(vtap_flow_packets[1h]))", now
-        ) == self._sum(self.prometheus, "sum(vtap_protocol_packets_total)", now)
+        return (
+            whole
+            == (series[0]["values"][0][1] if series else 0)
+            == self._sum(self.victoria, "sum(sum_over_time(vtap_flow_packets[1h]))", now)
+            == self._sum(self.prometheus, "sum(vtap_protocol_packets_total)", now)
+        )
 
     def _sum(self, server: VictoriaMetrics | Prometheus, query: str, now: int = 0) -> float:
-        question = ask.Question("", "", {"expr": query, "instant": True})
-        window = ask.Range(0, now or int(time.time()) + 1, 1)
-        return sum(ask.prometheus(question, window, server).values)
+        question = Question("", "", {"expr": query, "instant": True})
+        window = Range(0, now or int(time.time()) + 1, 1)
+        return sum(prometheus(question, window, server).values)
 
     def _wait(self, done: Any, otherwise: str) -> None:
         deadline = time.monotonic() + DEADLINE
@@ -204,7 +209,7 @@ def report(shown: list[Shown]) -> int:
     return 0 if shown and not empty else 1
 
 
-def _latest(answer: ask.Answer) -> str:
+def _latest(answer: Answer) -> str:
     latest = [values[-1] for values in answer.series.values() if values]
     return ", ".join(f"{value:,.6g}" for value in latest[:4]) + (" …" if latest[4:] else "")
 

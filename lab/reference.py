@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is made from the code by `make docs`: reference pages, dashboards, Telegraf's JSON inputs."""
+"""What `make docs` makes from the code: reference pages, dashboards, Telegraf's JSON inputs."""
 
 from pathlib import Path
 

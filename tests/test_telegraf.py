@@ -116,7 +116,9 @@ def test_files() -> None:
     """There is an input for each format and transport, and an output for each database."""
     assert INPUTS == ["input-influx-tcp", "input-influx-udp", "input-json-tcp", "input-json-udp"]
     outputs = sorted(FILES.keys() - {"agent", *INPUTS})
-    assert outputs == [f"output-{name}" for name in ("influxdb1", "influxdb2", "influxdb3", "kafka")]
+    assert outputs == [
+        f"output-{name}" for name in ("influxdb1", "influxdb2", "influxdb3", "kafka")
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
@@ -206,9 +208,7 @@ def both(schema: Schema, batch: bytes, oracle: Oracle, transport: str) -> None:
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 @settings(derandomize=True, deadline=None, max_examples=50)
 @given(flows=st.lists(flow_records(), min_size=1, max_size=3), bits=st.booleans())
-def test_flows_as_json(
-    *, oracle: Oracle, transport: str, flows: list[Any], bits: bool
-) -> None:
+def test_flows_as_json(*, oracle: Oracle, transport: str, flows: list[Any], bits: bool) -> None:
     """Records of flows come out as from line protocol: tags, integers, decimals, time in ns."""
     batch = b"".join(flow.packed(KEY_FIELDS) for flow in flows)
     both(flow_schema(KEY_FIELDS, bits=bits), batch, oracle, transport)

@@ -78,7 +78,8 @@ ALERTS = (
         name="VtapRecordsLost",
         summary="records for {sink} were lost",
         doc="Each reason has another cure: see docs/accounting.md.",
-        promql=f"sum by (instance, sink, reason) (increase(vtap_sink_lost_records_total[{WINDOW}s]))",
+        promql="sum by (instance, sink, reason) "
+        f"(increase(vtap_sink_lost_records_total[{WINDOW}s]))",
         limit=0,
         lasting="0s",
         severity="critical",

@@ -9,7 +9,7 @@ See: Grafana's documentation of template variables, and of the InfluxDB and Prom
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import re
 import urllib.parse
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from lab.servers import Influxd, Server
 
@@ -34,7 +34,7 @@ class Range:
 
     def text(self, second: int) -> str:
         """A time as SQL takes it."""
-        return datetime.datetime.fromtimestamp(second, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return dt.datetime.fromtimestamp(second, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,9 @@ class Question:
     @property
     def query(self) -> str:
         """Its text, with macros."""
-        return str(next(self.target[key] for key in ("expr", "rawSql", "query") if key in self.target))
+        return str(
+            next(self.target[key] for key in ("expr", "rawSql", "query") if key in self.target)
+        )
 
     @property
     def instant(self) -> bool:
@@ -161,7 +163,7 @@ def sql(text: str, window: Range, values: Mapping[str, Sequence[str]]) -> str:
     )
 
 
-def _replaced(text: str, macros: Mapping[str, str | Callable[[re.Match[str]], str]]) -> str:
+def _replaced(text: str, macros: Mapping[str, str]) -> str:
     for pattern, value in macros.items():
         text = re.sub(pattern, value, text)
     return text

@@ -12,14 +12,15 @@ from grafana_foundation_sdk.builders import dashboard, stat, table, timeseries
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.variants import Dataquery
-from grafana_foundation_sdk.models import common, dashboard as model
+from grafana_foundation_sdk.models import common
+from grafana_foundation_sdk.models import dashboard as model
 
 from lab.dashboards.boards import BOARDS
 from lab.dashboards.description import Kind
 from lab.dashboards.sources import SOURCES
 
 if TYPE_CHECKING:
-    from lab.dashboards.description import Board, Panel, Row, Series
+    from lab.dashboards.description import Board, Panel
     from lab.dashboards.sources import Source
 
 DIRECTORY = Path(__file__).parents[2] / "grafana" / "dashboards"
@@ -27,8 +28,13 @@ ALL = "$__all"
 TAG = "vtap"
 HEIGHT = 8  # grid units
 REFERENCES = "ABCDEFGH"  # of a panel's queries
-LABELS = {"device": "device", "interface": "interface", "protocol": "protocol",
-          "src_ip": "source", "dst_ip": "destination"}
+LABELS = {
+    "device": "device",
+    "interface": "interface",
+    "protocol": "protocol",
+    "src_ip": "source",
+    "dst_ip": "destination",
+}
 
 _OF_INTERVALS = {"auto", "auto_count", "auto_min"}
 """What the builder gives every variable, and the schema those of another kind only."""
@@ -80,8 +86,8 @@ def _board(board: Board, source: Source) -> dict[str, Any]:
             dashboard.DashboardLink("vtap")
             .type(model.DashboardLinkType.DASHBOARDS)
             .tags([TAG, source.name])
-            .include_vars(True)  # noqa: FBT003 - the builder's way
-            .keep_time(True)  # noqa: FBT003
+            .include_vars(True)
+            .keep_time(True)
         )
     )
     for name in board.variables:
@@ -92,17 +98,23 @@ def _board(board: Board, source: Source) -> dict[str, Any]:
             queries = _queries(panel, board, source)
             if queries:
                 built.with_panel(_panel(panel, queries, source))
-    for number, panel in enumerate(built.build().panels or (), start=1):
-        panel.id_val = number
+    for number, placed in enumerate(built.build().panels or (), start=1):
+        placed.id_val = number
     if board.annotated:
         built.annotation(
             dashboard.AnnotationQuery()
             .name("Sequence errors")
             .datasource(_reference(source))
-            .enable(True)  # noqa: FBT003
+            .enable(True)
             .icon_color("orange")
         )
-    whole: dict[str, Any] = json.loads(json.dumps(built.build(), cls=JSONEncoder))
+    return _finished(json.loads(json.dumps(built.build(), cls=JSONEncoder)), board, source)
+
+
+def _finished(whole: dict[str, Any], board: Board, source: Source) -> dict[str, Any]:
+    """What the builders have no words for, and without what they say too much."""
+    for shown in whole["panels"]:
+        shown.get("options", {}).pop("footer", None)  # newer tables have none, older need none
     for variable in whole["templating"]["list"]:
         for name in _OF_INTERVALS & variable.keys():
             del variable[name]
@@ -130,8 +142,8 @@ def _variable(board: Board, name: str, source: Source) -> dashboard.QueryVariabl
         .query(source.values(board, name))
         .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(model.VariableSort.ALPHABETICAL_ASC)
-        .multi(True)  # noqa: FBT003
-        .include_all(True)  # noqa: FBT003
+        .multi(True)
+        .include_all(True)
         .current(model.VariableOption(selected=True, text=["All"], value=[ALL]))
     )
     return built.all_value(source.all_value) if source.all_value else built
@@ -154,8 +166,13 @@ def _queries(panel: Panel, board: Board, source: Source) -> list[Query]:
 
 
 def _panel(panel: Panel, queries: list[Query], source: Source) -> AnyPanel:
-    makers = {Kind.TABLE: _table, Kind.STATE: _state}
-    built: AnyPanel = makers.get(panel.kind, _lines)(panel, source)
+    built: AnyPanel
+    if panel.kind is Kind.TABLE:
+        built = _table(panel, source)
+    elif panel.kind is Kind.STATE:
+        built = _state(panel, source)
+    else:
+        built = _lines(panel, source)
     for query in queries:
         built.with_target(query)
     if source.step:
@@ -180,7 +197,7 @@ def _lines(panel: Panel, source: Source) -> timeseries.Panel:
         .fill_opacity(30 if stacked else 10)
         .legend(
             look.VizLegendOptions()
-            .show_legend(True)  # noqa: FBT003
+            .show_legend(True)
             .display_mode(common.LegendDisplayMode.TABLE)
             .placement(common.LegendPlacement.BOTTOM)
             .calcs(["mean", "max", "lastNotNull"])
@@ -217,7 +234,7 @@ def _state(panel: Panel, source: Source) -> stat.Panel:
         .color_mode(common.BigValueColorMode.BACKGROUND)
         .graph_mode(common.BigValueGraphMode.NONE)
         .text_mode(common.BigValueTextMode.VALUE_AND_NAME)
-        .reduce_options(look.ReduceDataOptions().values(False).calcs(["lastNotNull"]))  # noqa: FBT003
+        .reduce_options(look.ReduceDataOptions().values(False).calcs(["lastNotNull"]))
     )
     if not source.named:
         built.display_name(" ".join(f"${{__field.labels.{tag}}}" for tag in panel.series[0].by))
@@ -227,10 +244,14 @@ def _state(panel: Panel, source: Source) -> stat.Panel:
 def _table(panel: Panel, source: Source) -> table.Panel:
     (series,) = panel.series
     names = {"Value": series.label, **{f"Value #{name}": series.label for name in REFERENCES}}
-    built = table.Panel().with_transformation(
-        model.DataTransformerConfig(
-            id_val="organize",
-            options={"excludeByName": {"Time": True, "time": True}, "renameByName": names},
+    built = (
+        table.Panel()
+        .show_header(True)
+        .with_transformation(
+            model.DataTransformerConfig(
+                id_val="organize",
+                options={"excludeByName": {"Time": True, "time": True}, "renameByName": names},
+            )
         )
     )
     if "src_ip" in series.by:

@@ -10,12 +10,12 @@ FLOW = "vtap_flow"
 AGENT = "vtap_agent"
 DROPS = "DroppedPackets"
 
-TAGS = {
+TAGS: dict[str, dict[str, str | None]] = {
     FLOW: {},
     AGENT: {"interface": None, "protocol": None},
     DROPS: {"device": "deviceIP", "interface": "ingressPort", "protocol": None},
 }
-"""What a variable's tag is called in a measurement, where not like itself; none: it is not there."""
+"""What a variable's tag is called in a measurement, if not like itself; none: there is none."""
 
 
 class How(enum.Enum):

@@ -53,7 +53,11 @@ class Source:
 
 def _influxql_target(series: Series, query: str) -> Members:
     table = series.how is How.TOTAL
-    members = {"query": query, "rawQuery": True, "resultFormat": "table" if table else "time_series"}
+    members = {
+        "query": query,
+        "rawQuery": True,
+        "resultFormat": "table" if table else "time_series",
+    }
     return members if table else members | {"alias": influxql.legend(series)}
 
 
@@ -113,8 +117,12 @@ SOURCES = (
         target=_sql_target,
         values=lambda board, variable: {"query": sql.values(board, variable), "refId": "Values"},
         event=lambda variables: {
-            "target": {"rawSql": sql.events(variables), "rawQuery": True, "format": "table",
-                       "refId": "Anno"}
+            "target": {
+                "rawSql": sql.events(variables),
+                "rawQuery": True,
+                "format": "table",
+                "refId": "Anno",
+            }
         },
         all_value=None,
         named=False,

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dashboards are such as Grafana takes, and every panel gets data from the real database.
+
+One vtap-stream measures real traffic for three databases at once (`lab.demo`); each query of each
+dashboard is asked of them with macros and variables expanded as Grafana does.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.parse
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import pytest
+import yaml
+from grafanatypes import PANELS, schemas
+
+from lab.dashboards import ask
+from lab.demo import DATABASES, STEPS, WITHOUT, Lab
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parent.parent / "grafana"
+FILES = sorted(ROOT.glob("dashboards/*/*.json"))
+SECONDS = 5
+THRESHOLD = 100  # --sequence-threshold
+
+DRAFT = jsonschema.Draft7Validator
+
+TARGET_MEMBERS = {"limit", "matchAny", "tags", "type"}
+"""Of an annotation's target, what is not the data source's own."""
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A dashboard."""
+    board: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return board
+
+
+def name(path: Path) -> str:
+    """What a test is called by."""
+    return f"{path.parent.name}-{path.stem}"
+
+
+every_board = pytest.mark.parametrize("path", FILES, ids=name)
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """Databases with some seconds of traffic in them."""
+    with Lab() as running:
+        running.drive(SECONDS)
+        yield running
+
+
+def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
+    """The panels, without rows."""
+    return [panel for panel in board["panels"] if panel["type"] != "row"]
+
+
+def test_there_are_all() -> None:
+    """Each data source has the same dashboards."""
+    boards = ["agent", "drops", "flow", "traffic"]
+    sources = ["influxql", "prometheus", "sql", "victoriametrics"]
+    assert [(source, board) for source in sources for board in boards] == [
+        (path.parent.name, path.stem) for path in FILES
+    ]
+
+
+@every_board
+def test_schema(path: Path) -> None:
+    """The JSON is valid by the types that Grafana publishes, options of panels included."""
+    board = read(path)
+    for annotation in board.get("annotations", {}).get("list", ()):
+        own = annotation["target"].keys() - TARGET_MEMBERS
+        for member in own:
+            del annotation["target"][member]
+        for member in {"titleFormat", "tagKeys"} & annotation.keys():  # Prometheus's
+            del annotation[member]
+
+    jsonschema.validate(board, {"$ref": "#/definitions/Dashboard", "definitions": schemas()}, DRAFT)
+    for panel in panels(board):
+        assert panel["type"] in PANELS
+        reference = {"$ref": f"#/definitions/{panel['type']}Options", "definitions": schemas()}
+        jsonschema.validate(panel["options"], reference, DRAFT)
+
+
+@every_board
+def test_a_person_can_read_it(path: Path) -> None:
+    """Every panel has a unit, says what it shows and why it may be empty, and has a legend."""
+    board = read(path)
+    assert board["uid"] == f"vtap-{path.stem}-{path.parent.name}"
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    for panel in panels(board):
+        defaults = panel["fieldConfig"]["defaults"]
+        assert defaults["unit"]
+        assert "description" in defaults["noValue"]
+        assert re.search(r"Empty:|A gap:", panel["description"])
+        if panel["type"] == "timeseries":
+            assert panel["options"]["legend"]["displayMode"] == "table"
+            for target in panel["targets"]:
+                legend = target.get("alias") or target.get("legendFormat")
+                by_labels = "__field" in defaults.get("displayName", "")
+                assert legend or by_labels or '" FROM ' in target["rawSql"]
+
+
+@every_board
+def test_what_it_refers_to_is_there(path: Path) -> None:
+    """The data source is provisioned, and the dashboards that links lead to are there."""
+    board = read(path)
+    (source,) = provisioned(ROOT / "provisioning/datasources" / f"{path.parent.name}.yaml")
+    text = path.read_text(encoding="utf-8")
+    assert {source["uid"]} == set(re.findall(r'"uid": "(vtap-[a-z]+)"', text))
+    assert {source["type"]} == {
+        panel["datasource"]["type"] for panel in (*panels(board), *board["templating"]["list"])
+    }
+    known = {read(other)["uid"] for other in FILES}
+    assert set(re.findall(r"/d/([a-z-]+)\?", text)) <= known
+    (link,) = board["links"]
+    assert set(link["tags"]) == set(board["tags"])
+    assert link["includeVars"]
+    assert link["keepTime"]
+
+
+def test_traffic_leads_to_the_flow() -> None:
+    """From the top talkers a click leads to the flow, with its addresses chosen."""
+    for path in FILES:
+        if path.stem == "traffic":
+            text = path.read_text(encoding="utf-8")
+            assert f"/d/vtap-flow-{path.parent.name}?${{__url_time_range}}&var-src_ip=" in text
+
+
+def provisioned(path: Path) -> list[dict[str, Any]]:
+    """The data sources of a file."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert content["apiVersion"] == 1
+    sources: list[dict[str, Any]] = content["datasources"]
+    return sources
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("provisioning/datasources/*")), ids=lambda p: p.stem
+)
+def test_data_sources(path: Path) -> None:
+    """A data source has what Grafana needs, and neither a fixed address nor a secret."""
+    (source,) = provisioned(path)
+    known = {"name", "uid", "type", "access", "url", "user", "editable", "jsonData"}
+    assert source.keys() <= known | {"secureJsonData"}
+    assert known - {"user"} <= source.keys()
+    assert re.fullmatch(r"\$\{[A-Z0-9_]+\}", source["url"])
+    for secret in source.get("secureJsonData", {}).values():
+        assert re.fullmatch(r"\$\{[A-Z0-9_]+\}", secret)
+
+
+def test_dashboard_provider() -> None:
+    """The provider reads files."""
+    path = ROOT / "provisioning/dashboards/vtap.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert content.keys() == {"apiVersion", "providers"}
+    (provider,) = content["providers"]
+    assert provider["type"] == "file"
+    assert provider["options"].keys() == {"path", "foldersFromFilesStructure"}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name in DATABASES], ids=name)
+def test_panels_have_data(path: Path, lab: Lab) -> None:
+    """Every query of the dashboard, annotations included, returns values."""
+    if path.stem in WITHOUT:
+        pytest.skip("this vtap-stream does not measure it")
+    found = list(ask.questions(read(path)))
+    assert len(found) >= 10
+    for question in found:
+        answer = lab.answer(path.parent.name, question)
+        assert answer.values, f"{question.panel}: {answer.expanded}"
+        assert not re.search(r"\$[\w{]", answer.expanded)
+
+
+def answers(lab: Lab, source: str, board: str, panel: str) -> list[ask.Answer]:
+    """What the queries of one panel return."""
+    path = ROOT / "dashboards" / source / f"{board}.json"
+    chosen = [question for question in ask.questions(read(path)) if question.panel == panel]
+    assert chosen
+    return [lab.answer(source, question) for question in chosen]
+
+
+@pytest.mark.parametrize("source", ["influxql", "victoriametrics"])
+def test_rates_add_up(source: str, lab: Lab) -> None:
+    """The area under the throughput, in total and by protocol, is what the senders sent."""
+    sent = sum(flow.bytes for flow in lab.sent)
+    by_protocol: Counter[str] = Counter()
+    for flow in lab.sent:
+        by_protocol[flow.protocol] += flow.bytes
+
+    throughput, goodput = answers(lab, source, "traffic", "Throughput and goodput")
+    (apart,) = answers(lab, source, "traffic", "Throughput by protocol")
+
+    assert sum(throughput.values) * lab.window.step / 8 == sent
+    assert 0 < sum(goodput.values) < sum(throughput.values)
+    assert by_protocol == {
+        dict(labels)["protocol"]: sum(values) * lab.window.step / 8
+        for labels, values in apart.series.items()
+    }
+
+
+@pytest.mark.parametrize("source", ["influxql", "victoriametrics"])
+def test_top_talkers(source: str, lab: Lab) -> None:
+    """The table has every flow with the bytes that its sender sent."""
+    (table,) = answers(lab, source, "traffic", "Top talkers")
+    found = {
+        tuple(dict(labels)[tag] for tag in ("src_ip", "src_port", "dst_ip", "dst_port")): values
+        for labels, values in table.series.items()
+    }
+    assert found == {
+        (flow.src_ip, str(flow.src_port), flow.dst_ip, str(flow.dst_port)): [flow.bytes]
+        for flow in lab.sent
+    }
+
+
+def errors(packets: int) -> int:
+    """How many of so many numbered packets are an error, by their distance to the one before."""
+    steps = (STEPS * (packets // len(STEPS) + 1))[1:packets]
+    assert {step > THRESHOLD for step in steps} == {True, False}
+    return sum(step != 1 for step in steps)
+
+
+@pytest.mark.parametrize("source", ["influxql", "victoriametrics"])
+def test_sequence_errors(source: str, lab: Lab) -> None:
+    """The table has each numbered flow with the errors that were sent in it."""
+    (table,) = answers(lab, source, "traffic", "Flows with most sequence errors")
+    found = {
+        dict(labels)["src_port"]: values
+        for labels, values in table.series.items()
+        if dict(labels)["protocol"] == "udp"
+    }
+    assert found == {
+        str(flow.src_port): [errors(flow.packets)] for flow in lab.sent if flow.protocol == "udp"
+    }
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name in DATABASES], ids=name)
+def test_variables(path: Path, lab: Lab) -> None:
+    """Every variable finds values to choose from."""
+    if path.stem in WITHOUT:
+        pytest.skip("this vtap-stream does not measure it")
+    for variable in read(path)["templating"]["list"]:
+        query = variable["query"]
+        if path.parent.name == "influxql":
+            found = [row[1] for series in lab.influxd.query(query) for row in series["values"]]
+        else:
+            match = re.fullmatch(r"label_values\((\w+), (\w+)\)", query)
+            assert match
+            server = lab.prometheus if path.parent.name == "prometheus" else lab.victoria
+            metric, label = match.groups()
+            arguments = urllib.parse.urlencode({"match[]": metric, "start": lab.window.start})
+            data = json.loads(server.http("GET", f"/api/v1/label/{label}/values?{arguments}"))
+            found = data["data"]
+        assert found, query
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "sql"], ids=name)
+def test_sql_expands(path: Path) -> None:
+    """No macro of a statement for InfluxDB 3 is one that its data source does not know."""
+    board = read(path)
+    window = ask.Range(1_700_000_000, 1_700_000_600, 5)
+    values = {variable["name"]: ["a", "b"] for variable in board["templating"]["list"]}
+    found = list(ask.questions(board))
+    assert len(found) >= 4
+    for question in found:
+        expanded = ask.sql(question.query, window, values)
+        assert "$" not in expanded
+        assert "time >= '2023-11-14T22:13:20Z' AND time <= '2023-11-14T22:23:20Z'" in expanded
