@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 DIRECTORY = Path(__file__).parent.parent / "telegraf"
 FILES = {path.stem: path for path in DIRECTORY.glob("*.conf")}
-INPUTS = sorted(name for name in FILES if name.startswith("input-"))
+INPUTS = ["input-influx-tcp", "input-influx-udp", "input-json-tcp", "input-json-udp"]
 FLOWS = 65_536  # an interval
 
 KNOWN = {
@@ -44,6 +44,15 @@ KNOWN = {
         "metric_batch_size",
         "metric_buffer_limit",
         "omit_hostname",
+    },
+    "inputs.kafka_consumer": {
+        "brokers",
+        "consumer_group",
+        "data_format",
+        "max_processing_time",
+        "max_undelivered_messages",
+        "offset",
+        "topic_regexps",
     },
     "inputs.socket_listener": {
         "data_format",
@@ -159,6 +168,8 @@ def test_sizes() -> None:
     for name in INPUTS:
         buffer = size(plugins(name)["inputs.socket_listener"]["read_buffer_size"])
         assert buffer > max(1 << 16, JSON_LINE_LIMIT)
+    waiting = plugins("input-kafka")["inputs.kafka_consumer"]["max_undelivered_messages"]
+    assert agent["metric_batch_size"] < waiting < agent["metric_buffer_limit"]
 
 
 def json_v2_metrics(settings_: dict[str, Any], payload: bytes) -> list[Point]:
