@@ -123,11 +123,8 @@ def size(text: str) -> int:
 
 def test_files() -> None:
     """There is an input for each format and transport, and an output for each database."""
-    assert INPUTS == ["input-influx-tcp", "input-influx-udp", "input-json-tcp", "input-json-udp"]
-    outputs = sorted(FILES.keys() - {"agent", *INPUTS})
-    assert outputs == [
-        f"output-{name}" for name in ("influxdb1", "influxdb2", "influxdb3", "kafka")
-    ]
+    outputs = {f"output-{name}" for name in ("influxdb1", "influxdb2", "influxdb3", "kafka")}
+    assert {"agent", "input-kafka", *INPUTS, *outputs} == FILES.keys()
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
@@ -151,7 +148,7 @@ def test_each_setting_says_why(name: str) -> None:
         lines = lines[: next(i for i, line in enumerate(lines) if line.endswith("fields]"))]
     paragraphs = "\n".join(lines).split("\n\n")
     for paragraph in paragraphs:
-        assert "#" in paragraph or "=" not in paragraph or "[outputs" in paragraph, paragraph
+        assert "#" in paragraph or "=" not in paragraph, paragraph
 
 
 def test_files_combine() -> None:
