@@ -27,6 +27,7 @@ from lab.prometheus import Prometheus
 from lab.run import terminated
 from lab.servers import Influxd, VictoriaMetrics, free_ports
 from lab.traffic import Pace
+from trapstream_vtap.cli import main as command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +41,8 @@ PAYLOAD = (64, 200, 512, 1000, 1400)  # bytes, in turn
 STEPS = (*(1,) * 19, 0, *(1,) * 19, 4, *(1,) * 19, 300, *(1,) * 19, -2, *(1,) * 20)
 """Of datagrams' numbers: in a hundred a duplicate, a small error, a big one, and one backwards."""
 DATABASES = ("influxql", "victoriametrics", "prometheus")  # InfluxDB 3 is not to be had here
-WITHOUT = ("drops",)  # dashboards of what this vtap-stream does not measure
+DROPS = any(option.name == "probe" for option in command.params)
+WITHOUT = () if DROPS else ("drops",)  # dashboards of what this vtap-stream does not measure
 V4 = ("10.0.1.1", "10.0.1.2")
 V6 = ("fd00:1::1", "fd00:1::2")
 IFNAME = "demo0"
@@ -61,12 +63,14 @@ class Lab:
     Attributes:
         arguments: What vtap-stream was started with.
         sent: The flows, once driven.
+        refused: The one of them that goes to a closed port, so that the kernel drops it.
         said: Its last line, once driven.
         window: The time that the dashboards show, once driven.
     """
 
     arguments: tuple[str, ...]
     sent: list[Sent]
+    refused: Sent
     said: str
     window: Range
 
@@ -81,6 +85,7 @@ class Lab:
             (port,) = free_ports(self._tap, 1)
             self.arguments = (
                 *("-i", IFNAME, "--sequence-offset", "0", "--metrics", f"{host}:{port}"),
+                *(("--probe", "flows,drops") if DROPS else ()),
                 *("--sink", f"http://{host}:{self.influxd.http_port}?db=vtap"),
                 *("--sink", f"tcp://{host}:{self.victoria.tcp_port}"),
             )
@@ -112,15 +117,17 @@ class Lab:
             return Pace(rate * seconds, rate, PAYLOAD, stop, steps)
 
         sender, tap = self._sender, self._tap
-        with ThreadPoolExecutor(4) as threads:
+        with ThreadPoolExecutor(5) as threads:
             try:
                 flows = [
                     threads.submit(traffic.udp, sender, tap, *V4, pace(400, STEPS)),
                     threads.submit(traffic.udp, sender, tap, *V6, pace(300, STEPS)),
                     threads.submit(traffic.tcp, sender, tap, *V4, pace(200)),
                     threads.submit(traffic.tcp, sender, tap, *V6, pace(100)),
+                    threads.submit(traffic.udp, sender, tap, *V4, pace(20, (1,)), closed=True),
                 ]
                 self.sent = [flow.result() for flow in flows]
+                self.refused = self.sent[-1]
             finally:
                 stop.set()
         self._wait(self._arrived, "the databases do not have every packet")
