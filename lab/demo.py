@@ -41,7 +41,7 @@ PAYLOAD = (64, 200, 512, 1000, 1400)  # bytes, in turn
 STEPS = (*(1,) * 19, 0, *(1,) * 19, 4, *(1,) * 19, 300, *(1,) * 19, -2, *(1,) * 20)
 """Of datagrams' numbers: in a hundred a duplicate, a small error, a big one, and one backwards."""
 DATABASES = ("influxql", "victoriametrics", "prometheus")  # InfluxDB 3 is not to be had here
-DROPS = any(option.name == "probe" for option in command.params)
+DROPS = any("--probe" in option.opts for option in command.params)
 WITHOUT = () if DROPS else ("drops",)  # dashboards of what this vtap-stream does not measure
 V4 = ("10.0.1.1", "10.0.1.2")
 V6 = ("fd00:1::1", "fd00:1::2")

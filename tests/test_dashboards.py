@@ -20,7 +20,7 @@ import yaml
 from grafanatypes import PANELS, schemas
 
 from lab.dashboards import ask
-from lab.demo import DATABASES, STEPS, WITHOUT, Lab
+from lab.demo import DATABASES, DROPS, STEPS, WITHOUT, Lab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +32,9 @@ SECONDS = 5
 THRESHOLD = 100  # --sequence-threshold
 
 DRAFT = jsonschema.Draft7Validator
+
+TEXTS = {"expr", "query"}
+"""The member of a query that holds its text."""
 
 TARGET_MEMBERS = {"limit", "matchAny", "tags", "type"}
 """Of an annotation's target, what is not the data source's own."""
@@ -168,6 +171,14 @@ def test_dashboard_provider() -> None:
     assert provider["options"].keys() == {"path", "foldersFromFilesStructure"}
 
 
+def test_steps() -> None:
+    """A data source says how short a step may be: panels do not, so that it holds for all."""
+    for path in ROOT.glob("provisioning/datasources/*.yaml"):
+        (source,) = provisioned(path)
+        assert re.fullmatch(r"\d+s", source["jsonData"]["timeInterval"])
+    assert not [path for path in FILES for panel in panels(read(path)) if "interval" in panel]
+
+
 @pytest.mark.parametrize("path", ASKED, ids=name)
 def test_panels_have_data(path: Path, lab: Lab) -> None:
     """Every query of the dashboard, annotations included, returns values."""
@@ -241,6 +252,26 @@ def test_sequence_errors(source: str, lab: Lab) -> None:
         for flow in lab.sent
         if flow.protocol == "udp"
     }
+
+
+@pytest.mark.skipif(not DROPS, reason="this vtap-stream does not watch drops")
+@pytest.mark.parametrize("source", ["influxql", "victoriametrics"])
+def test_drops(source: str, lab: Lab) -> None:
+    """The table has every packet to a closed port, under a reason of its own."""
+    (table,) = answers(lab, source, "drops", "Reasons")
+    assert [lab.refused.packets] in table.series.values()
+
+
+@pytest.mark.parametrize("source", ["influxql", "prometheus"])
+def test_alerts_have_data(source: str, lab: Lab) -> None:
+    """Every query of Grafana's alert rules returns values."""
+    content = yaml.safe_load((ROOT / f"alerts/grafana-{source}.yaml").read_text(encoding="utf-8"))
+    (group,) = content["groups"]
+    assert len(group["rules"]) >= 5
+    for rule in group["rules"]:
+        model = {k: v.replace("$$", "$") for k, v in rule["data"][0]["model"].items() if k in TEXTS}
+        answer = lab.answer(source, ask.Question("alerts", rule["title"], model))
+        assert answer.values, f"{rule['title']}: {answer.expanded}"
 
 
 @pytest.mark.parametrize("path", ASKED, ids=name)

@@ -34,7 +34,7 @@ TRAFFIC = Board(
     name="traffic",
     title="vtap: traffic",
     doc="What crosses the measured interfaces: rates, talkers, delay variation, errors, drops.",
-    variables=("device", "interface", "protocol"),
+    variables=("device", "interface", "direction", "protocol"),
     annotated=True,
     rows=(
         Row(
@@ -132,7 +132,7 @@ FLOW = Board(
     name="flow",
     title="vtap: flow",
     doc="One flow, or those between two addresses: rates, delay variation, sequence numbers.",
-    variables=("device", "interface", "protocol", "src_ip", "dst_ip"),
+    variables=("device", "interface", "direction", "protocol", "src_ip", "dst_ip"),
     annotated=True,
     rows=(
         Row(

@@ -31,6 +31,7 @@ REFERENCES = "ABCDEFGH"  # of a panel's queries
 LABELS = {
     "device": "device",
     "interface": "interface",
+    "direction": "direction",
     "protocol": "protocol",
     "src_ip": "source",
     "dst_ip": "destination",
@@ -175,8 +176,6 @@ def _panel(panel: Panel, queries: list[Query], source: Source) -> AnyPanel:
         built = _lines(panel, source)
     for query in queries:
         built.with_target(query)
-    if source.step:
-        built.interval(source.step)
     return (
         built.title(panel.title)
         .description(panel.doc)

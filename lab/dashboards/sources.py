@@ -31,7 +31,6 @@ class Source:
         event: What a query of annotations consists of, from the dashboard's variables.
         all_value: What "All" becomes in a query; none: a list of all values.
         named: Whether a query says how its series are called.
-        step: Shortest step of a chart; none: that of the provisioned data source.
     """
 
     name: str
@@ -43,7 +42,6 @@ class Source:
     event: Callable[[tuple[str, ...]], Members]
     all_value: str | None = ".*"
     named: bool = True
-    step: str | None = "1s"
 
     @property
     def uid(self) -> str:
@@ -144,6 +142,5 @@ SOURCES = (
         target=_prometheus_target(promql.legend_of),
         values=promql.values,
         event=_prometheus_event(promql.events),
-        step=None,
     ),
 )
