@@ -21,6 +21,7 @@ from grafanatypes import PANELS, schemas
 
 from lab.dashboards import ask
 from lab.demo import DATABASES, DROPS, STEPS, WITHOUT, Lab
+from trapstream_vtap.layouts import KEY_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -290,6 +291,29 @@ def test_variables(path: Path, lab: Lab) -> None:
             data = json.loads(server.http("GET", f"/api/v1/label/{label}/values?{arguments}"))
             found = data["data"]
         assert found, query
+
+
+def metrics() -> dict[str, set[str]]:
+    """The labels of every metric, from the reference page."""
+    page = (ROOT.parent / "docs/metrics.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(vtap_\w+)` \| \w+ \| ([^|]*)\|", page, re.MULTILINE)
+    found = {metric: set(re.findall(r"`(\w+)`", labels)) for metric, labels in rows}
+    for labels in found.values():
+        labels.update({"instance"}, {"flow", *KEY_FIELDS} if "key" in labels else ())
+    return found
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "prometheus"], ids=name)
+def test_metrics_are_known(path: Path) -> None:
+    """Expressions for Prometheus name metrics and labels that there are, those of drops, too."""
+    known = metrics()
+    for question in ask.questions(read(path)):
+        (metric,) = re.findall(r"vtap_\w+", question.query)
+        grouped = re.findall(r"by \(([^)]*)\)", question.query)
+        (braces,) = re.findall(r"\{([^}]*)\}", question.query)
+        labels = {label for group in grouped for label in group.split(", ")}
+        labels |= set(re.findall(r"(\w+)[!=]?[=~]\"", braces))
+        assert labels <= known[metric], question.query
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "sql"], ids=name)

@@ -15,6 +15,7 @@ from trapstream_vtap.ledger import LOSSES
 
 LABELS = {
     "device": "instance",
+    "deviceIP": "instance",
     "dropReason": "reason",
     "dropType": "type",
     "ingressPort": "interface",
@@ -72,8 +73,6 @@ def query(series: Series, variables: tuple[str, ...]) -> str | None:
     if not metric:
         return None
     chosen = {LABELS.get(tag, tag): name for tag, name in series.chosen(variables).items()}
-    if series.measurement == AGENT:
-        chosen = {"instance": "device"}
     fixed = [f'{label}="{value}"' for label, value in matched.items()]
     if _PER_FLOW.intersection(series.by):
         fixed.append('flow!="rest"')  # all the flows that are not shown, in one series
