@@ -51,22 +51,21 @@ def _packets() -> None:
 
 def _scrapes() -> None:
     batch = _summaries()
-    print(
-        f"| of {FLOWS:,} flows shown | a record, ns | a scrape, ms | it has, kB |\n|---|---|---|---|"
-    )
+    print(f"| of {FLOWS:,} flows shown | a record, ns | a scrape, ms | it has, kB |")
+    print("|---|---|---|---|")
     for shown in SHOWN:
         chosen = testrun.settings(metrics=WHERE, metrics_flows=shown)
         objects = testrun.load(chosen)
         probe = flow.FlowProbe(chosen)
         probe.prepare(objects)
-        metrics = Metrics(chosen)
-        metrics.use(probe, chosen)
+        metrics = Metrics(chosen, dict)
+        metrics.use(probe, chosen, {})
         records, scrapes = [], []
         for number in range(ROUNDS):
             start = time.perf_counter()
             metrics.hand_flows(batch)
             records.append((time.perf_counter() - start) / FLOWS)
-            metrics.end_interval((number + 1) * NS, {}, {})
+            metrics.end_interval((number + 1) * NS, {})
             start = time.perf_counter()
             page = metrics.page(OPENMETRICS)
             scrapes.append(time.perf_counter() - start)

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import time
 from collections import Counter, defaultdict
 from itertools import pairwise
@@ -344,6 +345,13 @@ def test_one_server(pair: tuple[Namespace, Namespace]) -> None:
         assert scraping.get(tap, port).status == 200
         missing = scraping.get(tap, port, "/x")
         assert (missing.status, b"/metrics" in missing.body) == (404, True)
+        for _ in range(20):  # somebody who does not wait for the answer
+            with tap.socket(socket.AF_INET, socket.SOCK_STREAM) as hasty:
+                hasty.connect(("127.0.0.1", port))
+                hasty.send(b"GET /metrics HTTP/1.0\r\n\r\n")
+                hasty.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert scraping.get(tap, port).status == 200
+        assert "Traceback" not in command.said
         assert command.stop().endswith(" packets measured")
 
 
