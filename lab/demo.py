@@ -23,9 +23,8 @@ from lab.command import VtapStream
 from lab.dashboards.ask import Answer, Question, Range, influxql, prometheus, questions
 from lab.dashboards.build import DIRECTORY
 from lab.namespace import Namespace, veth
-from lab.prometheus import Prometheus
 from lab.run import terminated
-from lab.servers import Influxd, VictoriaMetrics, free_ports
+from lab.servers import Influxd, Prometheus, VictoriaMetrics, free_ports
 from lab.traffic import Pace
 from trapstream_vtap.cli import main as command
 
@@ -91,7 +90,7 @@ class Lab:
             )
             self._command = stack.enter_context(VtapStream(self._tap, *self.arguments))
             self._command.wait_until_measuring()
-            self.prometheus = stack.enter_context(Prometheus(self._tap, target=f"{host}:{port}"))
+            self.prometheus = stack.enter_context(Prometheus([f"{host}:{port}"], self._tap))
             self._wait(self._scraped, "Prometheus scrapes nothing")
             self._stack = stack.pop_all()
         return self

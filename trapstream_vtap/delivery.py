@@ -253,7 +253,7 @@ class Delivery:
 
     def accounts(self) -> dict[str, dict[str, int]]:
         """What became of the records at each sink, by name; the columns of `vtap_agent`."""
-        senders = zip(self._addresses, self._senders, strict=True)
+        senders = zip(self._addresses, self._senders, strict=False)
         return {str(address): sender.values() for address, sender in senders}
 
     def _hand(self, plans: Mapping[Shape, Plan], batch: bytearray, *, counts: bool = True) -> None:

@@ -6,8 +6,9 @@ from __future__ import annotations
 import gzip
 import http.server
 import socket
+import sys
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -134,6 +135,11 @@ def _server(
             """Not a word: it would be said every few seconds."""
 
     class Server(http.server.ThreadingHTTPServer):
+        def handle_error(self, *about: Any) -> None:
+            """Whoever goes away in the middle has no use for an answer, nor a person for a word."""
+            if not isinstance(sys.exception(), OSError):
+                super().handle_error(*about)
+
         address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         daemon_threads = True
 

@@ -55,13 +55,13 @@ def report(sentence: str) -> None:
         sys.stderr.flush()
 
 
-def _metrics(settings: Settings) -> Metrics | None:
+def _metrics(settings: Settings, delivery: Delivery) -> Metrics | None:
     """What Prometheus scrapes, if it does; else its library is not even loaded."""
     if not settings.metrics:
         return None
     from trapstream_vtap.metrics.exporter import Metrics  # noqa: PLC0415 - only where it is used
 
-    return Metrics(settings)
+    return Metrics(settings, delivery.accounts)
 
 
 class Stream:
@@ -81,7 +81,7 @@ class Stream:
         self._delivery = Delivery(settings, report, self._end)
         self._delivery.use(self._plans_of(FlowProbe(settings), settings))
         self._seen = Seen(settings.names, self._delivery.flows, self._delivery.events)
-        self._metrics = _metrics(settings)
+        self._metrics = _metrics(settings, self._delivery)
         self._gone: set[str] = set()
         self._stop = False
         self._reload = False
@@ -144,7 +144,7 @@ class Stream:
         self._delivery.use(plans)
         self._seen.begin(self._probe, self._settings.interfaces)
         if self._metrics:
-            self._metrics.use(self._probe, self._settings)
+            self._metrics.use(self._probe, self._settings, self._seen.values())
 
     def _give_up_root(self) -> list[str]:
         """From here on only the keeper may do what root may; no thread has been started yet."""
@@ -342,7 +342,7 @@ class Stream:
         now, interfaces = self._probe.wall(line), self._seen.values()
         self._delivery.hand_account(now, interfaces)
         if self._metrics:
-            self._metrics.end_interval(now, interfaces, self._delivery.accounts())
+            self._metrics.end_interval(now, interfaces)
         seen = sum(counts["seen_packets"] for counts in interfaces.values())
         sentence = "; ".join(filter(None, (f"{seen} packets seen", self._delivery.progress())))
         self._health.status(sentence)

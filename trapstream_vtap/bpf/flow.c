@@ -10,7 +10,7 @@
  * COARSE_LIMIT_NS, COARSE_SHIFT, RING_PAGES, LINKS, SWEEP_KEYS, COUNTS_BIT and JITTER_BIT; where they
  * are asked for, LONG_NS (jitter has an interval of its own, and a structure jitter_slot), VTAP_SEQUENCE
  * (sequence numbers), VTAP_DEVIATION (with EXPECTED_GAP_NS), VTAP_SMOOTHED (jitter as in RFC 3550) and
- * VTAP_GAPS (a histogram of so many entries, and a structure gap_counts, GAP_BUCKETS and GAP_BUCKET());
+ * VTAP_GAPS (so many histograms, a structure gap_counts, GAP_KINDS and GAP_BUCKET());
  * where there are rules RULES, how many, and the function wanted() that they are (wanted.py).
  */
 #include <uapi/linux/bpf.h>

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The histogram of inter-arrival times, per interface, direction and kind of protocol; user space has made
- * its entries. A program does not interrupt itself on a CPU, so plain additions do.
+ * The histogram of inter-arrival times, per interface, direction and kind of protocol. A program does not
+ * interrupt itself on a CPU, so plain additions do. Arrays, since a lookup in a hash table costs 30 ns more.
  */
 #ifdef VTAP_GAPS
 
-BPF_TABLE("percpu_hash", u32, struct gap_counts, gaps, VTAP_GAPS);
+BPF_ARRAY(gap_places, u32, LINKS); /* where the entries of an interface begin; user space says it */
+BPF_PERCPU_ARRAY(gaps, struct gap_counts, VTAP_GAPS);
 
 /* Positions in GAP_PROTOCOLS */
 static __always_inline u32 gap_kind(u8 protocol)
@@ -25,15 +26,18 @@ static __always_inline u32 gap_kind(u8 protocol)
 
 static __always_inline void book_gap(const struct flow_key *key, u64 gap)
 {
-	u32 number = key->interface << 4 | key->direction << 3 | gap_kind(key->protocol);
-	/* how many bounds it is above; without branches, since the verifier would follow each */
-	u64 bucket = GAP_BUCKET(gap);
-	struct gap_counts *g = gaps.lookup(&number);
+	u32 number = key->interface;
+	u32 *place = gap_places.lookup(&number);
+	struct gap_counts *g;
 
-	if (!g || bucket >= GAP_BUCKETS)
+	if (!place)
+		return;
+	number = *place + key->direction * GAP_KINDS + gap_kind(key->protocol);
+	g = gaps.lookup(&number);
+	if (!g)
 		return;
 	g->sum += gap;
-	g->counts[bucket]++;
+	g->counts[GAP_BUCKET(gap)]++;
 }
 
 #endif

@@ -28,7 +28,7 @@ from trapstream_vtap.ledger import LOSSES
 from trapstream_vtap.metrics import families
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from prometheus_client.registry import Collector
 
@@ -60,7 +60,6 @@ class _Account(NamedTuple):
     """What the loop says at an interval's end."""
 
     interfaces: Mapping[str, Mapping[str, int]]
-    sinks: Mapping[str, Mapping[str, int]]
     gaps: Mapping[tuple[str, int, str], Sequence[int]]
 
 
@@ -69,23 +68,35 @@ class Metrics:
 
     Args:
         settings: Of the run.
+        sinks: Tells what became of the records at each sink, as in `vtap_agent`; from any thread.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, sinks: Callable[[], Mapping[str, Mapping[str, int]]]
+    ) -> None:
+        self._sinks = sinks
         self._device = settings.device
         self._names = dict(enumerate(settings.names))
         self._numbers = {name: number for number, name in self._names.items()}
         self._lock = threading.Lock()
         limit = settings.flow_table_size + settings.metrics_flows
         self._totals = Totals(settings.metrics_flows, limit)
-        self._account = _Account({}, {}, {})
+        self._account = _Account({}, {})
         self._gaps_before: dict[tuple[str, int, str], list[int]] = {}
         self._key: tuple[str, ...] | None = None
         self._labels: dict[bytes, str] = {}
         self._process: Collector = ProcessCollector(registry=None)
 
-    def use(self, probe: FlowProbe, settings: Settings) -> None:
-        """PROBE, made from SETTINGS, measures from now on; one before it still can be read."""
+    def use(
+        self, probe: FlowProbe, settings: Settings, interfaces: Mapping[str, Mapping[str, int]]
+    ) -> None:
+        """From now on, another probe measures; one before it still can be read.
+
+        Args:
+            probe: Made from the settings.
+            settings: Of the probe.
+            interfaces: What was counted so far, as for `end_interval`.
+        """
         if self._key is not None:
             self._gaps_before = self._gaps()
         layout, key = probe.schema.layout, flow_layouts(settings.key).key
@@ -115,26 +126,21 @@ class Metrics:
             self._sequences = settings.sequences
         self._probe = probe
         self._interfaces = {i.index: i.name for i in settings.interfaces}
+        self._account = _Account(interfaces, self._gaps())
 
     def hand_flows(self, batch: bytearray) -> None:
         """Summaries of flows."""
         with self._lock:
             self._totals.add(batch)
 
-    def end_interval(
-        self,
-        now: int,
-        interfaces: Mapping[str, Mapping[str, int]],
-        sinks: Mapping[str, Mapping[str, int]],
-    ) -> None:
+    def end_interval(self, now: int, interfaces: Mapping[str, Mapping[str, int]]) -> None:
         """An interval has ended, all its summaries are here.
 
         Args:
             now: The end, ns since the epoch.
             interfaces: What was counted, by interface name, as in `vtap_agent`.
-            sinks: Likewise by sink.
         """
-        account = _Account(interfaces, sinks, self._gaps())
+        account = _Account(interfaces, self._gaps())
         with self._lock:
             self._totals.end_interval(now)
             self._account = account
@@ -171,7 +177,7 @@ class Metrics:
         yield self._histogram(account.gaps), b""
         yield from _flows(scrape, labels, sequences=sequences)
         yield from _accounts(families.AGENT, "interface", account.interfaces, families.UNCOUNTED)
-        yield from _accounts(families.SINK, "sink", account.sinks, LOSSES)
+        yield from _accounts(families.SINK, "sink", self._sinks(), LOSSES)
 
     def _flow_labels(self, flows: Mapping[bytes, object]) -> dict[bytes, str]:
         """By key, of those that are shown now; written once for each."""

@@ -41,6 +41,7 @@ _LARGEST_RING = 8 << 20  # mapped twice into our memory
 _CLOCK_STEP_NS = 1_000_000
 _SWITCH_NS = 5_000_000  # programs are exchanged no closer than that ahead of a grid line
 _SO_TIMESTAMP = 29  # include/uapi/asm-generic/socket.h
+_GAPS_EACH = len(attach.Direction) * len(GAP_PROTOCOLS)  # histograms of an interface
 _KINDS = {"tc": "SCHED_CLS", "xdp": "XDP", "socket": "SOCKET_FILTER"}
 
 
@@ -92,7 +93,7 @@ def source(settings: Settings) -> compiler.Source:
         "SWEEP_KEYS": _sweep_keys(structures),
         **_jitter_constants(settings),
         **_sequence_constants(settings, structures),
-        **({"VTAP_GAPS": len(gap_numbers(settings))} if settings.metrics else {}),
+        **_gap_constants(settings),
     }
     text = "".join(
         layout.definition
@@ -109,8 +110,7 @@ def source(settings: Settings) -> compiler.Source:
         )
     )
     text += "".join(f"#define {name} {value}ULL\n" for name, value in constants.items())
-    above = " + ".join(f"({bound}ULL - (gap) >> 63)" for bound in GAP_BOUNDS)
-    text += f"#define GAP_BUCKETS {len(GAP_BOUNDS) + 1}\n#define GAP_BUCKET(gap) ({above})\n"
+    text += f"#define GAP_BUCKET(gap) {_bucket(GAP_BOUNDS)}\n"
     if settings.rules:
         text += f"#define RULES {len(settings.rules)}\n" + define_wanted(settings.rules)
     program = (compiler.HERE / "flow.c").read_text(encoding="ascii")
@@ -127,7 +127,7 @@ def source(settings: Settings) -> compiler.Source:
         (
             *("flows", "summaries", "wakeups", "links", "controls"),
             *(("events",) if settings.sequences else ()),
-            *(("gaps",) if settings.metrics else ()),
+            *(("gaps", "gap_places") if settings.metrics else ()),
         ),
     )
 
@@ -151,6 +151,16 @@ def places(settings: Settings) -> list[Place]:
         for interface in settings.interfaces
         for side in sides
     ]
+
+
+def _bucket(bounds: Sequence[int], first: int = 0) -> str:
+    """In C: how many of BOUNDS `gap` is above, and FIRST; by bisection."""
+    if not bounds:
+        return str(first)
+    middle = len(bounds) // 2
+    low = _bucket(bounds[:middle], first)
+    high = _bucket(bounds[middle + 1 :], first + middle + 1)
+    return f"((gap) <= {bounds[middle]}ULL ? {low} : {high})"
 
 
 def _programs(hook: str, names: Sequence[str]) -> Iterator[compiler.Program]:
@@ -202,6 +212,15 @@ def _jitter_constants(settings: Settings) -> dict[str, int]:
     return found
 
 
+def _gap_constants(settings: Settings) -> dict[str, int]:
+    if not settings.metrics:
+        return {}
+    return {
+        "VTAP_GAPS": max(1, len(settings.interfaces)) * _GAPS_EACH,
+        "GAP_KINDS": len(GAP_PROTOCOLS),
+    }
+
+
 def _sequence_constants(settings: Settings, structures: FlowLayouts) -> dict[str, int]:
     if not settings.sequences:
         return {}
@@ -233,8 +252,8 @@ def gap_numbers(settings: Settings) -> dict[int, tuple[int, int, str]]:
     if "protocol" not in settings.key:
         kinds = {len(kinds) - 1: ""}
     return {
-        interface.index << 4 | direction << 3 | kind: (interface.index, direction, protocol)
-        for interface in settings.interfaces
+        place * _GAPS_EACH + direction * len(GAP_PROTOCOLS) + kind: (index, direction, protocol)
+        for place, index in enumerate(i.index for i in settings.interfaces)
         for direction in settings.directions
         for kind, protocol in kinds.items()
     }
@@ -368,9 +387,9 @@ class FlowProbe:
             bytes_at=_slot_offsets(structures, "bytes"),
         )
         if self._settings.metrics:
-            nothing = bytes(GAP_COUNTS.size * self._cpus)
-            for number in gap_numbers(self._settings):
-                kernel.write_element(self._maps["gaps"], number, nothing)
+            for place, interface in enumerate(self._settings.interfaces):
+                begin = (place * _GAPS_EACH).to_bytes(4, "little")
+                kernel.write_element(self._maps["gap_places"], interface.index, begin)
         self.keep_clock()
         self._period = self.wall(time.monotonic_ns()) // self._settings.intervals[1]
 
