@@ -8,28 +8,26 @@ Every query of every dashboard is asked of the database that it is for, as Grafa
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from lab import traffic
 from lab.command import VtapStream
 from lab.dashboards.ask import Answer, Question, Range, influxql, prometheus, questions
 from lab.dashboards.build import DIRECTORY
 from lab.namespace import Namespace, veth
-from lab.run import terminated
+from lab.run import guarded
 from lab.servers import Influxd, Prometheus, VictoriaMetrics, free_ports
 from lab.traffic import Pace
 from trapstream_vtap.cli import main as command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from lab.traffic import Sent
@@ -51,7 +49,6 @@ IFNAME = "demo0"
 class Shown:
     """A question, and what the database answered."""
 
-    database: str
     question: Question
     answer: Answer
 
@@ -143,7 +140,7 @@ class Lab:
                     continue
                 board = json.loads(path.read_text(encoding="utf-8"))
                 for question in questions(board):
-                    yield Shown(source, question, self.answer(source, question))
+                    yield Shown(question, self.answer(source, question))
 
     def answer(self, source: str, question: Question) -> Answer:
         """What the database of a data source answers."""
@@ -172,7 +169,7 @@ class Lab:
         window = Range(0, now or int(time.time()) + 1, 1)
         return sum(prometheus(question, window, server).values)
 
-    def _wait(self, done: Any, otherwise: str) -> None:
+    def _wait(self, done: Callable[[], bool], otherwise: str) -> None:
         deadline = time.monotonic() + DEADLINE
         while not done():
             if time.monotonic() > deadline:
@@ -182,21 +179,11 @@ class Lab:
 
 def main() -> int:
     """Runs the show and returns the exit code."""
-    signal.signal(signal.SIGTERM, terminated)
-    try:
-        with Lab() as lab:
-            print("vtap-stream", *lab.arguments, flush=True)
-            lab.drive(SECONDS)
-            print(lab.said)
-            return report(list(lab.ask()))
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except PermissionError as error:
-        print(f"The lab needs root to make network namespaces ({error}).", file=sys.stderr)
-    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-        print("\n".join((f"\n{error}", *getattr(error, "__notes__", ()))), file=sys.stderr)
-    return 1
+    with Lab() as lab:
+        print("vtap-stream", *lab.arguments, flush=True)
+        lab.drive(SECONDS)
+        print(lab.said)
+        return report(list(lab.ask()))
 
 
 def report(shown: list[Shown]) -> int:
@@ -221,4 +208,4 @@ def _latest(answer: Answer) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

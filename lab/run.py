@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -78,10 +78,15 @@ class Row:
 
 def main() -> int:
     """Runs the show and returns the exit code."""
-    signal.signal(signal.SIGTERM, terminated)
+    with ExitStack() as stack:
+        return _show(stack)
+
+
+def guarded(show: Callable[[], int]) -> int:
+    """Runs a show; the exit code is its own, or that of what went wrong, which it then says."""
+    signal.signal(signal.SIGTERM, _terminated)
     try:
-        with ExitStack() as stack:
-            return _show(stack)
+        return show()
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -220,10 +225,9 @@ def _endpoint(ip: str, port: str) -> str:
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
 
 
-def terminated(number: int, _: FrameType | None) -> NoReturn:
-    """End by SIGTERM as by any error, so that nothing is left behind."""
+def _terminated(number: int, _: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))
