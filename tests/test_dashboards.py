@@ -20,7 +20,7 @@ import yaml
 from grafanatypes import PANELS, schemas
 
 from lab.dashboards import ask
-from lab.demo import DATABASES, DROPS, STEPS, WITHOUT, Lab
+from lab.demo import DATABASES, DROPS, STEPS, WITHOUT, Lab, Shown, report
 from trapstream_vtap.layouts import KEY_FIELDS
 
 if TYPE_CHECKING:
@@ -293,11 +293,26 @@ def test_variables(path: Path, lab: Lab) -> None:
         assert found, query
 
 
+def test_report(capsys: pytest.CaptureFixture[str]) -> None:
+    """The demo fails when a query returns nothing, and when there is none; it says which."""
+    question = ask.Question("board", "panel", {"query": "SELECT"})
+    full = Shown(question, ask.Answer("SELECT 1", {(("a", "b"),): [1.0, 2.5]}))
+    empty = Shown(question, ask.Answer("SELECT 0", {(("a", "b"),): []}))
+
+    assert [report([full]), report([full, empty]), report([])] == [0, 1, 1]
+
+    said = capsys.readouterr().out
+    assert "1 series, latest 2.5\n      SELECT 1" in said
+    assert "NOTHING\n      SELECT 0" in said
+    assert "1 of 2 queries return data." in said
+
+
 def metrics() -> dict[str, set[str]]:
     """The labels of every metric, from the reference page."""
     page = (ROOT.parent / "docs/metrics.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(vtap_\w+)` \| \w+ \| ([^|]*)\|", page, re.MULTILINE)
     found = {metric: set(re.findall(r"`(\w+)`", labels)) for metric, labels in rows}
+    found["vtap_interarrival_seconds_bucket"] = found["vtap_interarrival_seconds"] | {"le"}
     for labels in found.values():
         labels.update({"instance"}, {"flow", *KEY_FIELDS} if "key" in labels else ())
     return found

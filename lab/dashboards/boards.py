@@ -89,9 +89,19 @@ TRAFFIC = Board(
             (
                 Panel(
                     "Inter-arrival time by protocol",
-                    f"Mean over flows and intervals of each interval's mean. {_TWO}",
+                    "Mean over flows and intervals of each interval's mean; from Prometheus also "
+                    f"what 99 in 100 are not above. {_TWO}",
                     "ms",
-                    (Series("", "iat_mean_ms", How.MEAN, by=("protocol",)),),
+                    (
+                        Series("mean", "iat_mean_ms", How.MEAN, by=("protocol",)),
+                        Series(
+                            "99 %",
+                            "iat_ms",
+                            How.PERCENTILE,
+                            by=("protocol",),
+                            only=("prometheus",),
+                        ),
+                    ),
                 ),
                 Panel(
                     "Jitter by protocol",

@@ -152,7 +152,11 @@ def _variable(board: Board, name: str, source: Source) -> dashboard.QueryVariabl
 
 def _queries(panel: Panel, board: Board, source: Source) -> list[Query]:
     """The queries of a panel, without those for which the source has nothing."""
-    texts = [(series, source.query(series, board.variables)) for series in panel.series]
+    texts = [
+        (series, source.query(series, board.variables))
+        for series in panel.series
+        if not series.only or source.name in series.only
+    ]
     return [
         Query(
             {

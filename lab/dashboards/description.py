@@ -27,6 +27,7 @@ class How(enum.Enum):
     LARGEST = "largest"  # largest of the records' values
     GROWTH = "growth"  # a counter since the start: what it grew by, per second
     LATEST = "latest"  # the last value
+    PERCENTILE = "percentile"  # of a histogram of all values: what 99 in 100 are not above
 
 
 class Kind(enum.Enum):
@@ -51,6 +52,7 @@ class Series:
         scale: Factor of every value.
         measurement: Where the field is.
         top: Keep only that many, the largest; only of totals. 0: all.
+        only: Names of the data sources that have it; none: all of them.
     """
 
     label: str
@@ -60,6 +62,7 @@ class Series:
     scale: int = 1
     measurement: str = FLOW
     top: int = 0
+    only: tuple[str, ...] = ()
 
     def chosen(self, variables: tuple[str, ...]) -> dict[str, str]:
         """The tags that VARIABLES choose values of: variable by tag."""

@@ -63,6 +63,7 @@ FUNCTIONS = {
     How.MEAN: "avg{by} ({metric})",
     How.LARGEST: "max{by} ({metric})",
     How.LATEST: "max{by} ({metric})",
+    How.PERCENTILE: "histogram_quantile(0.99, sum{by} (rate({metric}[$__rate_interval])))",
     How.TOTAL: "topk({top}, sum{by} (increase({metric}[$__range])))",
 }
 
@@ -77,7 +78,8 @@ def query(series: Series, variables: tuple[str, ...]) -> str | None:
     if _PER_FLOW.intersection(series.by):
         fixed.append('flow!="rest"')  # all the flows that are not shown, in one series
     inside = ", ".join(filter(None, (matchers(chosen), *fixed)))
-    by = ", ".join(LABELS.get(tag, tag) for tag in series.by)
+    tags = (*series.by, "le") if series.how is How.PERCENTILE else series.by
+    by = ", ".join(LABELS.get(tag, tag) for tag in tags)
     expression = FUNCTIONS[series.how].format(
         by=f" by ({by})" if by else "", metric=f"{metric}{{{inside}}}", top=series.top
     )
@@ -90,6 +92,8 @@ def _metric(series: Series, variables: tuple[str, ...]) -> tuple[str, dict[str, 
         return "vtap_dropped_packets_total", {}
     if series.measurement == AGENT:
         return _OWN.get(series.field, ("", {}))
+    if series.how is How.PERCENTILE:
+        return "vtap_interarrival_seconds_bucket", {}
     stem, matched = _AMOUNTS.get(series.field, ("", {}))
     if not stem:
         return "", {}
