@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the native module; everything else about the package is in setup.cfg."""
+"""Builds the native modules; everything else about the package is in setup.cfg."""
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-NATIVE = Extension(
-    "trapstream_vtap._native",
-    sources=["trapstream_vtap/_native.pyx"],
-    depends=["trapstream_vtap/_native.hpp"],
-    language="c++",
-    extra_compile_args=["-std=c++17", "-O2", "-g0"],
-    libraries=["bpf"],
-)
+NATIVE = [
+    Extension(
+        f"trapstream_vtap.{name}",
+        sources=[f"trapstream_vtap/{name}.pyx"],
+        depends=["trapstream_vtap/_native.hpp", f"trapstream_vtap/{name}.hpp"],
+        language="c++",
+        extra_compile_args=["-std=c++17", "-O2", "-g0"],
+        libraries=["bpf"],
+    )
+    for name in ("_native", "_totals")
+]
 
-setup(ext_modules=cythonize([NATIVE]))
+setup(ext_modules=cythonize(NATIVE))

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference pages of fields and options, made from the code: `make docs`."""
+"""What `make docs` makes from the code: reference pages, dashboards, Telegraf's JSON inputs."""
 
 from pathlib import Path
 
 import click
 
+from lab import telegraf
+from lab.dashboards import alerts, build
 from trapstream_vtap import agent
 from trapstream_vtap.cli import main as command
 from trapstream_vtap.layouts import KEY_FIELDS, JitterInterval
+from trapstream_vtap.metrics import families
 from trapstream_vtap.records import event_schema, flow_schema
 from trapstream_vtap.schema import Role, Schema
 
@@ -16,8 +19,13 @@ MADE = "<!-- Made by `make docs` from {}; do not edit. -->"
 
 
 def pages() -> dict[Path, str]:
-    """Every generated page: where it belongs, and its text."""
-    return {DOCS / "fields.md": fields(), DOCS / "options.md": options()}
+    """Every generated file: where it belongs, and its text."""
+    reference = {
+        DOCS / "fields.md": fields(),
+        DOCS / "metrics.md": metrics(),
+        DOCS / "options.md": options(),
+    }
+    return reference | telegraf.pages() | build.pages() | alerts.pages()
 
 
 def fields() -> str:
@@ -71,6 +79,26 @@ def _measurement(schema: Schema) -> str:
     return "\n".join((*rows, ""))
 
 
+def metrics() -> str:
+    """What Prometheus scrapes, family by family."""
+    rows = [
+        MADE.format("`trapstream_vtap/metrics/families.py`"),
+        "# Metrics",
+        "",
+        "What `--metrics` serves; what it means, and queries: [prometheus.md](prometheus.md).",
+        "`key`: a label for each field of `--key` that the flow has, named and written as in",
+        "[fields.md](fields.md). The histogram has the usual `_bucket`, `_sum` and `_count`.",
+        "",
+        "| name | type | labels | meaning | only with |",
+        "|---|---|---|---|---|",
+    ]
+    for family in families.ALL:
+        labels = ", ".join(f"`{label}`" for label in family.labels)
+        when = f"`{family.when}`" if family.when else ""
+        rows.append(f"| `{family.sample}` | {family.kind} | {labels} | {family.doc} | {when} |")
+    return "\n".join((*rows, ""))
+
+
 def options() -> str:
     """Every option of the command."""
     rows = [
@@ -101,8 +129,9 @@ def _choices(option: click.Option) -> str:
 
 
 def main() -> None:
-    """Write the pages."""
+    """Write them."""
     for path, text in pages().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
 

@@ -121,7 +121,7 @@ class Server:
             if not ended:
                 try:
                     self.http("GET", self.ready_path)
-                except (OSError, http.client.HTTPException):
+                except (OSError, http.client.HTTPException, RuntimeError):  # 503: not yet
                     if time.monotonic() < deadline:
                         time.sleep(0.01)
                         continue
@@ -200,7 +200,7 @@ class Influxd(Server):
         self._user = user
 
     def _command(self) -> tuple[str, ...]:
-        self.http_port, self._rpc_port, self.udp_port = _free_ports(self._namespace, 3)
+        self.http_port, self._rpc_port, self.udp_port = free_ports(self._namespace, 3)
         return str(unpacked("influxdb") / "usr/bin/influxd"), "-config", CONFIG
 
     def _config(self) -> str:
@@ -261,7 +261,7 @@ class VictoriaMetrics(Server):
     ready_path = "/health"
 
     def _command(self) -> tuple[str, ...]:
-        self.http_port, self.tcp_port = _free_ports(self._namespace, 2)
+        self.http_port, self.tcp_port = free_ports(self._namespace, 2)
         self.udp_port = self.tcp_port
         return (
             str(unpacked("victoria-metrics") / "usr/bin/victoria-metrics"),
@@ -289,7 +289,78 @@ class VictoriaMetrics(Server):
         return [json.loads(line) for line in answer.splitlines()]
 
 
-def _free_ports(namespace: Namespace, count: int) -> list[int]:
+PROMETHEUS_CONFIG = """
+global:
+  scrape_interval: {interval}ms
+scrape_configs:
+  - job_name: vtap
+    static_configs:
+      - targets: {targets}
+"""
+
+
+class Prometheus(Server):
+    """Prometheus, scraping.
+
+    Args:
+        targets: `address:port` of what it scrapes.
+        namespace: Where it listens, and where its targets are; the caller's own by default.
+        interval: Seconds from one scrape to the next.
+
+    See: https://prometheus.io/docs/prometheus/latest/querying/api/
+    """
+
+    ready_path = "/-/ready"
+
+    def __init__(
+        self, targets: list[str], namespace: Namespace | None = None, *, interval: float = 1
+    ) -> None:
+        super().__init__(namespace)
+        self._targets = targets
+        self._interval = interval
+
+    def _command(self) -> tuple[str, ...]:
+        (self.http_port,) = free_ports(self._namespace, 1)
+        return (
+            str(unpacked("prometheus") / "usr/bin/prometheus"),
+            f"--config.file={CONFIG}",
+            f"--storage.tsdb.path={DIRECTORY}/data",
+            f"--web.listen-address={self.host}:{self.http_port}",
+        )
+
+    def _config(self) -> str:
+        targets = json.dumps(self._targets)
+        return PROMETHEUS_CONFIG.format(interval=round(self._interval * 1000), targets=targets)
+
+    def query(self, promql: str) -> list[dict[str, Any]]:
+        """What an expression yields now: `metric` (labels), and `value` or `values` (time, text).
+
+        Raises:
+            RuntimeError: When Prometheus refuses the expression.
+        """
+        arguments = urllib.parse.urlencode({"query": promql})
+        answer = json.loads(self.http("GET", f"/api/v1/query?{arguments}"))
+        result: list[dict[str, Any]] = answer["data"]["result"]
+        return result
+
+    def targets(self) -> list[dict[str, Any]]:
+        """What it scrapes, with `health` and `lastError`; nothing in the first five seconds."""
+        answer = json.loads(self.http("GET", "/api/v1/targets?state=active"))
+        active: list[dict[str, Any]] = answer["data"]["activeTargets"]
+        return active
+
+
+def promtool(*arguments: str, text: bytes) -> str:
+    """What promtool says of TEXT on its standard input; nothing, if it is content.
+
+    See: https://prometheus.io/docs/prometheus/latest/command-line/promtool/
+    """
+    command = str(unpacked("prometheus") / "usr/bin/promtool")
+    done = subprocess.run([command, *arguments], input=text, capture_output=True, check=False)
+    return (done.stdout + done.stderr).decode() if done.returncode else ""
+
+
+def free_ports(namespace: Namespace, count: int) -> list[int]:
     """Ports that are free for both TCP and UDP on loopback at this moment."""
     held: list[socket.socket] = []
     ports: list[int] = []

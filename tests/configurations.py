@@ -33,6 +33,8 @@ def file(chance: random.Random, *, most_rules: int) -> dict[str, Any]:
     }
     if chance.random() < 0.7:
         found |= sequence(chance)
+    if chance.random() < 0.5:
+        found["metrics"] = "127.0.0.1:8080"
     return found | jitter(chance)
 
 

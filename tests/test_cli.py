@@ -41,7 +41,7 @@ BPF_SYSCALL = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
 USAGE = {
     "no arguments": (
         (),
-        "Say where to stream to: COLLECTOR_IP COLLECTOR_PORT, or --sink URL.",
+        "Say where to stream to: COLLECTOR_IP COLLECTOR_PORT, --sink URL, or --metrics.",
     ),
     "unknown kind of sink": (
         ("--sink", "ftp://192.0.2.1:21"),

@@ -103,7 +103,11 @@ def test_lines_are_kept() -> None:
         configfile.parse('// one\n{ // two\n"OFFSET": 1,\n oops}')
 
 
-def chosen(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Settings:
+def chosen(
+    monkeypatch: pytest.MonkeyPatch,
+    *arguments: str,
+    collector: tuple[str, ...] = ("127.0.0.1", "8094"),
+) -> Settings:
     """What the command makes of its command line."""
     found: list[Settings] = []
 
@@ -115,7 +119,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Settings:
             pass
 
     monkeypatch.setattr(cli, "Stream", Nothing)
-    done = CliRunner().invoke(cli.main, [*arguments, "127.0.0.1", "8094"])
+    done = CliRunner().invoke(cli.main, [*arguments, *collector])
     assert done.exit_code == 0, done.output
     return found[0]
 
@@ -204,11 +208,38 @@ def test_not_wanted() -> None:
     assert (found.pattern, found.offset) == (None, None)
 
 
-def test_later() -> None:
-    """What comes with a later version is accepted, and said where it is switched on."""
-    found = configfile.parse('{"MONITOR_SERVER": "True"}')
+ALL = "0.0.0.0"  # noqa: S104 - as the original listens
 
-    assert [notice.partition(":")[0] for notice in found.notices] == ["MONITOR_SERVER"]
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ('"True"', (ALL, 8080)),
+        ("true", (ALL, 8080)),
+        ("9090", (ALL, 9090)),
+        ('"False"', None),
+    ],
+)
+def test_monitor_server(value: str, expected: tuple[str, int] | None) -> None:
+    """The original's endpoint for Prometheus is where the original had it, or at another port."""
+    assert configfile.parse(f'{{"MONITOR_SERVER": {value}}}').metrics == expected
+
+
+@pytest.mark.parametrize("value", ["0", "65536", "-1", "8080.0", '"8080"', "null"])
+def test_no_monitor_server(value: str) -> None:
+    """What is neither a port nor a boolean is an error that names the key."""
+    with pytest.raises(UsageError, match="MONITOR_SERVER is "):
+        configfile.parse(f'{{"MONITOR_SERVER": {value}}}')
+
+
+def test_metrics(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Prometheus alone is collector enough; the command line wins over MONITOR_SERVER."""
+    path = tmp_path / "vtap.json"
+    path.write_text('{"MONITOR_SERVER": true, "metrics_flows": 7}')
+    made = chosen(monkeypatch, "-i", "lo", "-c", str(path), collector=())
+    assert (made.sinks, made.metrics, made.metrics_flows) == ((), (ALL, 8080), 7)
+    made = chosen(monkeypatch, "-i", "lo", "-c", str(path), "--metrics", "[::1]:80", collector=())
+    assert made.metrics == ("::1", 80)
 
 
 def test_log_data(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ EVERYTHING = {
     "sequence_pattern": "5EC70123",
     "expected_gap": 20,
     "smoothed_jitter": True,
+    "metrics": "127.0.0.1:8080",
 }
 
 

@@ -5,6 +5,10 @@ from typing import TypeAlias
 Tallies: TypeAlias = dict[int, tuple[int, int, int]]
 _Slot: TypeAlias = tuple[int, bytes, bytes, tuple[int, ...], int, int, Mapping[int, bytes]]
 
+def tally(
+    batch: bytes | bytearray, record_size: int, interface_at: int, counts: tuple[int, int] | None
+) -> Tallies: ...
+
 class Ring:
     def __init__(self, map_fd: int, record_size: int) -> None: ...
     @property

@@ -21,6 +21,9 @@ cdef extern from "_native.hpp" namespace "vtap" nogil:
         uint64_t packets
         uint64_t bytes
 
+    void book(vector[Tally_]& tallies, uint32_t interface, uint64_t records, uint64_t packets,
+              uint64_t bytes)
+
     cdef cppclass Ring_ "vtap::Ring":
         Ring_(int map_fd, size_t record_size) except +
         int error()
@@ -89,6 +92,30 @@ cdef extern from "_native.hpp" namespace "vtap" nogil:
 
 cdef dict _tallies(vector[Tally_] tallies):
     return {t.interface: (t.records, t.packets, t.bytes) for t in tallies}
+
+
+def tally(const uint8_t[::1] batch, size_t record_size, uint32_t interface_at, counts):
+    """What the records in `batch` hold of each interface: {index: (records, packets, bytes)}.
+
+    Args:
+        batch: Records of `record_size` bytes.
+        record_size: In bytes.
+        interface_at: Offset of the interface's index.
+        counts: Offsets of packets and bytes, or None where the record has none.
+    """
+    cdef vector[Tally_] tallies
+    cdef size_t i
+    cdef const uint8_t *record
+    cdef uint32_t packets_at = 0, bytes_at = 0
+    cdef cbool counted = counts is not None
+    if counted:
+        packets_at, bytes_at = counts
+    for i in range(batch.shape[0] // record_size):
+        record = &batch[i * record_size]
+        book(tallies, (<const uint32_t *>(record + interface_at))[0], 1,
+             (<const uint64_t *>(record + packets_at))[0] if counted else 0,
+             (<const uint64_t *>(record + bytes_at))[0] if counted else 0)
+    return _tallies(tallies)
 
 
 cdef class Ring:

@@ -14,7 +14,7 @@ from trapstream_vtap import __version__, config, configfile
 from trapstream_vtap.errors import RunError, UsageError
 from trapstream_vtap.interfaces import choose, present
 from trapstream_vtap.sinks import Address, parse
-from trapstream_vtap.stream import Stream, report
+from trapstream_vtap.stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -447,6 +447,21 @@ def _plain(option: click.Option, key: str, value: Any) -> Any:
     help="Answer /healthz and /readyz there, over HTTP.  [default: nowhere]",
 )
 @click.option(
+    "--metrics",
+    metavar="ADDRESS:PORT",
+    type=_Listen(),
+    help="Let Prometheus scrape /metrics there, over HTTP; no other collector is needed then.  "
+    "[default: nowhere]",
+)
+@click.option(
+    "--metrics-flows",
+    metavar="N",
+    type=click.IntRange(0, 10_000),
+    default=100,
+    show_default=True,
+    help="Most flows that /metrics shows by themselves, the top ones by bytes.",
+)
+@click.option(
     "--user",
     metavar="NAME",
     default="nobody",
@@ -467,11 +482,10 @@ def main(host: str | None, port: int | None, **options: Any) -> None:
     vtap-stream -i eth0,eth1 -t 10 192.0.2.10 8094   two of them, every 10 seconds
     vtap-stream -f json --transport udp ::1 8095     JSON, one array per datagram
     vtap-stream - | grep dst_port=443                line protocol to standard output
+    vtap-stream --metrics 127.0.0.1:8080             for Prometheus to scrape
     """
     try:
         settings = _settings(host, port, **options)
-        for notice in options["file"].notices if options["file"] else ():
-            report(notice)
         Stream(settings, sys.argv[1:] if options["file"] else None).run()
     except UsageError as error:
         raise click.UsageError(str(error)) from error
@@ -529,7 +543,8 @@ def _settings(
     """The options as one frozen object; interfaces that are KNOWN need not be there."""
     file = file or configfile.ConfigFile()
     chosen = [*_first_sink(host, port, transport), *map(parse, addresses)]
-    sinks = config.check_sinks(chosen, log=file.log_data)
+    options["metrics"] = options["metrics"] or file.metrics
+    sinks = config.check_sinks(chosen, needed=not (file.log_data or options["metrics"]))
     wanted = tuple(word for name in names for word in config.split(name))
     if names and not wanted:
         raise UsageError("--interface is empty: name an interface, or leave the option out.")

@@ -86,6 +86,8 @@ class Settings:
     duration: float | None = None
     verbose: bool = False
     health: tuple[str, int] | None = None
+    metrics: tuple[str, int] | None = None
+    metrics_flows: int = 100
     log_data: bool = False
     rules: tuple[Rule, ...] = ()
     hidden: frozenset[str] = frozenset()
@@ -137,14 +139,16 @@ def check_intervals(interval: int, jitter_interval: int) -> None:
         )
 
 
-def check_sinks(sinks: Sequence[Address], *, log: bool) -> tuple[Address, ...]:
-    """SINKS, if there are any or there is a LOG, each only once, and their names have addresses.
+def check_sinks(sinks: Sequence[Address], *, needed: bool) -> tuple[Address, ...]:
+    """SINKS, if there are any or none is NEEDED, each only once, and their names have addresses.
 
     Raises:
         UsageError: It is not so.
     """
-    if not sinks and not log:
-        raise UsageError("Say where to stream to: COLLECTOR_IP COLLECTOR_PORT, or --sink URL.")
+    if not sinks and needed:
+        raise UsageError(
+            "Say where to stream to: COLLECTOR_IP COLLECTOR_PORT, --sink URL, or --metrics."
+        )
     for number, sink in enumerate(sinks):
         if sink in sinks[:number]:
             raise UsageError(f"{sink} is there twice: a record would be sent there twice.")

@@ -24,9 +24,7 @@ DISPLAY = ("Throughput", "Goodput", "Jitter", "SEQ_ERRORS")
 NO_PATTERN = 0xFFFFFFFF
 SEQUENCE_THRESHOLD = 100
 _MOST_OFFSET = 5000
-_LATER = {
-    "MONITOR_SERVER": "an endpoint for Prometheus",
-}
+_MONITOR_PORT = 8080
 
 
 @dataclass(frozen=True)
@@ -39,9 +37,9 @@ class ConfigFile:
         pattern: 32 bits to look for in payloads, or None.
         offset: Of the sequence number, in bytes, or None.
         log_data: Whether records go to a file of this run, too.
+        metrics: Where Prometheus finds metrics, or None.
         sequence_threshold: Distance up to which a sequence error is a small one.
         options: Options of the command line, by their long names with underscores.
-        notices: Sentences for the person at the terminal.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -50,8 +48,8 @@ class ConfigFile:
     offset: int | None = None
     sequence_threshold: int = SEQUENCE_THRESHOLD
     log_data: bool = False
+    metrics: tuple[str, int] | None = None
     options: tuple[tuple[str, Any], ...] = ()
-    notices: tuple[str, ...] = ()
 
     @property
     def hidden(self) -> frozenset[str]:
@@ -96,16 +94,13 @@ def parse(text: str) -> ConfigFile:
     if not isinstance(keys, dict):
         raise UsageError(f"an object in {{}} belongs there, not {_shown(keys)}.")
     found: dict[str, Any] = {}
-    options, notices = [], []
+    options = []
     for key, value in keys.items():
         if key in _READERS:
             found[_READERS[key][0]] = _READERS[key][1](key, value)
-        elif key in _LATER:
-            if switch(key, value):
-                notices.append(f"{key}: {_LATER[key]} will come with a later version.")
         else:
             options.append((key, value))
-    return ConfigFile(**found, options=tuple(options), notices=tuple(notices))
+    return ConfigFile(**found, options=tuple(options))
 
 
 def without_comments(text: str) -> str:
@@ -187,6 +182,15 @@ def _offset(key: str, value: Any) -> int | None:
     return None if offset < 0 else offset
 
 
+def _monitor(key: str, value: Any) -> tuple[str, int] | None:
+    """Where metrics are served: a port, or whether they are."""
+    if type(value) is not int:
+        value = _MONITOR_PORT if switch(key, value) else None
+    elif not 0 < value < 1 << 16:
+        raise wrong(key, value, "give a port from 1 to 65535, or a boolean")
+    return value and ("0.0.0.0", value)  # noqa: S104 - as the original does
+
+
 def _pattern(key: str, value: Any) -> int | None:
     """32 bits, in hexadecimal digits."""
     if not isinstance(value, str) or not re.fullmatch("0[xX][0-9a-fA-F]{1,8}", value):
@@ -202,5 +206,6 @@ _READERS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "OFFSET": ("offset", _offset),
     "SEQUENCE_THRESHOLD": ("sequence_threshold", _number(1, (1 << 32) - 1)),
     "LOG_DATA": ("log_data", switch),
+    "MONITOR_SERVER": ("metrics", _monitor),
 }
-KEYS = (*_READERS, *_LATER)
+KEYS = tuple(_READERS)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trapstream_vtap import agent, formats, privileges
+from trapstream_vtap._native import tally
 from trapstream_vtap.config import JSON_LINE_LIMIT, NS
 from trapstream_vtap.errors import RunError, UsageError
 from trapstream_vtap.ledger import NOTHING, Handed, Held
@@ -84,6 +85,7 @@ class Plans:
     interfaces: dict[Shape, Plan]
     sinks: dict[Shape, Plan]
     interface_schema: Schema
+    schemas: Schemas
 
     def all(self) -> list[tuple[Shape, Plan]]:
         """Every plan with its shape."""
@@ -165,6 +167,7 @@ class Delivery:
             compiled(interfaces, self._accounts),
             compiled(self._sink_schema, self._accounts),
             interfaces,
+            schemas,
         )
         for shape in self._shapes:
             longest = max(plan.longest for which, plan in plans.all() if which == shape)
@@ -220,11 +223,14 @@ class Delivery:
 
     def hand_flows(self, batch: bytearray) -> None:
         """Records of `vtap_flow` into every sink's queue."""
-        self._hand(self._plans.flows, batch, self.flows)
+        self.flows.book(_tally(self._plans.schemas.flows, batch))
+        self._hand(self._plans.flows, batch)
 
     def hand_events(self, batch: bytearray) -> None:
         """Records of `vtap_sequence_error` into every sink's queue."""
-        self._hand(self._plans.events, batch, self.events)
+        if events := self._plans.schemas.events:
+            self.events.book(_tally(events, batch))
+        self._hand(self._plans.events, batch)
 
     def hand_account(self, now: int, interfaces: Mapping[str, Mapping[str, int]]) -> None:
         """Records of `vtap_agent` into every sink's queue.
@@ -238,33 +244,30 @@ class Delivery:
         for name, counts in interfaces.items():
             values = {"interface": self._numbers[name], "time": now, **counts}
             batch += layout.pack({n: v for n, v in values.items() if n in layout.offsets})
-        self._hand(self._plans.interfaces, batch)
+        self._hand(self._plans.interfaces, batch, counts=False)
         layout, batch = self._sink_schema.layout, bytearray()
         for number, sender in enumerate(self._senders):
             batch += layout.pack({"sink": number, "time": now, **sender.values()})
-        self._hand(self._plans.sinks, batch)
+        self._hand(self._plans.sinks, batch, counts=False)
 
-    def _hand(
-        self, plans: Mapping[Shape, Plan], batch: bytearray, handed: Handed | None = None
-    ) -> None:
-        """BATCH into every queue; booked, where it counts, once as HANDED and at each sink."""
-        first = True
+    def accounts(self) -> dict[str, dict[str, int]]:
+        """What became of the records at each sink, by name; the columns of `vtap_agent`."""
+        senders = zip(self._addresses, self._senders, strict=False)
+        return {str(address): sender.values() for address, sender in senders}
+
+    def _hand(self, plans: Mapping[Shape, Plan], batch: bytearray, *, counts: bool = True) -> None:
+        """BATCH into every queue; booked at each sink, where it COUNTS."""
         for shape, plan in plans.items():
             payloads, (_, too_large) = plan.render(batch, shape.most_records, shape.most_bytes)
             senders = self._by_shape[shape]
             for data, _, tallies in payloads:
-                payload = Payload(data, _held(tallies) if handed else NOTHING)
+                payload = Payload(data, _held(tallies) if counts else NOTHING)
                 for sender in senders:
                     sender.put(payload)
-                if handed and first:
-                    handed.book(tallies)
-            if handed and too_large:
+            if counts and too_large:
                 for sender in senders:
                     sender.account.handed(_held(too_large))
                     sender.account.lost("too_large", _held(too_large))
-                if first:
-                    handed.book(too_large)
-            first = False
 
     def drain(self, seconds: float) -> None:
         """Wait until every sink has all, at most so long; once late, a sink is not waited for."""
@@ -319,6 +322,13 @@ class Delivery:
         if len(self._senders) == 1:
             return ""
         return f" ({self._addresses[self._senders.index(sender)]})"
+
+
+def _tally(schema: Schema, batch: bytearray) -> Tallies:
+    """What a batch of SCHEMA holds of each interface."""
+    at = schema.layout.offsets
+    counts = (at["packets"], at["bytes"]) if "packets" in at else None
+    return tally(batch, schema.layout.size, at["interface"], counts)
 
 
 def _spooled(values: Mapping[str, int]) -> str:

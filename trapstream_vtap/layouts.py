@@ -255,6 +255,21 @@ LINK = Layout(
 )
 """What the kernel program counts per interface and CPU."""
 
+GAP_BOUNDS = tuple(digit * 10**power for power in range(3, 10) for digit in (1, 2, 5))
+"""Upper bounds of the histogram's buckets, ns, each inclusive; behind them is one without bound."""
+
+GAP_PROTOCOLS = ("tcp", "udp", "icmp", "icmpv6", "other")
+"""What the histogram tells apart."""
+
+GAP_COUNTS = Layout(
+    "gap_counts",
+    (
+        Column("sum", "u64", "of the inter-arrival times, ns"),
+        Column("counts", f"u64[{len(GAP_BOUNDS) + 1}]", "how many are in each bucket"),
+    ),
+)
+"""A histogram of inter-arrival times on one CPU."""
+
 CONTROL = Layout(
     "control",
     (

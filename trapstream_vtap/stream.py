@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from trapstream_vtap import privileges
 from trapstream_vtap.config import NS
 from trapstream_vtap.delivery import Delivery, Schemas
+from trapstream_vtap.endpoint import Endpoints
 from trapstream_vtap.errors import RunError, UsageError
 from trapstream_vtap.health import Health
 from trapstream_vtap.interfaces import present
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from trapstream_vtap.config import Settings
     from trapstream_vtap.delivery import Plans
+    from trapstream_vtap.metrics.exporter import Metrics
 
 _GRACE_NS = 5_000_000  # after the grid line, for packets that close their flows themselves
 _DRAIN_SECONDS = 5.0  # at the end, for the collector to take what is left
@@ -36,7 +38,8 @@ _LAST_SWEEPS = 100
 _NO_LIMIT = 1 << 62
 _FIXED = (
     *("sinks", "log_data", "directions", "hook", "promiscuous", "format", "device"),
-    *("max_datagram", "max_memory", "duration", "health", "user", "token_file"),
+    *("max_datagram", "max_memory", "duration", "health", "metrics", "metrics_flows"),
+    *("user", "token_file"),
     *("tls", "tls_ca", "tls_cert", "tls_key", "spool", "spool_size"),
     *("kafka_config", "file_size", "file_age", "file_keep"),
 )
@@ -50,6 +53,15 @@ def report(sentence: str) -> None:
     with _speaking:
         sys.stderr.write(f"vtap-stream: {sentence}\n")
         sys.stderr.flush()
+
+
+def _metrics(settings: Settings, delivery: Delivery) -> Metrics | None:
+    """What Prometheus scrapes, if it does; else its library is not even loaded."""
+    if not settings.metrics:
+        return None
+    from trapstream_vtap.metrics.exporter import Metrics  # noqa: PLC0415 - only where it is used
+
+    return Metrics(settings, delivery.accounts)
 
 
 class Stream:
@@ -69,6 +81,7 @@ class Stream:
         self._delivery = Delivery(settings, report, self._end)
         self._delivery.use(self._plans_of(FlowProbe(settings), settings))
         self._seen = Seen(settings.names, self._delivery.flows, self._delivery.events)
+        self._metrics = _metrics(settings, self._delivery)
         self._gone: set[str] = set()
         self._stop = False
         self._reload = False
@@ -93,15 +106,19 @@ class Stream:
             woken = stack.enter_context(self._signals())
             self._links = stack.enter_context(contextlib.closing(Links()))
             self._keeper = stack.enter_context(contextlib.closing(Keeper(settings, self._again)))
+            endpoints = stack.enter_context(contextlib.closing(Endpoints()))
+            health = endpoints.at(settings.health, "--health")
             self._health = stack.enter_context(
-                contextlib.closing(Health(settings.health, self._delivery.up))
+                contextlib.closing(Health(health, self._delivery.up))
             )
+            scraped = endpoints.at(settings.metrics, "--metrics")
             notes = self._give_up_root()
             self._delivery.try_files()
-            self._health.start()
+            endpoints.start()
             self._probe, self._settings = self._load(read=False)
-            self._delivery.use(self._plans_of(self._probe, self._settings))
-            self._seen.begin(self._probe, self._settings.interfaces)
+            self._use(self._plans_of(self._probe, self._settings))
+            if self._metrics and scraped:
+                scraped.add("/metrics", self._metrics.page)
             self._note_gone(self._settings.gone)
             self._probe.attach()
             for note in notes + self._probe.notes:
@@ -111,13 +128,23 @@ class Stream:
             names = ", ".join(i.name for i in settings.interfaces)
             directions = " and ".join(d.name.lower() for d in settings.directions)
             sinks = ", ".join(self._delivery.names)
-            report(f"measuring {directions} of {names}, streaming {settings.format} to {sinks}")
-            if self._health.url:
-                report(f"health at {self._health.url}/healthz and /readyz")
+            streaming = f", streaming {settings.format} to {sinks}" if sinks else ""
+            report(f"measuring {directions} of {names}{streaming}")
+            if health:
+                report(f"health at {health.url}/healthz and /readyz")
+            if scraped:
+                report(f"metrics at {scraped.url}/metrics")
             try:
                 self._loop(woken)
             finally:
                 self._finish()
+
+    def _use(self, plans: Plans) -> None:
+        """The present probe counts from now on, and its records are rendered by PLANS."""
+        self._delivery.use(plans)
+        self._seen.begin(self._probe, self._settings.interfaces)
+        if self._metrics:
+            self._metrics.use(self._probe, self._settings, self._seen.values())
 
     def _give_up_root(self) -> list[str]:
         """From here on only the keeper may do what root may; no thread has been started yet."""
@@ -268,10 +295,9 @@ class Stream:
             if not old.held():
                 break
         self._seen.end()
-        old.close()
         self._probe, self._settings = new, chosen
-        self._delivery.use(plans)
-        self._seen.begin(new, chosen.interfaces)
+        self._use(plans)
+        old.close()
         for descriptor in new.descriptors():
             poll.register(descriptor, select.EPOLLIN)
         for note in new.notes:
@@ -303,6 +329,8 @@ class Stream:
         """Everything in the ring to the sinks."""
         while batch := self._probe.read(self._settings.batch_size):
             self._delivery.hand_flows(batch)
+            if self._metrics:
+                self._metrics.hand_flows(batch)
 
     def _drain_events(self) -> None:
         """Sequence errors to the sinks."""
@@ -311,9 +339,12 @@ class Stream:
 
     def _agent(self, line: int) -> None:
         """The records of `vtap_agent`, as of the grid line (CLOCK_MONOTONIC, ns)."""
-        self._delivery.hand_account(self._probe.wall(line), self._seen.values())
-        seen = self._seen.total("seen_packets")
-        sentence = f"{seen} packets seen; {self._delivery.progress()}"
+        now, interfaces = self._probe.wall(line), self._seen.values()
+        self._delivery.hand_account(now, interfaces)
+        if self._metrics:
+            self._metrics.end_interval(now, interfaces)
+        seen = sum(counts["seen_packets"] for counts in interfaces.values())
+        sentence = "; ".join(filter(None, (f"{seen} packets seen", self._delivery.progress())))
         self._health.status(sentence)
         if self._settings.verbose:
             report(sentence)
@@ -331,8 +362,12 @@ class Stream:
         self._agent(time.monotonic_ns())
         self._delivery.drain(_DRAIN_SECONDS)
         self._delivery.close()
-        for sentence in self._delivery.summaries():
+        for sentence in self._delivery.summaries() or [self._measured()]:
             report(sentence + self._kernel_losses())
+
+    def _measured(self) -> str:
+        """The last line where there is no sink."""
+        return f"{self._seen.total('counted_packets')} packets measured"
 
     def _kernel_losses(self) -> str:
         """What was lost before it came to the sinks, for the last line; nothing, if nothing was."""

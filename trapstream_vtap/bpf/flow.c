@@ -9,7 +9,8 @@
  * and DECAPSULATE_* (the tunnels to look into), FLOW_TABLE_SIZE, INTERVAL_NS (times 4), STOP_GAP_NS,
  * COARSE_LIMIT_NS, COARSE_SHIFT, RING_PAGES, LINKS, SWEEP_KEYS, COUNTS_BIT and JITTER_BIT; where they
  * are asked for, LONG_NS (jitter has an interval of its own, and a structure jitter_slot), VTAP_SEQUENCE
- * (sequence numbers), VTAP_DEVIATION (with EXPECTED_GAP_NS) and VTAP_SMOOTHED (jitter as in RFC 3550);
+ * (sequence numbers), VTAP_DEVIATION (with EXPECTED_GAP_NS), VTAP_SMOOTHED (jitter as in RFC 3550) and
+ * VTAP_GAPS (so many histograms, a structure gap_counts, GAP_KINDS and GAP_BUCKET());
  * where there are rules RULES, how many, and the function wanted() that they are (wanted.py).
  */
 #include <uapi/linux/bpf.h>
@@ -93,6 +94,7 @@ static __always_inline struct packet *forgotten(struct packet *p)
 
 #include "sequence.h"
 #include "jitter.h"
+#include "gaps.h"
 
 /* The line behind NOW (both CLOCK_MONOTONIC) of a grid that is aligned to the wall clock. */
 static __always_inline u64 next_line(struct control *c, u64 now, u64 interval)
@@ -319,6 +321,9 @@ static __always_inline void count(struct packet *p, struct flow *f, u64 now)
 				     (iat >> COARSE_SHIFT) * (iat >> COARSE_SHIFT));
 	raise_to(&j->iat_max, iat);
 	raise_to(&j->iat_min_inverted, ~iat);
+#ifdef VTAP_GAPS
+	book_gap(key, iat);
+#endif
 }
 
 static __always_inline struct flow *new_flow(struct flow_key *key)

@@ -15,6 +15,9 @@ from trapstream_vtap.bpf.wanted import define_wanted
 from trapstream_vtap.config import TUNNELS
 from trapstream_vtap.layouts import (
     CONTROL,
+    GAP_BOUNDS,
+    GAP_COUNTS,
+    GAP_PROTOCOLS,
     KEY_FIELDS,
     LINK,
     TRACKED_HOLES,
@@ -38,6 +41,7 @@ _LARGEST_RING = 8 << 20  # mapped twice into our memory
 _CLOCK_STEP_NS = 1_000_000
 _SWITCH_NS = 5_000_000  # programs are exchanged no closer than that ahead of a grid line
 _SO_TIMESTAMP = 29  # include/uapi/asm-generic/socket.h
+_GAPS_EACH = len(attach.Direction) * len(GAP_PROTOCOLS)  # histograms of an interface
 _KINDS = {"tc": "SCHED_CLS", "xdp": "XDP", "socket": "SOCKET_FILTER"}
 
 
@@ -89,6 +93,7 @@ def source(settings: Settings) -> compiler.Source:
         "SWEEP_KEYS": _sweep_keys(structures),
         **_jitter_constants(settings),
         **_sequence_constants(settings, structures),
+        **_gap_constants(settings),
     }
     text = "".join(
         layout.definition
@@ -100,14 +105,17 @@ def source(settings: Settings) -> compiler.Source:
             structures.flow,
             structures.event,
             LINK,
+            GAP_COUNTS,
             CONTROL,
         )
     )
     text += "".join(f"#define {name} {value}ULL\n" for name, value in constants.items())
+    text += f"#define GAP_BUCKET(gap) {_bucket(GAP_BOUNDS)}\n"
     if settings.rules:
         text += f"#define RULES {len(settings.rules)}\n" + define_wanted(settings.rules)
     program = (compiler.HERE / "flow.c").read_text(encoding="ascii")
-    for part in ("sequence.h", "jitter.h"):  # BCC rewrites what uses maps in the main text only
+    # BCC rewrites what uses maps in the main text only
+    for part in ("sequence.h", "jitter.h", "gaps.h"):
         included = (compiler.HERE / part).read_text(encoding="ascii")
         program = program.replace(f'#include "{part}"\n', included)
     return compiler.Source(
@@ -119,6 +127,7 @@ def source(settings: Settings) -> compiler.Source:
         (
             *("flows", "summaries", "wakeups", "links", "controls"),
             *(("events",) if settings.sequences else ()),
+            *(("gaps", "gap_places") if settings.metrics else ()),
         ),
     )
 
@@ -142,6 +151,16 @@ def places(settings: Settings) -> list[Place]:
         for interface in settings.interfaces
         for side in sides
     ]
+
+
+def _bucket(bounds: Sequence[int], first: int = 0) -> str:
+    """In C: how many of BOUNDS `gap` is above, and FIRST; by bisection."""
+    if not bounds:
+        return str(first)
+    middle = len(bounds) // 2
+    low = _bucket(bounds[:middle], first)
+    high = _bucket(bounds[middle + 1 :], first + middle + 1)
+    return f"((gap) <= {bounds[middle]}ULL ? {low} : {high})"
 
 
 def _programs(hook: str, names: Sequence[str]) -> Iterator[compiler.Program]:
@@ -193,6 +212,15 @@ def _jitter_constants(settings: Settings) -> dict[str, int]:
     return found
 
 
+def _gap_constants(settings: Settings) -> dict[str, int]:
+    if not settings.metrics:
+        return {}
+    return {
+        "VTAP_GAPS": max(1, len(settings.interfaces)) * _GAPS_EACH,
+        "GAP_KINDS": len(GAP_PROTOCOLS),
+    }
+
+
 def _sequence_constants(settings: Settings, structures: FlowLayouts) -> dict[str, int]:
     if not settings.sequences:
         return {}
@@ -212,6 +240,22 @@ def _sequence_constants(settings: Settings, structures: FlowLayouts) -> dict[str
         "MAX_EVENTS": settings.max_events,
         "EVENT_PAGES": _ring_pages(settings.max_events, structures.event.size),
         "TRACKED_HOLES": TRACKED_HOLES,
+    }
+
+
+def gap_numbers(settings: Settings) -> dict[int, tuple[int, int, str]]:
+    """The entries of the histogram, as `bpf/gaps.h` numbers them: interface, direction, protocol.
+
+    The protocol is empty where flows are not told apart by it.
+    """
+    kinds = dict(enumerate(GAP_PROTOCOLS))
+    if "protocol" not in settings.key:
+        kinds = {len(kinds) - 1: ""}
+    return {
+        place * _GAPS_EACH + direction * len(GAP_PROTOCOLS) + kind: (index, direction, protocol)
+        for place, index in enumerate(i.index for i in settings.interfaces)
+        for direction in settings.directions
+        for kind, protocol in kinds.items()
     }
 
 
@@ -342,6 +386,10 @@ class FlowProbe:
             merged_at=_slot_offsets(structures, "merged"),
             bytes_at=_slot_offsets(structures, "bytes"),
         )
+        if self._settings.metrics:
+            for place, interface in enumerate(self._settings.interfaces):
+                begin = (place * _GAPS_EACH).to_bytes(4, "little")
+                kernel.write_element(self._maps["gap_places"], interface.index, begin)
         self.keep_clock()
         self._period = self.wall(time.monotonic_ns()) // self._settings.intervals[1]
 
@@ -432,6 +480,20 @@ class FlowProbe:
             )
             rows = list(LINK.unpack(per_cpu))
             found[interface.index] = {name: sum(row[name] for row in rows) for name in LINK.offsets}
+        return found
+
+    def gaps(self) -> dict[tuple[int, int, str], list[int]]:
+        """The histogram of inter-arrival times, as of now; empty where there is none.
+
+        By interface index, direction and protocol: their sum in ns, and how many are in each of the
+        buckets that `GAP_BOUNDS` bounds.
+        """
+        found = {}
+        for number, where in gap_numbers(self._settings).items() if self._settings.metrics else ():
+            size = GAP_COUNTS.size * self._cpus
+            words = memoryview(kernel.read_element(self._maps["gaps"], number, size)).cast("Q")
+            step = GAP_COUNTS.size // words.itemsize
+            found[where] = [sum(words[place::step]) for place in range(step)]
         return found
 
     def _write_control(self) -> None:

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page that Prometheus scrapes: a listener beside the sinks, fed with the same batches.
+
+prometheus-client negotiates the format and writes everything but the samples of single flows. Of
+those there may be thousands, whose labels never change: they are written once, by the renderer that
+writes them in records.
+
+See: https://prometheus.io/docs/specs/om/open_metrics_spec/
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+from prometheus_client import ProcessCollector
+from prometheus_client.core import Metric
+from prometheus_client.exposition import choose_encoder
+
+from trapstream_vtap import __version__
+from trapstream_vtap._totals import Totals
+from trapstream_vtap.config import NS
+from trapstream_vtap.endpoint import Page
+from trapstream_vtap.formats.openmetrics import label_plan
+from trapstream_vtap.formats.plan import Labels, safe_text
+from trapstream_vtap.layouts import GAP_BOUNDS, flow_layouts
+from trapstream_vtap.ledger import LOSSES
+from trapstream_vtap.metrics import families
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from prometheus_client.registry import Collector
+
+    from trapstream_vtap._native import Plan
+    from trapstream_vtap._totals import Protocols, Scrape
+    from trapstream_vtap.config import Settings
+    from trapstream_vtap.metrics.families import Family
+    from trapstream_vtap.probes.flow import FlowProbe
+
+_COUNTED = (*families.MEASURED, *(f"seq_{kind}" for kind in families.SEQUENCE_KINDS))
+_GAPS = ("iat_count", "iat_sum", "iat_squares", "iat_squares_coarse")
+_MEASURED = len(families.MEASURED)
+_REST = '{flow="rest"}'
+_DIRECTIONS = Labels("").of("direction")
+_PROTOCOLS = {**Labels("").of("protocol"), 256: ""}  # flows are not told apart by it
+
+
+class _Only:
+    """A collector of what is given."""
+
+    def __init__(self, *metrics: Metric) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Sequence[Metric]:
+        return self._metrics
+
+
+class _Account(NamedTuple):
+    """What the loop says at an interval's end."""
+
+    interfaces: Mapping[str, Mapping[str, int]]
+    gaps: Mapping[tuple[str, int, str], Sequence[int]]
+
+
+class Metrics:
+    """Adds up what has been measured; one thread feeds it, any may scrape.
+
+    Args:
+        settings: Of the run.
+        sinks: Tells what became of the records at each sink, as in `vtap_agent`; from any thread.
+    """
+
+    def __init__(
+        self, settings: Settings, sinks: Callable[[], Mapping[str, Mapping[str, int]]]
+    ) -> None:
+        self._sinks = sinks
+        self._device = settings.device
+        self._names = dict(enumerate(settings.names))
+        self._numbers = {name: number for number, name in self._names.items()}
+        self._lock = threading.Lock()
+        limit = settings.flow_table_size + settings.metrics_flows
+        self._totals = Totals(settings.metrics_flows, limit)
+        self._account = _Account({}, {})
+        self._gaps_before: dict[tuple[str, int, str], list[int]] = {}
+        self._key: tuple[str, ...] | None = None
+        self._labels: dict[bytes, str] = {}
+        self._process: Collector = ProcessCollector(registry=None)
+
+    def use(
+        self, probe: FlowProbe, settings: Settings, interfaces: Mapping[str, Mapping[str, int]]
+    ) -> None:
+        """From now on, another probe measures; one before it still can be read.
+
+        Args:
+            probe: Made from the settings.
+            settings: Of the probe.
+            interfaces: What was counted so far, as for `end_interval`.
+        """
+        if self._key is not None:
+            self._gaps_before = self._gaps()
+        layout, key = probe.schema.layout, flow_layouts(settings.key).key
+        at = layout.offsets
+        indices = {i.index: self._numbers[i.name] for i in settings.interfaces}
+        counted = _COUNTED if settings.sequences else _COUNTED[:_MEASURED]
+        with self._lock:
+            self._totals.use(
+                indices,
+                same=settings.key == self._key,
+                record_size=layout.size,
+                key_size=key.size,
+                interface_at=at["interface"],
+                direction_at=at["direction"],
+                protocol_at=at["protocol"],
+                by_protocol="protocol" in settings.key,
+                time_at=at["time"],
+                counts_at=[at[name] for name in counted],
+                gaps_at=[at[name] for name in _GAPS],
+                coarse_shift=probe.coarse_shift,
+                longest=settings.intervals[1],
+            )
+            if settings.key != self._key:
+                self._key = settings.key
+                self._labels = {}
+                self._plan: Plan = label_plan(settings.key, Labels(self._device, self._names))
+            self._sequences = settings.sequences
+        self._probe = probe
+        self._interfaces = {i.index: i.name for i in settings.interfaces}
+        self._account = _Account(interfaces, self._gaps())
+
+    def hand_flows(self, batch: bytearray) -> None:
+        """Summaries of flows."""
+        with self._lock:
+            self._totals.add(batch)
+
+    def end_interval(self, now: int, interfaces: Mapping[str, Mapping[str, int]]) -> None:
+        """An interval has ended, all its summaries are here.
+
+        Args:
+            now: The end, ns since the epoch.
+            interfaces: What was counted, by interface name, as in `vtap_agent`.
+        """
+        account = _Account(interfaces, self._gaps())
+        with self._lock:
+            self._totals.end_interval(now)
+            self._account = account
+
+    def _gaps(self) -> dict[tuple[str, int, str], list[int]]:
+        """The histogram over all probes, by interface name, direction and protocol."""
+        found = dict(self._gaps_before)
+        for (index, direction, protocol), counts in self._probe.gaps().items():
+            where = self._interfaces[index], int(direction), protocol
+            before = found.get(where, [0] * len(counts))
+            found[where] = [a + b for a, b in zip(before, counts, strict=True)]
+        return found
+
+    def page(self, accept: str) -> Page:
+        """All metrics, in the format that the scraper would ACCEPT best."""
+        encoder, kind = choose_encoder(accept)
+        end = encoder(_Only())  # of a format that marks it
+        parts = []
+        for metric, lines in self._metrics():
+            head = encoder(_Only(metric))
+            parts += [head[: len(head) - len(end)], lines]
+        parts += [encoder(_Only(*self._process.collect()))]
+        return Page(200, kind, b"".join(parts))
+
+    def _metrics(self) -> Iterator[tuple[Metric, bytes]]:
+        """Each family, and the lines of single flows that belong behind it."""
+        with self._lock:
+            scrape, account = self._totals.scrape(), self._account
+            labels = self._flow_labels(scrape[1])
+            sequences = self._sequences
+        agent = {"device": safe_text(self._device), "version": __version__}
+        yield _metric(families.INFO, [(agent, 1)]), b""
+        yield from self._protocols(scrape[0], sequences=sequences)
+        yield self._histogram(account.gaps), b""
+        yield from _flows(scrape, labels, sequences=sequences)
+        yield from _accounts(families.AGENT, "interface", account.interfaces, families.UNCOUNTED)
+        yield from _accounts(families.SINK, "sink", self._sinks(), LOSSES)
+
+    def _flow_labels(self, flows: Mapping[bytes, object]) -> dict[bytes, str]:
+        """By key, of those that are shown now; written once for each."""
+        self._labels = {key: self._labels.get(key) or self._written(key) for key in flows}
+        return self._labels
+
+    def _written(self, key: bytes) -> str:
+        (((text, _, _),), _) = self._plan.render(key, 1, 1 << 62)
+        return text.decode()
+
+    def _where(self, name: str, direction: int, protocol: str) -> dict[str, str]:
+        found = {"interface": safe_text(name), "direction": _DIRECTIONS[direction]}
+        return {**found, "protocol": protocol} if protocol else found
+
+    def _protocols(self, totals: Protocols, *, sequences: bool) -> Iterator[tuple[Metric, bytes]]:
+        found = [
+            (self._where(self._names[i], d, _PROTOCOLS[p]), *values)
+            for (i, d, p), values in totals.items()
+        ]
+        for place, family in enumerate(families.PROTOCOL_COUNTERS):
+            yield _metric(family, [(where, counts[place]) for where, counts, _, _ in found]), b""
+        if sequences:
+            errors = [
+                ({**where, "kind": kind}, counts[_MEASURED + place])
+                for where, counts, _, _ in found
+                for place, kind in enumerate(families.SEQUENCE_KINDS)
+            ]
+            yield _metric(families.PROTOCOL_ERRORS, errors), b""
+        yield _metric(families.PROTOCOL_FLOWS, [(where, n) for where, _, n, _ in found]), b""
+        for place, family in enumerate((families.PROTOCOL_MEAN, families.PROTOCOL_JITTER)):
+            gaps = [(where, gaps[place]) for where, _, _, gaps in found if gaps]
+            yield _metric(family, gaps), b""
+
+    def _histogram(self, gaps: Mapping[tuple[str, int, str], Sequence[int]]) -> Metric:
+        metric = _metric(families.INTERARRIVAL, [])
+        bounds = [*(str(bound / NS) for bound in GAP_BOUNDS), "+Inf"]
+        for place, (total, *counts) in gaps.items():
+            if not any(counts):
+                continue
+            where, so_far = self._where(*place), 0
+            for bound, count in zip(bounds, counts, strict=True):
+                so_far += count
+                metric.add_sample(f"{metric.name}_bucket", {**where, "le": bound}, so_far)
+            metric.add_sample(f"{metric.name}_count", where, so_far)
+            metric.add_sample(f"{metric.name}_sum", where, total / NS)
+        return metric
+
+
+def _metric(family: Family, samples: Sequence[tuple[Mapping[str, str], float]]) -> Metric:
+    """FAMILY with SAMPLES: labels and value of each."""
+    metric = Metric(family.name, family.doc, family.kind, family.unit)
+    for labels, value in samples:
+        metric.add_sample(family.sample, dict(labels), value)
+    return metric
+
+
+def _flows(
+    scrape: Scrape, labels: Mapping[bytes, str], *, sequences: bool
+) -> Iterator[tuple[Metric, bytes]]:
+    """The families of single flows, and of those that are not shown any more."""
+    _, flows, rest, departed = scrape
+    found = [(labels[key], *values) for key, values in flows.items()]
+    for place, family in enumerate(families.FLOW_COUNTERS):
+        lines = [(where, counts[place]) for where, counts, _ in found]
+        yield _metric(family, []), _lines(family, [*lines, (_REST, rest[place])])
+    if sequences:
+        lines = [
+            (f'{where[:-1]},kind="{kind}"}}', counts[_MEASURED + place])
+            for where, counts in (*((where, counts) for where, counts, _ in found), (_REST, rest))
+            for place, kind in enumerate(families.SEQUENCE_KINDS)
+        ]
+        yield _metric(families.FLOW_ERRORS, []), _lines(families.FLOW_ERRORS, lines)
+    for place, family in enumerate((families.FLOW_MEAN, families.FLOW_JITTER)):
+        seconds = [(where, gaps[place]) for where, _, gaps in found if gaps]
+        yield _metric(family, []), _lines(family, seconds)
+    for place, family in enumerate(families.DEPARTED_COUNTERS):
+        yield _metric(family, [({}, departed[place])]), b""
+    if sequences:
+        kinds = enumerate(families.SEQUENCE_KINDS)
+        errors = [({"kind": kind}, departed[_MEASURED + place]) for place, kind in kinds]
+        yield _metric(families.DEPARTED_ERRORS, errors), b""
+
+
+def _lines(family: Family, samples: Sequence[tuple[str, float]]) -> bytes:
+    """Samples with labels that are written already."""
+    name = family.sample
+    return "".join(f"{name}{where} {value}\n" for where, value in samples).encode()
+
+
+def _accounts(
+    known: Mapping[str, Family],
+    label: str,
+    accounts: Mapping[str, Mapping[str, int]],
+    reasons: Sequence[str] | Mapping[str, str],
+) -> Iterator[tuple[Metric, bytes]]:
+    """Of interfaces or sinks: ACCOUNTS by LABEL, in the families KNOWN."""
+    for count, family in known.items():
+        samples: list[tuple[dict[str, str], float]] = []
+        for name, counts in accounts.items():
+            where = {label: safe_text(name)}
+            if "{reason}" in count:
+                samples += [
+                    ({**where, "reason": reason}, counts[count.format(reason=reason)])
+                    for reason in reasons
+                ]
+            elif count in counts:
+                scale = 1000 if count.endswith("_ms") else 1
+                samples.append((where, counts[count] / scale))
+        if samples:
+            yield _metric(family, samples), b""
