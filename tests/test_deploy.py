@@ -28,12 +28,6 @@ NEEDED = {*(name.upper() for name in KEEPS), "SETUID", "SETGID", "SETPCAP"}
 """Capabilities: what the keeper keeps, and what it takes to give up the rest."""
 
 
-OTHERS = {name for name in ("grafana", "telegraf") if not (ROOT / name).exists()}
-"""Directories that are not there yet."""
-LATER = {"--metrics"}
-"""Options that are not there yet."""
-
-
 def compose() -> dict[str, Any]:
     """The file for Compose."""
     return dict(yaml.safe_load(COMPOSE.read_text()))
@@ -101,13 +95,12 @@ def test_files_that_are_mounted() -> None:
         for volume in service.get("volumes", ()):
             source = volume.partition(":")[0]
             path = (DEPLOY / source).resolve()
-            later = path.relative_to(ROOT).parts[0] in OTHERS
-            assert source in compose()["volumes"] or path.exists() or later, source
+            assert source in compose()["volumes"] or path.exists(), source
 
 
 def test_options() -> None:
     """The command knows the options that it is given."""
-    known = {name for option in main.params for name in option.opts} | LATER
+    known = {name for option in main.params for name in option.opts}
     given = compose()["services"]["vtap-stream"]["command"] + container()["args"]
     names = {argument.partition("=")[0] for argument in given if argument.startswith("-")}
     assert names <= known
