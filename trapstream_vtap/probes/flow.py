@@ -74,7 +74,7 @@ def source(settings: Settings, release: str = "") -> compiler.Source:
 
     Args:
         settings: What the user chose.
-        release: Of the kernel that is to load it, as `uname -r` says it; by default the running one.
+        release: Of the kernel that is to load it, as `uname -r` has it; by default the running one.
     """
     programs = sorted(
         {program_name(settings, d, i) for d in settings.directions for i in settings.interfaces}
