@@ -51,12 +51,12 @@ def put(objects: Objects, hook: str, interface: Interface) -> attach.Attachment:
 
 
 def wired(program: FlowProgram, sizes: list[int]) -> dict[str, Any]:
-    """What the program counts on a veth of datagrams of SIZES, and what the kernel counts there."""
+    """What the program counts on a veth of datagrams of SIZES, and how many the kernel counts."""
     with Namespace() as sender, Namespace() as receiver:
         veth(sender, "wire0", receiver, "wire0", ipv4=ADDRESSES)
         with receiver.entered():
             attachment = put(program.objects, program.hook, interfaces()["wire0"])
-        before, was = program._counters(), receiver.counters("wire0")
+        before, was = program._counters(), receiver.counters("wire0").rx_packets
         with (
             receiver.socket(socket.AF_INET, socket.SOCK_DGRAM) as listening,
             sender.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending,
@@ -64,14 +64,15 @@ def wired(program: FlowProgram, sizes: list[int]) -> dict[str, Any]:
             listening.bind((ADDRESSES[1], PORT))
             for size in sizes:
                 sending.sendto(bytes(size), (ADDRESSES[1], PORT))
-            wait_for(lambda: receiver.counters("wire0").rx_packets - was.rx_packets >= len(sizes))
-            now = receiver.counters("wire0")
-        attachment()
+            wait_for(lambda: receiver.counters("wire0").rx_packets - was >= len(sizes))
+            arrived = receiver.counters("wire0").rx_packets - was
+        with receiver.entered():
+            attachment()
         counters = program._counters()
         left = receiver.run("tc", "filter", "show", "dev", "wire0", "ingress").stdout
     return {
         "program": {name: counters[name] - before[name] for name in counters},
-        "interface": [now.rx_packets - was.rx_packets, now.rx_bytes - was.rx_bytes],
+        "arrived": arrived,
         "left": left,
     }
 
