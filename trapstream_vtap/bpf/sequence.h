@@ -80,7 +80,10 @@ static __always_inline u64 find_pattern(struct context *ctx, u64 at, u64 length)
 			size = CHUNK + 3;
 		found->size = size;
 		size = found->size;
-		if (size < 4 || size > CHUNK + 3)
+		if (size < 4)
+			return NOWHERE;
+		asm volatile("" : "+r"(size)); /* two comparisons: from one, 6.1 learns no bounds */
+		if (size > CHUNK + 3)
 			return NOWHERE;
 		if (load_bytes(ctx, found->at + start, s->bytes, size))
 			return NOWHERE;
@@ -133,7 +136,7 @@ static __always_inline void read_number(struct context *ctx, struct packet *p)
 	if (at + sizeof(number) > p->payload)
 		return;
 	at += p->payload_at;
-#if !SEQ_SEARCH
+#if !SEQ_SEARCH && DIRECT_ACCESS
 	if (at <= MAX_REACH) {
 		if (!peek(ctx, at, number))
 			p->number = ntohl(number);
