@@ -105,6 +105,7 @@ class Settings:
     unique: int | None = None
     drop_reasons: tuple[str, ...] = ()
     drop_table_size: int = 1024
+    trap_tags: str = "default"
     stop_gap: int = STOP_GAP_NS
     expected_gap: int | None = None
     smoothed_jitter: bool = False
@@ -239,6 +240,18 @@ def tunnels(text: str) -> tuple[str, ...]:
         UsageError: There is no such kind.
     """
     return _some(text, TUNNELS, "tunnel")
+
+
+def probes(text: str) -> tuple[str, ...]:
+    """The probes named in TEXT, comma-separated, in the order of `PROBES`.
+
+    Raises:
+        UsageError: There is no such probe, or none is named.
+    """
+    names = _some(text, PROBES, "probe")
+    if not names:
+        raise UsageError(f"Name at least one of {', '.join(PROBES)}.")
+    return names
 
 
 def _some(text: str, known: Sequence[str], what: str) -> tuple[str, ...]:

@@ -178,6 +178,11 @@ def _define_wanted(types: btf.Btf, names: Sequence[str]) -> str:
     return f"static __always_inline bool wanted(u32 reason)\n{{\n\treturn {condition};\n}}\n"
 
 
+def reason_names() -> dict[int, str]:
+    """The running kernel's drop reasons: names by number."""
+    return {number: name for name, number in btf.drop_reasons(btf.read()).items()}
+
+
 def check_reasons(names: Sequence[str], known: Mapping[str, int]) -> None:
     """See that NAMES are drop reasons of this kernel, or `all`.
 
