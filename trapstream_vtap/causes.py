@@ -16,7 +16,7 @@ SEVERITIES = ("Error", "Warning", "Notice")
 TYPES = ("drop", "exception", "control")
 """What a trap can be, in the order of the kernel's numbers."""
 
-_PREFIX = re.compile("SKB_DROP_REASON_|SKB_(?=(?:CONSUMED|NOT_DROPPED_YET)$)")
+_PREFIX = re.compile(r"\ASKB_(?:DROP_REASON_|(?=(?:CONSUMED|NOT_DROPPED_YET)\Z))")
 _UNKNOWN = "Not known to this version: look for the name in the documentation of {}."
 
 
@@ -46,7 +46,7 @@ class Cause:
 def trap(name: str) -> Cause:
     """The devlink trap NAME; one that is not known has its name as reason."""
     return traps().get(name) or Cause(
-        name, "", "drop", name, _UNKNOWN.format("the device's driver"), "Warning"
+        name, "unknown", "drop", name, _UNKNOWN.format("the device's driver"), "Warning"
     )
 
 
@@ -54,7 +54,7 @@ def drop_reason(name: str) -> Cause:
     """The drop reason NAME, with or without the kernel's prefix; unknown ones as for `trap`."""
     name = _PREFIX.sub("", name, count=1)
     return drop_reasons().get(name) or Cause(
-        name, "other", "drop", name, _UNKNOWN.format("the kernel"), "Warning"
+        name, "unknown", "drop", name, _UNKNOWN.format("the kernel"), "Warning"
     )
 
 
