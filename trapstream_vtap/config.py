@@ -38,6 +38,9 @@ DIRECTIONS = {
     "both": (Direction.INGRESS, Direction.EGRESS),
 }
 
+PROBES = ("flows", "drops", "traps")
+"""What can be streamed."""
+
 HOOKS = ("tc", "xdp", "socket")
 """Where the kernel program sees packets."""
 
@@ -52,6 +55,8 @@ class Settings:
     Args:
         interfaces: Those of the wanted ones that are there.
         gone: Names of the others.
+        selected: Names of the interfaces asked for; none: all.
+        unique: Equal drops are counted together for so long; None: most go one by one.
     """
 
     sinks: tuple[Address, ...]
@@ -95,6 +100,11 @@ class Settings:
     pattern: int | None = None
     sequence_threshold: int = SEQUENCE_THRESHOLD
     max_events: int = 1000
+    probes: tuple[str, ...] = ("flows",)
+    selected: tuple[str, ...] = ()
+    unique: int | None = None
+    drop_reasons: tuple[str, ...] = ()
+    drop_table_size: int = 1024
     stop_gap: int = STOP_GAP_NS
     expected_gap: int | None = None
     smoothed_jitter: bool = False

@@ -340,3 +340,34 @@ DROP_EVENT = Layout(
 
 In a record of the third kind all but cause, type, time, packets and bytes is zero.
 """
+
+DROP_COUNTS = (
+    "seen",  # all that the kernel reports
+    "left_out",  # of a reason that is not asked for
+    "elsewhere",  # at another interface than those asked for
+    "no_packet",  # nothing that goes over a network: Unix sockets, netlink
+    "events",  # handed over one by one
+    "aggregated",  # counted into a record of several
+    "suppressed",  # counted by cause alone
+    "suppressed_bytes",
+)
+"""What becomes of the packets of a cause; in order, all but the first and the last add up."""
+
+DROP_CAUSE = Layout("cause", _u64s(DROP_COUNTS))
+"""Counts of a cause and CPU."""
+
+DROP_CAUSE_KEY = Layout("cause_key", (Column("reason", "u32"), Column("type", "u32")))
+"""A cause: a drop reason."""
+
+TRAP_CAUSE_KEY = Layout("cause_key", (*DROP_CAUSE_KEY.columns, *_TRAP_NAMES))
+"""A cause: a trap."""
+
+DROP_CONTROL = Layout(
+    "drop_control",
+    (
+        Column("clock_offset", "u64", "CLOCK_REALTIME - CLOCK_MONOTONIC, ns"),
+        Column("table", "u64", "which of the two tables gathers: 0 or 1"),
+        Column("inserts", "u64", "records in it"),
+    ),
+)
+"""What user space and the program for drops tell each other."""

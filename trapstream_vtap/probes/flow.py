@@ -84,7 +84,7 @@ def source(settings: Settings) -> compiler.Source:
         "STOP_GAP_NS": settings.stop_gap,
         "COARSE_LIMIT_NS": limit,
         "COARSE_SHIFT": shift,
-        "RING_PAGES": _ring_pages(settings.flow_table_size, structures.record.size),
+        "RING_PAGES": ring_pages(settings.flow_table_size, structures.record.size),
         "LINKS": max((i.index for i in settings.interfaces), default=0) + 1,
         "SWEEP_KEYS": _sweep_keys(structures),
         **_jitter_constants(settings),
@@ -106,12 +106,8 @@ def source(settings: Settings) -> compiler.Source:
     text += "".join(f"#define {name} {value}ULL\n" for name, value in constants.items())
     if settings.rules:
         text += f"#define RULES {len(settings.rules)}\n" + define_wanted(settings.rules)
-    program = (compiler.HERE / "flow.c").read_text(encoding="ascii")
-    for part in ("sequence.h", "jitter.h"):  # BCC rewrites what uses maps in the main text only
-        included = (compiler.HERE / part).read_text(encoding="ascii")
-        program = program.replace(f'#include "{part}"\n', included)
     return compiler.Source(
-        text + program,
+        text + compiler.program_text("flow.c"),
         (
             *_programs(settings.hook, programs),
             compiler.Program("vtap_sweep", "SCHED_CLS"),
@@ -172,7 +168,7 @@ def _square_limits(settings: Settings) -> tuple[int, int]:
     return square_limits(settings.jitter_interval or settings.interval, settings.stop_gap)
 
 
-def _ring_pages(records: int, size: int) -> int:
+def ring_pages(records: int, size: int) -> int:
     """Of a ring buffer with room for RECORDS of SIZE bytes, within reason."""
     ring = _LARGEST_RING
     while ring > _SMALLEST_RING and ring // 2 >= records * (size + _RING_HEADER):
@@ -210,7 +206,7 @@ def _sequence_constants(settings: Settings, structures: FlowLayouts) -> dict[str
         "SEQ_ANCHOR_AT": anchor,
         "SEQ_THRESHOLD": settings.sequence_threshold,
         "MAX_EVENTS": settings.max_events,
-        "EVENT_PAGES": _ring_pages(settings.max_events, structures.event.size),
+        "EVENT_PAGES": ring_pages(settings.max_events, structures.event.size),
         "TRACKED_HOLES": TRACKED_HOLES,
     }
 
