@@ -48,8 +48,7 @@ _PROBE_COUNTS = {
     "no_packet_packets": ("packets", "that never go over a network: Unix sockets, netlink"),
     "missed_packets": (
         "packets",
-        "lost: reported while the kernel program was busy on the same processor, or of too many "
-        "causes",
+        "lost: reported while the kernel program was busy on that processor, or of too many causes",
     ),
     "records_handed": ("records", "of `DroppedPackets` that came out of the kernel"),
     "packets_handed": ("packets", "in those records: one by one, aggregated and suppressed"),

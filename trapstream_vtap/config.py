@@ -254,6 +254,19 @@ def probes(text: str) -> tuple[str, ...]:
     return names
 
 
+def drop_reasons(texts: Sequence[str], chosen: Sequence[str]) -> tuple[str, ...]:
+    """The drop reasons named in TEXTS, each comma-separated, in the kernel's words.
+
+    Raises:
+        UsageError: Drops are not among the CHOSEN probes. Which reasons there are, the kernel says.
+    """
+    names = [word for text in texts for word in split(text)]
+    if names and "drops" not in chosen:
+        raise UsageError("--drop-reasons is for --probe drops.")
+    plain = [name if name == "all" else name.upper() for name in names]
+    return tuple(dict.fromkeys(name.removeprefix("SKB_DROP_REASON_") for name in plain))
+
+
 def _some(text: str, known: Sequence[str], what: str) -> tuple[str, ...]:
     """Those of KNOWN that TEXT names, in their order; WHAT one of them is called in messages."""
     names = split(text)

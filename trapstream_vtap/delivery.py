@@ -176,9 +176,7 @@ class Delivery:
             interfaces,
         )
         for shape in self._shapes:
-            _check_room(
-                shape, max(plan.longest for which, plan in plans.all() if which == shape)
-            )
+            _check_room(shape, max(plan.longest for which, plan in plans.all() if which == shape))
         return plans
 
     @property

@@ -21,8 +21,67 @@ have us send the more the faster that happens."""
 _EARLY_NS = NS  # from one early emptying of the table to the next
 _NEVER = 1 << 62
 
+_COUNTS = {
+    "seen": "",
+    "events": "one by one",
+    "aggregated": "aggregated",
+    "suppressed": "counted by cause alone",
+    "left_out": "of reasons not asked for",
+    "elsewhere": "at other interfaces",
+    "no_packet": "that no network packets are",
+    "missed": "missed",
+}
+"""What is told of packets, and in which words: the first is the sum of the others."""
+
 
 class Drops:
+    """What the loop does for all probes of drops and traps; none, where there are none."""
+
+    def __init__(self) -> None:
+        self._each: list[_One] = []
+
+    def add(self, probe: DropProbe, delivery: Delivery, batch_size: int) -> None:
+        """PROBE, which somebody else attaches, hands over to DELIVERY, so many at a time."""
+        self._each.append(_One(probe, delivery, batch_size))
+
+    @property
+    def kinds(self) -> list[str]:
+        """Which probes there are."""
+        return [one.probe.kind for one in self._each]
+
+    def descriptors(self) -> list[int]:
+        """All that becomes readable when there is something to do; by edges, not levels."""
+        return [descriptor for one in self._each for descriptor in one.descriptors()]
+
+    def woken(self, descriptors: Collection[int]) -> None:
+        """Ours may be among the DESCRIPTORS that have become readable."""
+        for one in self._each:
+            one.woken(descriptors)
+
+    def due(self) -> int:
+        """When there is something to do next, CLOCK_MONOTONIC in ns."""
+        return min((one.due() for one in self._each), default=_NEVER)
+
+    def attend(self) -> None:
+        """Do what is due."""
+        for one in self._each:
+            one.attend()
+
+    def hand_all(self) -> None:
+        """All that the kernel side has by now."""
+        for one in self._each:
+            one.hand_all()
+
+    def values(self) -> dict[str, dict[str, int]]:
+        """The counts of `vtap_agent`, by probe."""
+        return {one.probe.kind: one.values() for one in self._each}
+
+    def summaries(self) -> list[str]:
+        """A sentence for each probe: what became of all packets."""
+        return [one.summary() for one in self._each]
+
+
+class _One:
     """What the loop does for one probe.
 
     Args:
@@ -110,16 +169,3 @@ class Drops:
             if name != "seen" and values[f"{name}_packets"]:
                 told.append(f"{values[f'{name}_packets']} {words}")
         return f"{told[0]} seen: " + (", ".join(told[1:]) or "none")
-
-
-_COUNTS = {
-    "seen": "",
-    "events": "one by one",
-    "aggregated": "aggregated",
-    "suppressed": "counted by cause alone",
-    "left_out": "of reasons not asked for",
-    "elsewhere": "at other interfaces",
-    "no_packet": "that no network packets are",
-    "missed": "missed",
-}
-"""What is told of packets, and in which words: the first is the sum of the others."""

@@ -73,7 +73,7 @@ class Stream:
         self._again = again
         self._delivery = Delivery(settings, report, self._end)
         self._flows = "flows" in settings.probes
-        self._drops: list[Drops] = []
+        self._drops = Drops()
         self._delivery.use(self._plans_of(self._flow_probe(settings), settings))
         self._seen = Seen(settings.names, self._delivery.flows, self._delivery.events)
         self._gone: set[str] = set()
@@ -117,8 +117,8 @@ class Stream:
             self._note_gone(self._settings.gone)
             self._load_drops(symbols)
             self._probe.attach()
-            for drops in self._drops:
-                self._keeper.attach(drops.probe.kind)
+            for kind in self._drops.kinds:
+                self._keeper.attach(kind)
             for note in notes + self._probe.notes:
                 report(note)
             self._delivery.start()
@@ -140,12 +140,12 @@ class Stream:
                 objects, _ = self._keeper.load(kind)
                 self._delivery.use_drops(kind, reason_names(), symbols.names)
                 probe = DropProbe(settings, kind, objects)
-                self._drops.append(Drops(probe, self._delivery, settings.batch_size))
+                self._drops.add(probe, self._delivery, settings.batch_size)
 
     def _measured(self) -> str:
         """What is measured, in a few words."""
         settings = self._settings
-        told = [drops.probe.kind for drops in self._drops]
+        told = self._drops.kinds
         if settings.selected and told:
             told[-1] += f" of {', '.join(settings.selected)}"
         if self._flows:
@@ -168,13 +168,7 @@ class Stream:
             else _NO_LIMIT
         )
         with select.epoll() as poll:
-            for ours in (woken, self._links, self._keeper):
-                poll.register(ours, select.EPOLLIN)
-            for descriptor in probe.descriptors():
-                poll.register(descriptor, select.EPOLLIN)
-            for drops in self._drops:
-                for descriptor in drops.descriptors():
-                    poll.register(descriptor, select.EPOLLIN | select.EPOLLET)
+            self._register(poll, woken)
             line, swept = probe.next_line(), True  # the next grid line; the one before is done
             while True:
                 self._health.beat()
@@ -182,15 +176,13 @@ class Stream:
                 if self._stop:  # not before `woken` is emptied, which would not wake us again
                     return
                 now = time.monotonic_ns()
-                for drops in self._drops:
-                    if now >= drops.due():
-                        drops.attend()
+                self._drops.attend()
                 due = min(deadline, line if swept else line + grace)
                 if loaded:
                     self._switch(poll)
                     probe = self._probe
                 elif now < due:
-                    rest = (min(due, *(drops.due() for drops in self._drops), due) - now) / NS
+                    rest = max(min(due, self._drops.due()) - now, 0) / NS
                     patience = min(rest, self._health.turn or rest)
                     self._attend({descriptor for descriptor, _ in poll.poll(patience)})
                 elif now >= deadline:
@@ -205,14 +197,20 @@ class Stream:
                         self._agent(line)
                     line, swept = probe.next_line(), True
 
+    def _register(self, poll: select.epoll, woken: socket.socket) -> None:
+        """All that wakes the loop."""
+        for descriptor in (woken, self._links, self._keeper, *self._probe.descriptors()):
+            poll.register(descriptor, select.EPOLLIN)
+        for descriptor in self._drops.descriptors():
+            poll.register(descriptor, select.EPOLLIN | select.EPOLLET)
+
     def _attend(self, woken_by: set[int]) -> None:
         """To what has woken the loop, by descriptor."""
         if self._probe.events_fileno() in woken_by:
             self._drain_events()
         if self._probe.fileno() in woken_by and self._probe.pressed():
             self._sweep(force=True)
-        for drops in self._drops:
-            drops.woken(woken_by)
+        self._drops.woken(woken_by)
         if self._links.fileno() in woken_by:
             self._note_removed()
         if self._keeper.fileno() in woken_by:
@@ -236,7 +234,10 @@ class Stream:
             woken.recv(4096)
         if not self._loading and self._reload:
             self._reload = False
-            self._begin_to_load(read=True)
+            if self._flows:
+                self._begin_to_load(read=True)
+            else:
+                report("the configuration stays as it was: only that of flows can be read again")
         if not self._loading and self._links_changed:
             self._links_changed = False
             if present(self._gone)[0]:
@@ -356,8 +357,8 @@ class Stream:
 
     def _agent(self, line: int) -> None:
         """The records of `vtap_agent`, as of the grid line (CLOCK_MONOTONIC, ns)."""
-        probes = {drops.probe.kind: drops.values() for drops in self._drops}
-        self._delivery.hand_account(self._probe.wall(line), self._seen.values(), probes)
+        wall, drops = self._probe.wall(line), self._drops.values()
+        self._delivery.hand_account(wall, self._seen.values(), drops)
         seen = self._seen.total("seen_packets")
         sentence = f"{seen} packets seen; {self._delivery.progress()}"
         self._health.status(sentence)
@@ -368,8 +369,7 @@ class Stream:
         """Close every interval, send it, detach, account for everything, say so."""
         self._health.stopping()
         self._probe.detach()
-        for drops in self._drops:
-            drops.hand_all()
+        self._drops.hand_all()
         self._drain_events()
         for _ in range(_LAST_SWEEPS):
             self._sweep(force=True)
@@ -379,8 +379,8 @@ class Stream:
         self._agent(time.monotonic_ns())
         self._delivery.drain(_DRAIN_SECONDS)
         self._delivery.close()
-        for drops in self._drops:
-            report(drops.summary())
+        for sentence in self._drops.summaries():
+            report(sentence)
         for sentence in self._delivery.summaries():
             report(sentence + self._kernel_losses())
 

@@ -159,9 +159,7 @@ class Keeper:
         self._loaded[self._probe] = loaded = _Loaded(answer, descriptors)
         reply = pickle.dumps((loaded.shared, answer[2], loaded.settings))
         try:
-            handover.send(
-                self._loads, reply, [loaded.programs[loaded.shared], *loaded.others]
-            )
+            handover.send(self._loads, reply, [loaded.programs[loaded.shared], *loaded.others])
         finally:
             for descriptor in loaded.others:
                 os.close(descriptor)

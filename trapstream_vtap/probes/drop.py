@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trapstream_vtap import causes
 from trapstream_vtap._native import Ring
 from trapstream_vtap.bpf import btf, kernel
 from trapstream_vtap.bpf import compile as compiler
@@ -38,7 +39,6 @@ TRACEPOINTS = {"drops": "kfree_skb", "traps": "devlink_trap_report"}
 ALL = "all"
 """Every drop reason, in `--drop-reasons`."""
 
-ORDINARY = ("CONSUMED", "QUEUE_PURGE", "SOCKET_CLOSE")  # until causes.py is merged
 _PROGRAM = "vtap_drop"
 _MAPS = ("events", "wakeups", "aggregates0", "aggregates1", "causes", "controls", "strays")
 _MOST_CAUSES = 1024
@@ -170,7 +170,7 @@ def _define_wanted(types: btf.Btf, names: Sequence[str]) -> str:
     """In C: whether a drop reason is one of NAMES; none: whether it is not an ordinary one."""
     known = btf.drop_reasons(types)
     check_reasons(names, known)
-    listed = names or [name for name in known if name in ORDINARY]
+    listed = names or [name for name in known if causes.drop_reason(name).ordinary]
     tests = [f"reason == {known[name]}U" for name in listed if name in known]
     any_of = " || ".join(tests) or "false"
     sign = "" if names else "!"

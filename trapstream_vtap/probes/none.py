@@ -49,11 +49,13 @@ class NoFlows(FlowProbe):
         """There are no events."""
         return None
 
-    def read(self, _most: int) -> bytearray:
+    def read(self, most: int) -> bytearray:  # noqa: ARG002
         """There are no records."""
         return bytearray()
 
-    read_events = read
+    def read_events(self, most: int) -> bytearray:  # noqa: ARG002
+        """There are no events."""
+        return bytearray()
 
     def sweep(self, *, force: bool = False, now: int = 0) -> Iterator[None]:  # noqa: ARG002
         """There is no table."""
