@@ -199,7 +199,8 @@ class Stream:
 
     def _register(self, poll: select.epoll, woken: socket.socket) -> None:
         """All that wakes the loop."""
-        for descriptor in (woken, self._links, self._keeper, *self._probe.descriptors()):
+        ours = (woken, self._links, self._keeper)
+        for descriptor in (*(our.fileno() for our in ours), *self._probe.descriptors()):
             poll.register(descriptor, select.EPOLLIN)
         for descriptor in self._drops.descriptors():
             poll.register(descriptor, select.EPOLLIN | select.EPOLLET)

@@ -86,10 +86,11 @@ def source(settings: Settings, probe: str) -> compiler.Source:
     """
     types = btf.read()
     traps = probe == "traps"
+    arguments = _arguments(types, probe)
     constants = {
         **{name: types.offset(*member) for name, member in _MEMBERS.items()},
         **({name: types.offset(*m) for name, m in _TRAP_MEMBERS.items()} if traps else {}),
-        **_arguments(types, probe),
+        **arguments,
         "SKB_SIZE": types.size("sk_buff"),
         "TRAPS": int(traps),
         "UNIQUE": int(settings.unique is not None),
