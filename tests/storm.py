@@ -6,7 +6,7 @@ from __future__ import annotations
 import socket
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from lab.namespace import Namespace, veth
 
@@ -31,7 +31,7 @@ class Storm:
         self._from, self.namespace = Namespace(), Namespace()
         veth(self._from, "out0", self.namespace, INTERFACE, ipv4=(HERE, THERE))
 
-    def __enter__(self) -> Storm:
+    def __enter__(self) -> Self:
         """Made already."""
         return self
 

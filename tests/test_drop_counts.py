@@ -101,7 +101,7 @@ def test_more_flows_than_the_table_holds(storm: Storm) -> None:
 
 
 def test_unique(storm: Storm) -> None:
-    """With `--unique` equal ones are one record, with their number, and times from first to last."""
+    """With `--unique` equal ones are one record, with their number and their time span."""
     with Tap(
         *(storm.namespace, "--probe", "drops", "-i", INTERFACE, "--unique", "3600", "-t", "0.5")
     ) as tap:
