@@ -53,8 +53,12 @@ class _Kind(enum.IntEnum):
 
 _FIXED = {_Kind.INT: 1, _Kind.ARRAY: 3, _Kind.VAR: 1, _Kind.DECL_TAG: 1}  # words behind the type
 _EACH = {
-    **{_Kind.STRUCT: 3, _Kind.UNION: 3, _Kind.ENUM: 2},
-    **{_Kind.FUNC_PROTO: 2, _Kind.DATASEC: 3, _Kind.ENUM64: 3},
+    _Kind.STRUCT: 3,
+    _Kind.UNION: 3,
+    _Kind.ENUM: 2,
+    _Kind.FUNC_PROTO: 2,
+    _Kind.DATASEC: 3,
+    _Kind.ENUM64: 3,
 }
 _ALIASES = (_Kind.TYPEDEF, _Kind.VOLATILE, _Kind.CONST, _Kind.RESTRICT, _Kind.TYPE_TAG)
 
@@ -223,7 +227,7 @@ def drop_reasons(btf: Btf) -> dict[str, int]:
     Those of subsystems (upper 16 bits not 0) are there as far as their modules are loaded.
     """
     found = {
-        name.removeprefix(_REASON).removeprefix("SKB_"): number
+        name.removeprefix(_REASON if name.startswith(_REASON) else "SKB_"): number
         for name, number in btf.enumerators("skb_drop_reason").items()
         if name not in _NO_REASONS
     }
