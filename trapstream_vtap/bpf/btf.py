@@ -52,7 +52,7 @@ class _Kind(enum.IntEnum):
 
 
 _FIXED = {_Kind.INT: 1, _Kind.ARRAY: 3, _Kind.VAR: 1, _Kind.DECL_TAG: 1}  # words behind the type
-_EACH = {
+_EACH = {  # words for each member
     _Kind.STRUCT: 3,
     _Kind.UNION: 3,
     _Kind.ENUM: 2,
@@ -80,9 +80,20 @@ class Btf:
             raise ValueError("no BTF")
         self._words = array("I", data[header + types_at : header + types_at + types])
         self._strings = data[header + strings_at : header + strings_at + strings]
-        self._strings_at = len(base._strings) if base else 0
-        self._first = len(base._starts) + base._first if base else 1
-        self._starts = self._walk()
+        # a module's strings and types are numbered behind the kernel's
+        self._strings_at = base.strings_end if base else 0
+        self._first: int = base.types_end if base else 1
+        self._starts: array[int] = self._walk()
+
+    @property
+    def strings_end(self) -> int:
+        """How far strings are numbered."""
+        return self._strings_at + len(self._strings)
+
+    @property
+    def types_end(self) -> int:
+        """Behind the number of the last type."""
+        return self._first + len(self._starts)
 
     def _walk(self) -> array[int]:
         """Where in the words each type begins."""
@@ -227,7 +238,7 @@ def drop_reasons(btf: Btf) -> dict[str, int]:
     Those of subsystems (upper 16 bits not 0) are there as far as their modules are loaded.
     """
     found = {
-        name.removeprefix(_REASON if name.startswith(_REASON) else "SKB_"): number
+        name.removeprefix(_REASON).removeprefix("SKB_"): number
         for name, number in btf.enumerators("skb_drop_reason").items()
         if name not in _NO_REASONS
     }

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trapstream_vtap import causes
 from trapstream_vtap._native import Ring
 from trapstream_vtap.bpf import btf, kernel
 from trapstream_vtap.bpf import compile as compiler
@@ -38,7 +39,6 @@ TRACEPOINTS = {"drops": "kfree_skb", "traps": "devlink_trap_report"}
 ALL = "all"
 """Every drop reason, in `--drop-reasons`."""
 
-ORDINARY = ("CONSUMED", "QUEUE_PURGE", "SOCKET_CLOSE")  # until causes.py is merged
 _PROGRAM = "vtap_drop"
 _MAPS = ("events", "wakeups", "aggregates0", "aggregates1", "causes", "controls", "strays")
 _MOST_CAUSES = 1024
@@ -86,10 +86,11 @@ def source(settings: Settings, probe: str) -> compiler.Source:
     """
     types = btf.read()
     traps = probe == "traps"
+    arguments = _arguments(types, probe)
     constants = {
         **{name: types.offset(*member) for name, member in _MEMBERS.items()},
         **({name: types.offset(*m) for name, m in _TRAP_MEMBERS.items()} if traps else {}),
-        **_arguments(types, probe),
+        **arguments,
         "SKB_SIZE": types.size("sk_buff"),
         "TRAPS": int(traps),
         "UNIQUE": int(settings.unique is not None),
@@ -170,12 +171,17 @@ def _define_wanted(types: btf.Btf, names: Sequence[str]) -> str:
     """In C: whether a drop reason is one of NAMES; none: whether it is not an ordinary one."""
     known = btf.drop_reasons(types)
     check_reasons(names, known)
-    listed = names or [name for name in known if name in ORDINARY]
+    listed = names or [name for name in known if causes.drop_reason(name).ordinary]
     tests = [f"reason == {known[name]}U" for name in listed if name in known]
     any_of = " || ".join(tests) or "false"
     sign = "" if names else "!"
     condition = "true" if ALL in names else f"{sign}({any_of})"
     return f"static __always_inline bool wanted(u32 reason)\n{{\n\treturn {condition};\n}}\n"
+
+
+def reason_names() -> dict[int, str]:
+    """The running kernel's drop reasons: names by number."""
+    return {number: name for name, number in btf.drop_reasons(btf.read()).items()}
 
 
 def check_reasons(names: Sequence[str], known: Mapping[str, int]) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from trapstream_vtap._native import Tallies
     from trapstream_vtap.config import Settings
     from trapstream_vtap.interfaces import Interface
+    from trapstream_vtap.schema import Schema
 
 _SWEEP_BYTES = 3072  # of keys in one run: what fits into a page, with what the kernel puts around
 _RING_HEADER = 8  # bytes that the ring buffer adds to each record
@@ -232,7 +233,7 @@ class FlowProbe:
     """
 
     def __init__(self, settings: Settings, holder: Holds | None = None) -> None:
-        self.schema = without(
+        self.schema: Schema | None = without(
             flow_schema(
                 settings.key,
                 bits=settings.bits,
