@@ -165,6 +165,22 @@ static __always_inline enum verdict ipv4(struct context *ctx, struct packet *p, 
 	return transport(ctx, p, offset, length, ip.protocol, traits);
 }
 
+static __always_inline bool is_extension(u64 next)
+{
+	switch (next) {
+	case IPV6_HOP_BY_HOP:
+	case IPV6_ROUTING:
+	case IPV6_FRAGMENT:
+	case IPV6_AUTHENTICATION:
+	case IPV6_DESTINATION:
+	case IPV6_MOBILITY:
+	case IPV6_HIP:
+	case IPV6_SHIM6:
+		return true;
+	}
+	return false;
+}
+
 static __always_inline enum verdict ipv6(struct context *ctx, struct packet *p, u64 offset,
 					 u64 there, u32 traits)
 {
@@ -191,21 +207,12 @@ static __always_inline enum verdict ipv6(struct context *ctx, struct packet *p, 
 	next = ip.next;
 	traits |= TRAITS_IPV6;
 
-	for (i = 0; i <= MAX_EXTENSION_HEADERS; i++) {
-		switch (next) {
-		case IPV6_HOP_BY_HOP:
-		case IPV6_ROUTING:
-		case IPV6_FRAGMENT:
-		case IPV6_AUTHENTICATION:
-		case IPV6_DESTINATION:
-		case IPV6_MOBILITY:
-		case IPV6_HIP:
-		case IPV6_SHIM6:
-			break;
-		default:
-			return transport(ctx, p, offset, room, next, traits);
-		}
-		if (i == MAX_EXTENSION_HEADERS || peek(ctx, offset, x))
+	/*
+	 * Kernels of 6.1 refuse a loop whose end runs on into its beginning, as compilers lay it out
+	 * that end without a condition: so the number of headers is looked at there.
+	 */
+	for (i = 0; i < MAX_EXTENSION_HEADERS && is_extension(next); i++) {
+		if (peek(ctx, offset, x))
 			return MALFORMED;
 		length = next == IPV6_FRAGMENT	     ? 8 :
 			 next == IPV6_AUTHENTICATION ? (x.length + 2) * 4 :
@@ -220,7 +227,9 @@ static __always_inline enum verdict ipv6(struct context *ctx, struct packet *p, 
 			return payload(p, offset, 0, room, traits | x.next, 0);
 		next = x.next;
 	}
-	return MALFORMED;
+	if (is_extension(next))
+		return MALFORMED;
+	return transport(ctx, p, offset, room, next, traits);
 }
 
 static __always_inline enum verdict network(struct context *ctx, struct packet *p, u64 offset,

@@ -80,7 +80,10 @@ static __always_inline u64 find_pattern(struct context *ctx, u64 at, u64 length)
 			size = CHUNK + 3;
 		found->size = size;
 		size = found->size;
-		if (size < 4 || size > CHUNK + 3)
+		if (size < 4)
+			return NOWHERE;
+		asm volatile("" : "+r"(size)); /* two comparisons: from one, 6.1 learns no bounds */
+		if (size > CHUNK + 3)
 			return NOWHERE;
 		if (load_bytes(ctx, found->at + start, s->bytes, size))
 			return NOWHERE;
