@@ -31,8 +31,8 @@ def fields() -> str:
             "In line protocol tags are tags and fields are fields; in JSON both are members of",
             "one flat object, tags as strings, beside `name` (the measurement) and `timestamp`",
             "(ns, integer); `DroppedPackets` has a shape of its own. Counts are integers;",
-            "everything with a unit of time or a rate is a decimal number, rounded half up: rates to",
-            "6 places, ms to 9 (`iat_min_ms` and `iat_max_ms` are whole nanoseconds).",
+            "everything with a unit of time or a rate is a decimal number, rounded half up: rates",
+            "to 6 places, ms to 9 (`iat_min_ms` and `iat_max_ms` are whole nanoseconds).",
             "",
             _measurement(
                 flow_schema(
