@@ -10,6 +10,7 @@ import pytest
 from btf import enumeration
 
 from trapstream_vtap import causes
+from trapstream_vtap.bpf.btf import drop_reasons, read
 from trapstream_vtap.formats import safe_text
 
 BTF = Path("/sys/kernel/btf/vmlinux")
@@ -53,6 +54,22 @@ def test_entries(file: str) -> None:
         assert not cause.reason.endswith(".")
         assert cause.advice.endswith(".")
         assert not (cause.ordinary and cause.severity != "Notice")
+
+
+def test_reasons_tell_apart() -> None:
+    """No two causes share a reason, also not a trap and a drop: series would be mixed."""
+    all_causes = [*causes.traps().values(), *causes.drop_reasons().values()]
+
+    assert len({cause.reason for cause in all_causes}) == len(all_causes)
+
+
+@pytest.mark.skipif(not BTF.exists(), reason="this kernel has no type information")
+def test_the_probe_reads_the_same_names() -> None:
+    """The names by which the probe calls this kernel's reasons are those of the file."""
+    core = {name for name, number in drop_reasons(read()).items() if number < 1 << 16}
+
+    assert len(core) > 50
+    assert core <= causes.drop_reasons().keys()
 
 
 def test_traps_have_the_kernels_groups() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.parse
 from collections import Counter
 from decimal import Decimal
@@ -162,6 +163,22 @@ PING = Dropped(
     {},
     "swp4",
 )
+
+
+def test_documented_event() -> None:
+    """The event in the documentation is what is rendered."""
+    page = (Path(__file__).parent.parent / "docs" / "drops.md").read_text(encoding="utf-8")
+    array, line = re.findall(r"(?ms)^```\n(\[\{.*?|DroppedPackets.*?)```$", page)
+    columns = {
+        **PING.columns,
+        "vlan_tags": 0,
+        "vlan_outer": 0,
+        "dst_mac": bytes((0, 1, 2, 3, 4, 6)),
+    }
+    event = Dropped({**columns, "bytes": 98, "length": 98}, {}, None)
+
+    assert json.loads(array) == json.loads(rendered(make(JSON), [event]))
+    assert line == rendered(make(INFLUX), [event]).decode()
 
 
 def consume(line: str) -> list[str]:

@@ -26,7 +26,7 @@ from trapstream_vtap.probes.drop import DropProbe, reason_names
 from trapstream_vtap.probes.flow import FlowProbe
 from trapstream_vtap.probes.none import NoFlows
 from trapstream_vtap.seen import Seen
-from trapstream_vtap.symbols import Symbols
+from trapstream_vtap.symbols import KALLSYMS, Symbols
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -107,7 +107,8 @@ class Stream:
             self._health = stack.enter_context(
                 contextlib.closing(Health(settings.health, self._delivery.up))
             )
-            symbols = stack.enter_context(contextlib.closing(Symbols()))
+            listed = KALLSYMS if "drops" in settings.probes else None
+            symbols = stack.enter_context(contextlib.closing(Symbols(listed)))
             notes = self._give_up_root()
             self._delivery.try_files()
             self._health.start()

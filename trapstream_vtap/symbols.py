@@ -22,12 +22,14 @@ _LONGEST = 1 << 20  # no function is longer; what is further on is not in any
 class Symbols:
     """The kernel's symbols; open it as root, and whoever we are then, they can be read.
 
-    They are looked through when a new place is asked for (0.1 s), not kept: they take 10 MB, and
-    modules come and go.
+    Without a path there are none. They are looked through when a new place is asked for (0.1 s),
+    not kept: they take 10 MB, and modules come and go.
     """
 
-    def __init__(self, path: Path = KALLSYMS) -> None:
+    def __init__(self, path: Path | None = KALLSYMS) -> None:
         self._file: BinaryIO | None = None
+        if not path:
+            return
         try:
             self._file = path.open("rb")
         except OSError:

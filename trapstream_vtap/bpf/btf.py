@@ -238,7 +238,7 @@ def drop_reasons(btf: Btf) -> dict[str, int]:
     Those of subsystems (upper 16 bits not 0) are there as far as their modules are loaded.
     """
     found = {
-        name.removeprefix(_REASON).removeprefix("SKB_"): number
+        name.removeprefix(_REASON if name.startswith(_REASON) else "SKB_"): number
         for name, number in btf.enumerators("skb_drop_reason").items()
         if name not in _NO_REASONS
     }
