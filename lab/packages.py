@@ -27,27 +27,47 @@ def unpacked(package: str) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
             with tempfile.TemporaryDirectory(dir=STORE, prefix=".new-") as directory:
-                new = Path(directory)
-                _download(package, new)
-                (archive,) = new.glob("*.deb")
-                _run("dpkg-deb", "-x", str(archive), str(new / "files"))
-                (new / "files").rename(target)
+                new = Path(directory) / "files"
+                try:
+                    unpack(package, new)
+                except subprocess.CalledProcessError:
+                    update()  # the lists were missing or old
+                    unpack(package, new)
+                new.rename(target)
     return target
 
 
-def _download(package: str, directory: Path) -> None:
-    # The sandbox user of apt may not write here.
-    fetch = ("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", package)
-    try:
-        _run(*fetch, cwd=directory)
-    except subprocess.CalledProcessError:
-        _run("apt-get", "-qq", "update")  # the lists were missing or old
-        _run(*fetch, cwd=directory)
+def unpack(package: str, directory: Path) -> None:
+    """Fetches a package and unpacks it into a directory.
+
+    Args:
+        package: Its name; `name=version` where it must be that one.
+        directory: Where to; it may hold files of other packages already.
+
+    Raises:
+        subprocess.CalledProcessError: When the distribution does not have it, or the lists are old.
+    """
+    with tempfile.TemporaryDirectory() as fetched:
+        # The sandbox user of apt may not write here.
+        run("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", package, cwd=fetched)
+        (archive,) = Path(fetched).glob("*.deb")
+        run("dpkg-deb", "-x", str(archive), str(directory))
 
 
-def _run(*command: str, cwd: Path | None = None) -> None:
+def update() -> None:
+    """Fetches the lists of what the distribution has."""
+    run("apt-get", "-qq", "update")
+
+
+def run(*command: str, cwd: str | Path | None = None) -> str:
+    """What a command printed.
+
+    Raises:
+        subprocess.CalledProcessError: With what it said as a note.
+    """
     try:
-        subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True)
     except subprocess.CalledProcessError as error:
         error.add_note(str(error.stderr))
         raise
+    return done.stdout

@@ -102,7 +102,7 @@ class Ring {
 // The same names as schema.Kind
 enum class Kind {
     CONSTANT, LABEL, ADDRESS, PORT, VLAN, ID, COUNT, SIGNED, COUNT_IF, RATE, BIT_RATE, MEAN_MS, STDDEV_MS, EXTREME_MS,
-    DEVIATION_MS, SMOOTHED_MS, SECONDS, TIME
+    DEVIATION_MS, SMOOTHED_MS, SECONDS, TIME, TIME_TEXT, NUMBER, HEX, NAME, MAC
 };
 
 // A short literal, copied in one go of fixed size: what is too much is overwritten by what follows.
@@ -134,7 +134,7 @@ struct Slot {
     Kind kind;
     Literal before, behind;
     uint32_t at[4] = {0, 0, 0, 0};  // offsets in the record of up to four columns
-    uint32_t width = 0;             // of a label's number: 1, 2 or 4 bytes
+    uint32_t width = 0;             // of the first column: 1, 2, 4 or 8 bytes
     uint32_t shift = 0;             // of coarse squares
     std::vector<Literal> low;       // labels of small numbers, escaped for the format
     std::unordered_map<uint32_t, Literal> high;
@@ -159,10 +159,12 @@ struct Slot {
         switch (kind) {
         case Kind::CONSTANT: text = 0; break;
         case Kind::LABEL:
+        case Kind::NAME:
             for (auto &literal : low) text = std::max(text, literal.size());
             for (auto &pair : high) text = std::max(text, pair.second.size());
             break;
         case Kind::ADDRESS: text = 39; break;
+        case Kind::MAC: text = 17; break;
         case Kind::PORT: text = 5; break;
         case Kind::VLAN: text = 9; break;
         case Kind::COUNT:
@@ -302,6 +304,34 @@ inline char *vlan(char *to, uint32_t tags) {
     return to;
 }
 
+// An unsigned integer of 1, 2, 4 or 8 bytes.
+inline uint64_t number(const uint8_t *at, uint32_t width) {
+    switch (width) {
+    case 1: return *at;
+    case 2: return load<uint16_t>(at);
+    case 4: return load<uint32_t>(at);
+    default: return load<uint64_t>(at);
+    }
+}
+
+inline char *mac(char *to, const uint8_t *address) {
+    constexpr char digits[] = "0123456789abcdef";
+    for (int i = 0; i < 6; i++) {
+        *to++ = digits[address[i] >> 4];
+        *to++ = digits[address[i] & 15];
+        *to++ = ':';
+    }
+    return to - 1;
+}
+
+// NS since the epoch in seconds, always with nine digits behind the point
+inline char *time_text(char *to, uint64_t ns) {
+    to = integer(to, ns / power(9));
+    char *end = integer(to, power(9) + ns % power(9));  // a leading 1 keeps the zeros
+    *to = '.';
+    return end;
+}
+
 // Write one column of `record`; nothing at all where the record has none.
 inline char *column(char *to, const Slot &slot, const uint8_t *record) {
     const uint8_t *a = record + slot.at[0], *b = record + slot.at[1];
@@ -317,6 +347,7 @@ inline char *column(char *to, const Slot &slot, const uint8_t *record) {
         break;
     }
     case Kind::ADDRESS:
+        if (!*b) return start;
         to = *b == 4 ? ipv4(to, a) : ipv6(to, a);
         break;
     case Kind::PORT:
@@ -382,6 +413,30 @@ inline char *column(char *to, const Slot &slot, const uint8_t *record) {
     case Kind::SECONDS:
         if (!load<uint64_t>(a)) return start;
         to = decimal<9>(to, load<uint64_t>(a));
+        break;
+    case Kind::TIME_TEXT:
+        to = time_text(to, load<uint64_t>(a));
+        break;
+    case Kind::NUMBER:
+        if (!*b) return start;
+        to = integer(to, number(a, slot.width));
+        break;
+    case Kind::HEX:
+        if (!*b) return start;
+        *to++ = '0';
+        *to++ = 'x';
+        to = std::to_chars(to, to + 16, number(a, slot.width), 16).ptr;
+        break;
+    case Kind::NAME: {
+        if (!*b) return start;
+        uint32_t which = static_cast<uint32_t>(number(a, slot.width));
+        const Literal *label = slot.label(which);
+        to = label ? label->put(to) : integer(to, which);
+        break;
+    }
+    case Kind::MAC:
+        if (!*b) return start;
+        to = mac(to, a);
         break;
     }
     return slot.behind.put(to);

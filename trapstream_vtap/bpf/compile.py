@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 _MOST_DESCRIPTORS = 64
 _MESSAGE_SIZE = 1 << 16
+_PARTS = (
+    "sequence.h",
+    "jitter.h",
+    "gaps.h",
+    "allowance.h",
+)  # a part ahead of those that it includes
 
 _NO_BCC = (
     "BCC is missing from this Python: install the distribution's package python3-bpfcc and use an "
@@ -65,6 +71,19 @@ class Source:
     text: str
     programs: tuple[Program, ...]
     maps: tuple[str, ...]
+
+
+def program_text(name: str) -> str:
+    """The C text NAME of this directory, with the parts put in that use maps.
+
+    BCC rewrites what uses maps in the main text only.
+    """
+    text = (HERE / name).read_text(encoding="ascii")
+    for part in _PARTS:
+        if f'#include "{part}"\n' in text:
+            included = (HERE / part).read_text(encoding="ascii")
+            text = text.replace(f'#include "{part}"\n', included)
+    return text
 
 
 @dataclass(frozen=True)
@@ -133,12 +152,12 @@ def signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def build(source: Source) -> list[int]:
-    """In the child: the descriptors of programs, then maps.
+def compiled(source: Source) -> Any:
+    """BCC's module of SOURCE: its maps are made, its programs not loaded yet.
 
     Raises:
         RunError: BCC is missing.
-        Exception: BCC, or the kernel, will not.
+        Exception: BCC will not.
     """
     os.environ["BCC_KERNEL_SOURCE"] = str(HERE / "headers")
     try:
@@ -148,20 +167,30 @@ def build(source: Source) -> list[int]:
     with contextlib.suppress(ValueError, OSError):  # kernels before 5.11 count maps against it
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
     # BCC's own macros come twice, from its text and from our headers
-    module = BPF(text=source.text, cflags=[f"-I{HERE}", "-Wno-macro-redefined"])
-    loaded = [_load(module, program, getattr(BPF, program.kind)) for program in source.programs]
+    return BPF(text=source.text, cflags=[f"-I{HERE}", "-Wno-macro-redefined"])
+
+
+def build(source: Source) -> list[int]:
+    """In the child: the descriptors of programs, then maps.
+
+    Raises:
+        RunError: BCC is missing.
+        Exception: BCC, or the kernel, will not.
+    """
+    module = compiled(source)
+    loaded = [_load(module, program) for program in source.programs]
     maps = [module[name].map_fd for name in source.maps]
     # what the module closes at the end must not be what is sent
     return [os.dup(descriptor) for descriptor in (*loaded, *maps)]
 
 
-def _load(module: Any, program: Program, kind: int) -> int:
+def _load(module: Any, program: Program) -> int:
     """The descriptor of one loaded function; BCC itself loads none with flags."""
     name = (program.function or program.name).encode()
     if program.buffers:
         with contextlib.suppress(OSError):  # BCC says why
             return kernel.load_xdp(program.name, module.dump_func(name))
-    return int(module.load_func(name, kind).fd)
+    return int(module.load_func(name, getattr(module, program.kind)).fd)
 
 
 def _main() -> None:
