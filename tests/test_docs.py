@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from lab.packages import unpacked
 from lab.reference import pages
+from lab.servers import promtool
 from trapstream_vtap import agent
 from trapstream_vtap.layouts import KEY_FIELDS
 from trapstream_vtap.records import flow_schema
@@ -42,6 +44,18 @@ def test_links() -> None:
         text = page.read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_prometheus_configuration(tmp_path: Path) -> None:
+    """The line that docs/prometheus.md adds to Debian's configuration makes a valid one."""
+    page = (ROOT / "docs" / "prometheus.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^echo '(.*)' >>/etc/prometheus/prometheus.yml ", page, re.MULTILINE)
+    plain = (unpacked("prometheus") / "etc/prometheus/prometheus.yml").read_text()
+    path = tmp_path / "prometheus.yml"
+    path.write_text(f"{plain}{line}\n")
+    assert promtool("check", "config", str(path), text=b"") == ""
+    path.write_text(f"{plain}{line[1:]}\n")
+    assert promtool("check", "config", str(path), text=b"") != ""
 
 
 def test_key_fields_are_documented() -> None:

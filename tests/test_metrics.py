@@ -86,7 +86,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
                 wait_for(lambda: [t for t in prometheus.targets() if t["health"] == "up"])
                 with Capture(tap, NAME, path, filter="ip or ip6") as capture:
                     drive(sender, tap)
-                    time.sleep(0.1)
+                    sent = sender.counters("wire").tx_packets
+                    wait_for(lambda: tap.counters(NAME).rx_packets == sent)
                     capture.stop()
                 inbound = [p for p in captured.packets(path) if p.flow.src_ip in (V4[0], V6[0])]
                 found = Run(inbound, prometheus)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _COUNTED = (*families.MEASURED, *(f"seq_{kind}" for kind in families.SEQUENCE_KINDS))
 _GAPS = ("iat_count", "iat_sum", "iat_squares", "iat_squares_coarse")
 _MEASURED = len(families.MEASURED)
+_MOST_REMEMBERED = 65_536  # flows that are ranked, 240 bytes each
 _REST = '{flow="rest"}'
 _DIRECTIONS = Labels("").of("direction")
 _PROTOCOLS = {**Labels("").of("protocol"), 256: ""}  # flows are not told apart by it
@@ -82,8 +83,8 @@ class Metrics:
         self._names = dict(enumerate(settings.names))
         self._numbers = {name: number for number, name in self._names.items()}
         self._lock = threading.Lock()
-        limit = settings.flow_table_size + settings.metrics_flows
-        self._totals = Totals(settings.metrics_flows, limit)
+        remembered = min(settings.flow_table_size, _MOST_REMEMBERED) + settings.metrics_flows
+        self._totals = Totals(settings.metrics_flows, remembered)
         self._account = _Account({}, {}, {})
         self._gaps_before: dict[tuple[str, int, str], list[int]] = {}
         self._drops: DropCounts | None = None
