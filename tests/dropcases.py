@@ -3,14 +3,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scapy.layers.inet import GRE, ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrHopByHop
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
+
+from trapstream_vtap.bpf import attach
+from trapstream_vtap.bpf import compile as compiler
+from trapstream_vtap.interfaces import interfaces
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lab.namespace import Namespace
 
 A4, B4, A6, B6 = "192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"
 BEHIND, NOWHERE = "198.51.100.9", "203.0.113.9"
@@ -18,6 +28,18 @@ CLOSED, OPEN, FILTERED, SMALL = 9, 7001, 7002, 7003
 TOS = 0xB8  # of what the program at traffic control drops
 DATA = Raw(b"drop" * 10)
 UDP_TO = {port: UDP(sport=4000 + port % 1000, dport=port) / DATA for port in (9, 7001, 7002, 7003)}
+
+
+TC_PROGRAM = """
+#include <uapi/linux/bpf.h>
+int drop_some(struct __sk_buff *skb)
+{
+	u8 tos = 0;
+
+	bpf_skb_load_bytes(skb, 15, &tos, 1);
+	return skb->vlan_present || tos == 0xB8 ? 2 : -1; /* TC_ACT_SHOT, or what is next */
+}
+"""
 
 
 @dataclass(frozen=True)
@@ -86,6 +108,22 @@ def build(destination: str) -> dict[str, bytes]:
             whole = Ether(src=mac_of(number), dst=destination) / inner
         frames[name] = bytes(whole)
     return frames
+
+
+@contextlib.contextmanager
+def dropping_by_tc(namespace: Namespace, name: str) -> Iterator[None]:
+    """At traffic control of an interface, a program that drops some of what comes in."""
+    source = compiler.Source(TC_PROGRAM, (compiler.Program("drop_some", "SCHED_CLS"),), ())
+    loaded = compiler.load(source)
+    program = loaded.programs["drop_some"]
+    with namespace.entered():
+        detach = attach.attach(program, interfaces()[name], attach.Direction.INGRESS)
+    try:
+        yield
+    finally:
+        with namespace.entered():
+            detach()
+        loaded.close()
 
 
 def by_mac(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
