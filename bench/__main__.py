@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import platform
 
-from bench import delivery, hooks, packets, records, rules, sequence, startup
+from bench import delivery, drops, hooks, packets, records, rules, sequence, startup
 
 
 def main() -> None:
     """Run all parts."""
     print(f"Kernel {platform.release()}, Python {platform.python_version()}, {_processor()}\n")
-    for part in (packets, rules, sequence, hooks, records, startup, delivery):
+    for part in (packets, rules, sequence, hooks, records, startup, delivery, drops):
         print(f"## {part.TITLE}\n")
         part.main()
         print(flush=True)
