@@ -361,8 +361,9 @@ class Stream:
         """The records of `vtap_agent`, as of the grid line (CLOCK_MONOTONIC, ns)."""
         wall, drops = self._probe.wall(line), self._drops.values()
         self._delivery.hand_account(wall, self._seen.values(), drops)
-        seen = self._seen.total("seen_packets")
-        sentence = f"{seen} packets seen; {self._delivery.progress()}"
+        seen = [f"{self._seen.total('seen_packets')} packets"] if self._flows else []
+        seen += [f"{counts['seen_packets']} {kind}" for kind, counts in drops.items()]
+        sentence = f"{' and '.join(seen)} seen; {self._delivery.progress()}"
         self._health.status(sentence)
         if self._settings.verbose:
             report(sentence)
