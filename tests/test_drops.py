@@ -24,13 +24,13 @@ from dropcases import (
     build,
     by_mac,
     check,
-    dropping_by_tc,
     mac_of,
 )
 from scapy.layers.inet import UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 from tap import Tap
+from tcdrop import dropping_by_tc
 from waiting import wait_for
 
 from lab.namespace import Namespace, veth

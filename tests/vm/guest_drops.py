@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dropcases import dropping_by_tc
 from storm import INTERFACE, Storm
+from tcdrop import dropping_by_tc
 
 from lab.namespace import Namespace
 
