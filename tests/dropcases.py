@@ -140,6 +140,17 @@ def by_mac(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def _header(ip: Packet) -> dict[str, Any]:
+    """What the record says of an IP header."""
+    found = {"srcIp": ip.src, "dstIp": ip.dst}
+    if isinstance(ip, IP):
+        return found | {"protocol": ip.proto, "length": ip.len, "tos": ip.tos, "ttl": ip.ttl}
+    protocol, inner = ip.nh, ip.payload
+    while isinstance(inner, EXTENSIONS):
+        protocol, inner = inner.nh, inner.payload
+    return found | {"protocol": protocol, "length": ip.plen + 40, "tos": ip.tc, "ttl": ip.hlim}
+
+
 def expected(frame: bytes) -> dict[str, Any]:
     """What the record of FRAME says of the packet, by scapy."""
     packet = Ether(frame)
@@ -161,16 +172,7 @@ def expected(frame: bytes) -> dict[str, Any]:
     found: dict[str, Any] = {"ETHERNET": ethernet}
     ips = [layer for layer in layers if isinstance(layer, (IP, IPv6))]
     if ips:
-        ip = ips[-1]
-        found["IP"] = {"srcIp": ip.src, "dstIp": ip.dst}
-        if isinstance(ip, IP):
-            rest = {"protocol": ip.proto, "length": ip.len, "tos": ip.tos, "ttl": ip.ttl}
-        else:
-            protocol, inner = ip.nh, ip.payload
-            while isinstance(inner, EXTENSIONS):
-                protocol, inner = inner.nh, inner.payload
-            rest = {"protocol": protocol, "length": ip.plen + 40, "tos": ip.tc, "ttl": ip.hlim}
-        found["IP"] |= rest
+        found["IP"] = _header(ips[-1])
     if len(ips) > 1:
         around = "gre" if inside < len(layers) else "ipip"
         found["OUTER_IP"] = {
