@@ -104,6 +104,7 @@ class VirtualMachine:
 
     Attributes:
         release: Of its kernel.
+        shared: The directory that the guest sees as `SHARED`.
     """
 
     def __init__(self, kernel: GuestKernel | None = None) -> None:
@@ -114,8 +115,8 @@ class VirtualMachine:
     def __enter__(self) -> Self:
         self._directory = tempfile.TemporaryDirectory(prefix="vtap-vm-")
         own = Path(self._directory.name)
-        self._shared = own / "shared"
-        self._shared.mkdir()
+        self.shared = own / "shared"
+        self.shared.mkdir()
         self._console = own / "console"
         modules = " ".join(module.name for module in self._kernel.modules)
         init = _INIT.format(modules=modules, shared=SHARED)
@@ -158,7 +159,7 @@ class VirtualMachine:
         """
         self._runs += 1
         name = str(self._runs)
-        directory = self._shared / name
+        directory = self.shared / name
         directory.mkdir()
         (directory / "given.json").write_text(json.dumps(given), encoding="utf-8")
         script = _SCRIPT.format(
@@ -196,7 +197,7 @@ class VirtualMachine:
 
     def _command(self, initrd: Path) -> tuple[str, ...]:
         root = "local,path=/,security_model=none,readonly=on,mount_tag=root,multidevs=remap"
-        shared = f"local,path={self._shared},security_model=none,mount_tag=shared"
+        shared = f"local,path={self.shared},security_model=none,mount_tag=shared"
         # what the kernel defends against by them no emulated processor has
         settings = "console=ttyS0 loglevel=4 panic=-1 mitigations=off"
         return (

@@ -7,16 +7,25 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from scapy.layers.inet import GRE, ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import IPv6, IPv6ExtHdrHopByHop
+from scapy.layers.inet import GRE, ICMP, IP, TCP, UDP, IPOption_NOP
+from scapy.layers.inet6 import (
+    ICMPv6EchoRequest,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+    IPv6ExtHdrRouting,
+)
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 A4, B4, A6, B6 = "192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"
 BEHIND, NOWHERE = "198.51.100.9", "203.0.113.9"
 CLOSED, OPEN, FILTERED, SMALL = 9, 7001, 7002, 7003
+UDP_LITE = 136
 TOS = 0xB8  # of what the program at traffic control drops
 DATA = Raw(b"drop" * 10)
+EXTENSIONS = (IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop, IPv6ExtHdrRouting)
 UDP_TO = {port: UDP(sport=4000 + port % 1000, dport=port) / DATA for port in (9, 7001, 7002, 7003)}
 
 
@@ -31,6 +40,7 @@ class Case:
 
 TO4 = IP(src=A4, dst=B4)
 TO6 = IPv6(src=A6, dst=B6)
+TC6 = IPv6(src=A6, dst=B6, tc=0x0B, fl=0x80000)  # the program takes bits of both for a TOS
 CASES = {
     "closed port": Case("NO_SOCKET", TO4 / UDP_TO[CLOSED], 5),
     "closed port, IPv6": Case("NO_SOCKET", TO6 / UDP_TO[CLOSED]),
@@ -66,6 +76,39 @@ CASES = {
         "IP_NOPROTO",
         TO4 / GRE(proto=0x6558) / Ether() / Dot1Q(vlan=9) / TO6 / UDP_TO[CLOSED],
     ),
+    "UDP-Lite": Case("TC_INGRESS", IP(src=A4, dst=B4, tos=TOS, proto=UDP_LITE) / UDP_TO[OPEN]),
+    "IPv4 options": Case(
+        "TC_INGRESS", IP(src=A4, dst=B4, tos=TOS, options=[IPOption_NOP()] * 8) / UDP_TO[OPEN]
+    ),
+    "first fragment": Case("TC_INGRESS", IP(src=A4, dst=B4, tos=TOS, flags="MF") / UDP_TO[OPEN]),
+    "later fragment": Case(
+        "TC_INGRESS", IP(src=A4, dst=B4, tos=TOS, frag=100, proto=17) / UDP_TO[OPEN]
+    ),
+    "cut off": Case("TC_INGRESS", IP(src=A4, dst=B4, tos=TOS, proto=17) / Raw(b"\x12\x34")),
+    "ICMPv6": Case("TC_INGRESS", TC6 / ICMPv6EchoRequest()),
+    "IPv6 extensions": Case(
+        "TC_INGRESS",
+        TC6 / IPv6ExtHdrHopByHop() / IPv6ExtHdrRouting() / IPv6ExtHdrDestOpt() / UDP_TO[OPEN],
+    ),
+    "later fragment, IPv6": Case(
+        "TC_INGRESS", TC6 / IPv6ExtHdrFragment(offset=9, nh=17) / UDP_TO[OPEN]
+    ),
+    "IPv6 in IPv6": Case("TC_INGRESS", TC6 / IPv6(src="fd00::3", dst="fd00::4") / UDP_TO[OPEN]),
+    "IP in IPv6": Case("TC_INGRESS", TC6 / IP(src="10.3.0.1", dst="10.3.0.2", ttl=3) / ICMP()),
+    "IP in IP in IP": Case(
+        "TC_INGRESS",
+        IP(src=A4, dst=B4, tos=TOS)
+        / IP(src="10.4.0.1", dst="10.4.0.2")
+        / IP(src="10.5.0.1", dst="10.5.0.2")
+        / UDP_TO[OPEN],
+    ),
+    "GRE with all fields": Case(
+        "TC_INGRESS",
+        IP(src=A4, dst=B4, tos=TOS)
+        / GRE(chksum_present=1, key_present=1, key=5, seqnum_present=1, sequence_number=3)
+        / IPv6(src="fd00::5", dst="fd00::6")
+        / UDP_TO[OPEN],
+    ),
     "ethertype": Case("UNHANDLED_PROTO", Ether(type=0x88B5) / DATA),
 }
 
@@ -97,6 +140,17 @@ def by_mac(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def _header(ip: Packet) -> dict[str, Any]:
+    """What the record says of an IP header."""
+    found = {"srcIp": ip.src, "dstIp": ip.dst}
+    if isinstance(ip, IP):
+        return found | {"protocol": ip.proto, "length": ip.len, "tos": ip.tos, "ttl": ip.ttl}
+    protocol, inner = ip.nh, ip.payload
+    while isinstance(inner, EXTENSIONS):
+        protocol, inner = inner.nh, inner.payload
+    return found | {"protocol": protocol, "length": ip.plen + 40, "tos": ip.tc, "ttl": ip.hlim}
+
+
 def expected(frame: bytes) -> dict[str, Any]:
     """What the record of FRAME says of the packet, by scapy."""
     packet = Ether(frame)
@@ -118,14 +172,7 @@ def expected(frame: bytes) -> dict[str, Any]:
     found: dict[str, Any] = {"ETHERNET": ethernet}
     ips = [layer for layer in layers if isinstance(layer, (IP, IPv6))]
     if ips:
-        ip = ips[-1]
-        found["IP"] = {"srcIp": ip.src, "dstIp": ip.dst}
-        if isinstance(ip, IP):
-            rest = {"protocol": ip.proto, "length": ip.len, "tos": ip.tos, "ttl": ip.ttl}
-        else:
-            protocol = ip.payload.nh if isinstance(ip.payload, IPv6ExtHdrHopByHop) else ip.nh
-            rest = {"protocol": protocol, "length": ip.plen + 40, "tos": ip.tc, "ttl": ip.hlim}
-        found["IP"] |= rest
+        found["IP"] = _header(ips[-1])
     if len(ips) > 1:
         around = "gre" if inside < len(layers) else "ipip"
         found["OUTER_IP"] = {
@@ -133,11 +180,14 @@ def expected(frame: bytes) -> dict[str, Any]:
             "srcIp": ips[0].src,
             "dstIp": ips[0].dst,
         }
-    if isinstance(last := packet.getlayer(TCP) or packet.getlayer(UDP), (TCP, UDP)):
+    last = packet.getlayer(TCP) or packet.getlayer(UDP)
+    if ips and found["IP"]["protocol"] == UDP_LITE:
+        last = UDP(bytes(ips[-1].payload))  # scapy does not know it; ports are where UDP has them
+    if last:
         found["TRANSPORT"] = {"srcPort": last.sport, "dstPort": last.dport}
         if isinstance(last, TCP):
             found["TRANSPORT"]["tcpFlags"] = int(last.flags)
-    if icmp := packet.getlayer(ICMP):
+    if icmp := packet.getlayer(ICMP) or packet.getlayer(ICMPv6EchoRequest):
         found["ICMP"] = {"type": icmp.type, "code": icmp.code}
     return found
 

@@ -134,9 +134,9 @@ def settings(
 class FlowProgram:
     """The loaded programs; the flow table is empty between two frames."""
 
-    def __init__(self, chosen: Settings) -> None:
-        """Compile and load; CHOSEN is of `settings`."""
-        self.objects = compiler.load(source(chosen))
+    def __init__(self, chosen: Settings, objects: compiler.Objects | None = None) -> None:
+        """Compile and load, or take over OBJECTS that are loaded; CHOSEN is of `settings`."""
+        self.objects = objects or compiler.load(source(chosen))
         self.hook = chosen.hook
         self._key = flow_layouts(chosen.key).key
         self._libbpf = ctypes.CDLL("libbpf.so.1")

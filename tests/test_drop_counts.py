@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import re
 import socket
+import time
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from storm import HERE, INTERFACE, LENGTH, THERE, Storm
-from tap import Tap
+from tap import COMMAND, Tap
 from waiting import wait_for
+
+from lab.namespace import Namespace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -154,3 +159,39 @@ def test_chosen_reasons(storm: Storm) -> None:
         records = tap.stop()
     assert not [record for record in records if record["name"] == "DroppedPackets"]
     assert account(records)["left_out_packets"] >= 60
+
+
+def test_own_packets() -> None:
+    """What it sends itself, and is dropped, is told ten times a second at most, not ever more."""
+    with Namespace() as namespace:
+        begun = time.monotonic()
+        done = namespace.run(
+            *(str(COMMAND), "--probe", "drops", "-i", "lo", "--transport", "udp"),
+            *("--duration", "3", "127.0.0.1", "9"),
+        )
+        seconds = time.monotonic() - begun
+    told = re.search(r"drops seen: (\d+) one by one", done.stderr)
+    assert told
+    assert 0 < int(told[1]) <= 30 * seconds
+
+
+@pytest.mark.skipif(
+    "devlink_trap_report" in Path("/proc/kallsyms").read_text(encoding="ascii"),
+    reason="This kernel has devlink.",
+)
+def test_no_traps_here() -> None:
+    """On a kernel that reports no traps the command says so, and ends."""
+    with Namespace() as namespace:
+        done = namespace.run(str(COMMAND), "--probe", "flows,traps", "-i", "lo", "-", check=False)
+    assert done.returncode == 1
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith("vtap-stream: This kernel reports no traps: ")
+
+
+def test_reasons_are_checked() -> None:
+    """A reason that this kernel does not know is refused, with those that look like it."""
+    with Namespace() as namespace:
+        options = ("--probe", "drops", "--drop-reasons", "NO_SOKET", "-")
+        done = namespace.run(str(COMMAND), *options, check=False)
+    assert done.returncode == 2
+    assert "no drop reason 'NO_SOKET'; do you mean NO_SOCKET" in done.stderr

@@ -30,28 +30,15 @@ from scapy.layers.inet import UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 from tap import Tap
+from tcdrop import dropping_by_tc
 from waiting import wait_for
 
 from lab.namespace import Namespace, veth
-from trapstream_vtap.bpf import attach
-from trapstream_vtap.bpf import compile as compiler
-from trapstream_vtap.interfaces import interfaces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LONG = Raw(b"x" * 1000)
-
-TC_PROGRAM = """
-#include <uapi/linux/bpf.h>
-int drop_some(struct __sk_buff *skb)
-{
-	u8 tos = 0;
-
-	bpf_skb_load_bytes(skb, 15, &tos, 1);
-	return skb->vlan_present || tos == 0xB8 ? 2 : -1; /* TC_ACT_SHOT, or what is next */
-}
-"""
 
 
 @dataclass(frozen=True)
@@ -77,17 +64,8 @@ def provoking(b: Namespace) -> Iterator[None]:
         "add table inet t; add chain inet t i { type filter hook input priority 0; }; "
         f"add rule inet t i udp dport {FILTERED} drop",
     )
-    source = compiler.Source(TC_PROGRAM, (compiler.Program("drop_some", "SCHED_CLS"),), ())
-    loaded = compiler.load(source)
-    with b.entered():
-        detach = attach.attach(
-            loaded.programs["drop_some"], interfaces()["in0"], attach.Direction.INGRESS
-        )
-    try:
+    with dropping_by_tc(b, "in0"):
         yield
-    finally:
-        detach()
-        loaded.close()
 
 
 def mac(namespace: Namespace, name: str) -> str:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from trapstream_vtap.config import Settings
+
+AT_RANDOM = 16
+EACH_TUNNEL = list(zip(TUNNELS, cycle(HOOKS), cycle(configurations.LAYERS[:2]), strict=False))
 EVERYTHING = {
     "decapsulate": list(TUNNELS),
     "key": list(KEY_FIELDS),
@@ -34,23 +38,34 @@ EVERYTHING = {
 }
 
 
+def made(
+    monkeypatch: pytest.MonkeyPatch, path: Path, file: dict[str, Any], layers: Sequence[bool]
+) -> Settings:
+    """What the command makes of FILE, for interfaces with these LAYERS."""
+    path.write_text(json.dumps(file))
+    settings = chosen(monkeypatch, "-i", "lo", "-c", str(path))
+    (loopback,) = settings.interfaces
+    interfaces = tuple(replace(loopback, ethernet=ethernet) for ethernet in layers)
+    return replace(settings, interfaces=interfaces)
+
+
 def load(
     monkeypatch: pytest.MonkeyPatch, path: Path, file: dict[str, Any], layers: Sequence[bool]
 ) -> None:
     """Load what the command makes of FILE, for interfaces with these LAYERS."""
-    path.write_text(json.dumps(file))
-    made = chosen(monkeypatch, "-i", "lo", "-c", str(path))
-    (loopback,) = made.interfaces
-    interfaces = tuple(replace(loopback, ethernet=ethernet) for ethernet in layers)
-    FlowProgram(replace(made, interfaces=interfaces)).close()
+    FlowProgram(made(monkeypatch, path, file, layers)).close()
 
 
-@pytest.mark.parametrize("number", range(16))
+def at_random(number: int) -> tuple[dict[str, Any], Sequence[bool]]:
+    """A configuration file, and interfaces' layers."""
+    chance = random.Random(number)  # noqa: S311 - configurations, not secrets
+    return configurations.file(chance, most_rules=20), chance.choice(configurations.LAYERS)
+
+
+@pytest.mark.parametrize("number", range(AT_RANDOM))
 def test_at_random(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int) -> None:
     """Whatever is chosen together, at any hook, loads."""
-    chance = random.Random(number)  # noqa: S311 - configurations, not secrets
-    file = configurations.file(chance, most_rules=20)
-    load(monkeypatch, tmp_path / "vtap.json", file, chance.choice(configurations.LAYERS))
+    load(monkeypatch, tmp_path / "vtap.json", *at_random(number))
 
 
 @pytest.mark.parametrize(
@@ -64,10 +79,7 @@ def test_all_at_once(
     load(monkeypatch, tmp_path / "vtap.json", file, (True,))
 
 
-@pytest.mark.parametrize(
-    ("tunnel", "hook", "layers"),
-    list(zip(TUNNELS, cycle(HOOKS), cycle(configurations.LAYERS[:2]), strict=False)),
-)
+@pytest.mark.parametrize(("tunnel", "hook", "layers"), EACH_TUNNEL)
 def test_each_tunnel(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,

@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from program import FlowProgram, settings
 
 from trapstream_vtap.config import LONGEST_STOP_GAP, MOST_OFFSET, NS
+
+if TYPE_CHECKING:
+    from trapstream_vtap.config import Settings
 
 KEYS = ((), ("protocol",), ("src_ip", "dst_port", "vlan"))
 ALL = {"expected_gap": 20_000_000, "smoothed_jitter": True}
@@ -27,10 +32,14 @@ CHOICES = (
 )
 
 
+def choice(number: int) -> Settings:
+    """One of them, for both directions, with an Ethernet header and without."""
+    return settings(key=KEYS[number % len(KEYS)], **CHOICES[number])
+
+
 @pytest.mark.parametrize("number", range(len(CHOICES)))
 def test_loads(number: int) -> None:
     """Every combination loads, for both directions, with an Ethernet header and without."""
-    key = KEYS[number % len(KEYS)]
-    program = FlowProgram(settings(key=key, **CHOICES[number]))
+    program = FlowProgram(choice(number))
     assert len(program.objects.programs) == 5
     program.close()

@@ -108,8 +108,8 @@ _PARTS: dict[str, _Rows] = {
         ("dstMac", Kind.MAC, ("dst_mac", "ethernet"), "", "destination address"),
     ),
     "IP": (
-        ("srcIp", Kind.ADDRESS, ("src_ip", "family"), "", "source address, innermost header"),
-        ("dstIp", Kind.ADDRESS, ("dst_ip", "family"), "", "destination address"),
+        ("srcIp", Kind.ADDRESS_IF, ("src_ip", "family"), "", "source address, innermost header"),
+        ("dstIp", Kind.ADDRESS_IF, ("dst_ip", "family"), "", "destination address"),
         ("protocol", Kind.NUMBER, ("protocol", "family"), "", "of the transport header"),
         ("protocolName", Kind.NAME, ("protocol", "family"), "", "number and name, `1 (icmp)`"),
         (
@@ -134,10 +134,10 @@ _PARTS: dict[str, _Rows] = {
             "of a packet within another: `ipip` (any IP in IP) or `gre`",
         ),
         (
-            *("srcIp", Kind.ADDRESS, ("outer_src_ip", "outer_family"), ""),
+            *("srcIp", Kind.ADDRESS_IF, ("outer_src_ip", "outer_family"), ""),
             "source address of the outermost IP header",
         ),
-        ("dstIp", Kind.ADDRESS, ("outer_dst_ip", "outer_family"), "", "its destination address"),
+        ("dstIp", Kind.ADDRESS_IF, ("outer_dst_ip", "outer_family"), "", "its destination address"),
     ),
 }
 """What a packet may have, and is absent as a whole where it does not; the last field of a part is

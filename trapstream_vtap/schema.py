@@ -37,7 +37,7 @@ class Kind(enum.Enum):
 
     CONSTANT = "constant"  # no column: the same text in every record
     LABEL = "label"  # a number that stands for a name (interface, direction, protocol)
-    ADDRESS = "address"  # 16 bytes, family (4 or 6): an IP address; absent where that is 0
+    ADDRESS = "address"  # 16 bytes, family (4 or 6): an IP address
     PORT = "port"  # port, presence: absent where presence is 0
     VLAN = "vlan"  # two tags of 16 bits, outermost first; bit 12 of each says that it is there
     ID = "id"  # a number of 32 bits, presence: absent where presence is 0
@@ -58,6 +58,7 @@ class Kind(enum.Enum):
     HEX = "hex"  # likewise, as a string in hexadecimal digits
     NAME = "name"  # a number that stands for a name, presence: absent likewise
     MAC = "mac"  # 6 bytes, presence: an Ethernet address; absent likewise
+    ADDRESS_IF = "address_if"  # as ADDRESS; absent where the family is 0
 
     @property
     def is_text(self) -> bool:
@@ -68,7 +69,7 @@ class Kind(enum.Enum):
 _TEXTS = frozenset(
     (
         *(Kind.CONSTANT, Kind.LABEL, Kind.ADDRESS, Kind.PORT, Kind.VLAN, Kind.ID),
-        *(Kind.TIME_TEXT, Kind.HEX, Kind.NAME, Kind.MAC),
+        *(Kind.TIME_TEXT, Kind.HEX, Kind.NAME, Kind.MAC, Kind.ADDRESS_IF),
     )
 )
 

@@ -389,13 +389,14 @@ class Stream:
 
     def _agent(self, line: int) -> None:
         """The records of `vtap_agent`, as of the grid line (CLOCK_MONOTONIC, ns)."""
-        now, interfaces = self._probe.wall(line), self._seen.values()
-        probes = self._drops.values()
-        self._delivery.hand_account(now, interfaces, probes)
+        now, interfaces, drops = self._probe.wall(line), self._seen.values(), self._drops.values()
+        self._delivery.hand_account(now, interfaces, drops)
         if self._metrics:
-            self._metrics.end_interval(now, interfaces, probes)
-        seen = sum(counts["seen_packets"] for counts in interfaces.values())
-        sentence = "; ".join(filter(None, (f"{seen} packets seen", self._delivery.progress())))
+            self._metrics.end_interval(now, interfaces, drops)
+        seen = [f"{self._seen.total('seen_packets')} packets"] if self._flows else []
+        seen += [f"{counts['seen_packets']} {kind}" for kind, counts in drops.items()]
+        told = (f"{' and '.join(seen)} seen", self._delivery.progress())
+        sentence = "; ".join(filter(None, told))
         self._health.status(sentence)
         if self._settings.verbose:
             report(sentence)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from storm import INTERFACE, Storm
+from tcdrop import dropping_by_tc
 
 from lab.namespace import Namespace
 
@@ -96,7 +97,10 @@ def drops(frames: list[tuple[str, int]]) -> dict[str, Any]:
         link = json.loads(storm.namespace.run("ip", "-j", "link", "show", INTERFACE).stdout)[0]
         address = bytes.fromhex(link["address"].replace(":", ""))
         options = ("--probe", "drops", "-i", INTERFACE, "--drop-reasons", "all")
-        with streaming(storm.namespace, "drops", *options) as records:
+        with (
+            dropping_by_tc(storm.namespace, INTERFACE),
+            streaming(storm.namespace, "drops", *options) as records,
+        ):
             with storm.source.socket(socket.AF_PACKET, socket.SOCK_RAW) as sending:
                 sending.bind(("out0", 0))
                 for frame, count in frames:

@@ -6,7 +6,7 @@
  * The text in front of this file is generated: the structures flow_key, flow_record, slot, flow, link
  * and control (layouts.py says what their members mean), and as constants KEY_* (the key's fields),
  * VTAP_* (the programs wanted), HOOK_* (where they are attached), WANT_* (the directions), DECAPSULATE
- * and DECAPSULATE_* (the tunnels to look into), FLOW_TABLE_SIZE, INTERVAL_NS (times 4), STOP_GAP_NS,
+ * and DECAPSULATE_* (the tunnels to look into), DIRECT_ACCESS (to a packet's bytes), FLOW_TABLE_SIZE, INTERVAL_NS (times 4), STOP_GAP_NS,
  * COARSE_LIMIT_NS, COARSE_SHIFT, RING_PAGES, LINKS, SWEEP_KEYS, COUNTS_BIT and JITTER_BIT; where they
  * are asked for, LONG_NS (jitter has an interval of its own, and a structure jitter_slot), VTAP_SEQUENCE
  * (sequence numbers), VTAP_DEVIATION (with EXPECTED_GAP_NS), VTAP_SMOOTHED (jitter as in RFC 3550) and

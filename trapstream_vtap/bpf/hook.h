@@ -26,7 +26,7 @@
  * Copy the bytes at OFFSET of the frame into the object TO; not 0 where the frame is shorter. The
  * alignment is a promise that only chooses the width of the copy: BPF's machines read unaligned.
  */
-#if HOOK_SOCKET /* has no direct access */
+#if HOOK_SOCKET || !DIRECT_ACCESS /* a socket filter has none */
 #define peek(ctx, offset, to) load_bytes(ctx, offset, &(to), sizeof(to))
 #else
 #if DECAPSULATE /* with so many accesses LLVM keeps the members' addresses, which the verifier refuses */

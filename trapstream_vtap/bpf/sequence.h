@@ -136,7 +136,7 @@ static __always_inline void read_number(struct context *ctx, struct packet *p)
 	if (at + sizeof(number) > p->payload)
 		return;
 	at += p->payload_at;
-#if !SEQ_SEARCH
+#if !SEQ_SEARCH && DIRECT_ACCESS
 	if (at <= MAX_REACH) {
 		if (!peek(ctx, at, number))
 			p->number = ntohl(number);

@@ -106,8 +106,12 @@ class Keeper:
             raise RunError("There is nothing to attach.")
         notes: list[str] = []
         if isinstance(new.places, str):
-            program = new.programs[new.shared]
-            self._tracepoints.append(kernel.attach_raw_tracepoint(program, new.places))
+            try:
+                link = kernel.attach_raw_tracepoint(new.programs[new.shared], new.places)
+            except OSError as error:
+                why = os.strerror(error.errno or 0)
+                raise RunError(f"Cannot attach to the tracepoint {new.places}: {why}.") from error
+            self._tracepoints.append(link)
         else:
             notes = self._holder.put(new.places, new.programs, renewed)
             self._settings = new.settings

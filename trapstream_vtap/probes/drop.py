@@ -258,7 +258,8 @@ class DropProbe:
 
     def calm(self) -> None:
         """The table's call has been heard."""
-        self._wakeups.read(1)
+        while self._wakeups.read(1):  # only what finds it empty calls again
+            pass
 
     def read(self, most: int) -> bytearray:
         """Up to MOST events, one packet each."""

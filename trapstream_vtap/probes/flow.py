@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 import time
 from typing import TYPE_CHECKING, Protocol
@@ -43,6 +45,9 @@ _CLOCK_STEP_NS = 1_000_000
 _SWITCH_NS = 5_000_000  # programs are exchanged no closer than that ahead of a grid line
 _SO_TIMESTAMP = 29  # include/uapi/asm-generic/socket.h
 _GAPS_EACH = len(attach.Direction) * len(GAP_PROTOCOLS)  # histograms of an interface
+_DIRECT_INTO_TUNNELS = (6, 18)
+"""The kernel since which direct access to a packet in a packet is known to load."""
+
 _KINDS = {"tc": "SCHED_CLS", "xdp": "XDP", "socket": "SOCKET_FILTER"}
 
 
@@ -67,10 +72,14 @@ def square_limits(interval: int, stop_gap: int) -> tuple[int, int]:
     return limit, shift
 
 
-def source(settings: Settings) -> compiler.Source:
+def source(settings: Settings, release: str = "") -> compiler.Source:
     """What to compile: the structures, the user's choices as constants, and bpf/flow.c.
 
     Only numbers go into the text.
+
+    Args:
+        settings: What the user chose.
+        release: Of the kernel that is to load it, as `uname -r` has it; by default the running one.
     """
     programs = sorted(
         {program_name(settings, d, i) for d in settings.directions for i in settings.interfaces}
@@ -84,6 +93,7 @@ def source(settings: Settings) -> compiler.Source:
         **{f"WANT_{d.name}": int(d in settings.directions) for d in attach.Direction},
         "DECAPSULATE": int(bool(settings.decapsulate)),
         **{f"DECAPSULATE_{n.upper()}": int(n in settings.decapsulate) for n in TUNNELS},
+        "DIRECT_ACCESS": int(not settings.decapsulate or _direct_into_tunnels(release)),
         "FLOW_TABLE_SIZE": settings.flow_table_size,
         "INTERVAL_NS": settings.intervals[0],
         "STOP_GAP_NS": settings.stop_gap,
@@ -126,6 +136,15 @@ def source(settings: Settings) -> compiler.Source:
             *(("gaps", "gap_places") if settings.metrics else ()),
         ),
     )
+
+
+def _direct_into_tunnels(release: str) -> bool:
+    """Whether that kernel's verifier follows offsets that far; else a helper copies the bytes.
+
+    Where a bound is checked in one register, and the value is used from another, 6.1 knows none.
+    """
+    major, minor = re.findall(r"\d+", release or os.uname().release)[:2]
+    return (int(major), int(minor)) >= _DIRECT_INTO_TUNNELS
 
 
 def places(settings: Settings) -> list[Place]:
