@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help setup packages run test lint bench docs clean FORCE
+.PHONY: help setup packages run demo test lint bench wheel docs clean FORCE
 
 # The distribution's interpreter, never the first on PATH: only it sees the distribution's BCC.
 PYTHON   := /usr/bin/python3
@@ -26,22 +26,32 @@ else
 	@exec $(BIN)/python -m lab.run
 endif
 
+demo: setup  ## show every dashboard panel, its query, and what three real databases answer
+	@exec $(BIN)/python -m lab.demo
+
 test: PACKAGES += golang-go openssl  # InfluxDB's own parser, the judge of our line protocol; certificates
 test: PACKAGES += netsniff-ng iperf3 tshark bmon nftables  # independent traffic, and judges of what is said of it
 test: PACKAGES += qemu-system-x86 gcc make binutils xz-utils  # another kernel in an emulator, and a module for it
+test: PACKAGES += socat  # TLS in front of a Kafka broker
+test: PACKAGES += systemd systemd-container  # the unit, started by a real systemd
+test: PACKAGES += $(if $(shell command -v npm),,npm)  # Grafana's own types, the judge of our dashboards
 test: setup  ## run every test; PYTEST_ARGS='-k name' to choose
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: setup  ## linter, formatter check, strict type check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	PATH=$(BIN):$$PATH cython-lint --max-line-length 100 trapstream_vtap
 	$(BIN)/mypy trapstream_vtap lab
+	$(BIN)/hadolint deploy/Dockerfile
 
 bench: setup  ## measure the cost of measuring
 	$(BIN)/python -m bench
 
-docs: setup  ## make the reference pages of fields and options anew
+wheel: setup  ## build the wheel in dist/
+	@$(BIN)/python -m lab.wheel
+
+docs: setup  ## make reference pages, dashboards, alert rules and Telegraf's JSON inputs anew
 	$(BIN)/python -m lab.reference
 
 clean:  ## remove everything that was made here
@@ -60,7 +70,8 @@ packages:
 # An environment holds absolute paths and links to one Python: if it was made elsewhere, or something is missing in it,
 # it is made anew. The stamp is written last and says where.
 healthy := $(shell [[ "$$(cat $(READY) 2>&1)" == "$(CURDIR)" && -x $(BIN)/vtap-stream && -x $(BIN)/ruff ]] && \
-    $(BIN)/python -c 'import click, confluent_kafka, Cython, hypothesis, influxdb_client, orjson, prometheus_client, pytest, tenacity' 2>/dev/null && echo yes)
+    $(BIN)/python -c 'import re, importlib.metadata as m; [m.version(re.match(r"[\w.-]+", r)[0]) for r in m.requires("trapstream-vtap")]' \
+    2>/dev/null && echo yes)
 
 $(READY): setup.cfg setup.py pyproject.toml $(if $(healthy),,FORCE)
 	rm -rf .venv

@@ -65,10 +65,10 @@ def _run(
             stack.callback(traffic.join)
             stack.callback(traffic.kill)
         time.sleep(warm)
-        used, began = processor_time(command.pid), time.monotonic()
+        used, began = processor(command.pid), time.monotonic()
         with receiver.entered():
             late = _watch(port, SECONDS)
-        share = (processor_time(command.pid) - used) / (time.monotonic() - began)
+        share = (processor(command.pid) - used) / (time.monotonic() - began)
         memory = int(re.search(r"VmRSS:\s+(\d+)", _status(command.pid))[1]) * 1024 / 1e6  # type: ignore[index]
         if flows:
             traffic.kill()
@@ -113,7 +113,7 @@ def _watch(port: int, seconds: float) -> list[float]:
     return list(latest.values())
 
 
-def processor_time(pid: int) -> float:
+def processor(pid: int) -> float:
     """Seconds of processor time that a process has used."""
     words = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(words[11]) + int(words[12])) / TICKS

@@ -12,7 +12,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench.delivery import processor_time
+from bench.delivery import processor
 from lab.command import VtapStream
 from lab.namespace import Namespace, veth
 
@@ -86,13 +86,13 @@ def _run(rate: int | None, senders: int, flows: int) -> str:
             VtapStream(receiver, *options, "--user", "root", "--sink", f"file:{path}")
         )
         command.wait_until_measuring()
-        used, began = processor_time(command.pid), time.monotonic()
+        used, began = processor(command.pid), time.monotonic()
         if flows:
             _storm(sender, rate, senders, flows)
         else:
             time.sleep(SECONDS)
         elapsed = time.monotonic() - began
-        share = (processor_time(command.pid) - used) / elapsed
+        share = (processor(command.pid) - used) / elapsed
         command.stop()
         dropped = receiver.counters("storm0").rx_packets
         missed = re.search(r"(\d+) missed", command.said)

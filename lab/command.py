@@ -13,7 +13,7 @@ from typing import Self
 from lab.namespace import Namespace
 
 COMMAND = Path(sys.executable).parent / "vtap-stream"
-DEADLINE = 30.0  # seconds to start measuring, and to end
+DEADLINE = 60.0  # seconds to start measuring, and to end
 
 
 class VtapStream:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference pages of fields, metrics and options, made from the code: `make docs`."""
+"""What `make docs` makes from the code: reference pages, dashboards, Telegraf's JSON inputs."""
 
 from pathlib import Path
 
 import click
 
+from lab import telegraf
+from lab.dashboards import alerts, build
 from trapstream_vtap import agent
 from trapstream_vtap.cli import main as command
 from trapstream_vtap.dropped import TRAP_TAGS, drop_schema
@@ -18,12 +20,13 @@ MADE = "<!-- Made by `make docs` from {}; do not edit. -->"
 
 
 def pages() -> dict[Path, str]:
-    """Every generated page: where it belongs, and its text."""
-    return {
+    """Every generated file: where it belongs, and its text."""
+    reference = {
         DOCS / "fields.md": fields(),
         DOCS / "metrics.md": metrics(),
         DOCS / "options.md": options(),
     }
+    return reference | telegraf.pages() | build.pages() | alerts.pages()
 
 
 def fields() -> str:
@@ -149,8 +152,9 @@ def _choices(option: click.Option) -> str:
 
 
 def main() -> None:
-    """Write the pages."""
+    """Write them."""
     for path, text in pages().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -78,10 +78,15 @@ class Row:
 
 def main() -> int:
     """Runs the show and returns the exit code."""
+    with ExitStack() as stack:
+        return _show(stack)
+
+
+def guarded(show: Callable[[], int]) -> int:
+    """Runs a show; the exit code is its own, or that of what went wrong, which it then says."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        with ExitStack() as stack:
-            return _show(stack)
+        return show()
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -225,4 +230,4 @@ def _terminated(number: int, _: FrameType | None) -> NoReturn:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

@@ -200,7 +200,7 @@ class Influxd(Server):
         self._user = user
 
     def _command(self) -> tuple[str, ...]:
-        self.http_port, self._rpc_port, self.udp_port = _free_ports(self._namespace, 3)
+        self.http_port, self._rpc_port, self.udp_port = free_ports(self._namespace, 3)
         return str(unpacked("influxdb") / "usr/bin/influxd"), "-config", CONFIG
 
     def _config(self) -> str:
@@ -261,7 +261,7 @@ class VictoriaMetrics(Server):
     ready_path = "/health"
 
     def _command(self) -> tuple[str, ...]:
-        self.http_port, self.tcp_port = _free_ports(self._namespace, 2)
+        self.http_port, self.tcp_port = free_ports(self._namespace, 2)
         self.udp_port = self.tcp_port
         return (
             str(unpacked("victoria-metrics") / "usr/bin/victoria-metrics"),
@@ -320,7 +320,7 @@ class Prometheus(Server):
         self._interval = interval
 
     def _command(self) -> tuple[str, ...]:
-        (self.http_port,) = _free_ports(self._namespace, 1)
+        (self.http_port,) = free_ports(self._namespace, 1)
         return (
             str(unpacked("prometheus") / "usr/bin/prometheus"),
             f"--config.file={CONFIG}",
@@ -360,7 +360,7 @@ def promtool(*arguments: str, text: bytes) -> str:
     return (done.stdout + done.stderr).decode() if done.returncode else ""
 
 
-def _free_ports(namespace: Namespace, count: int) -> list[int]:
+def free_ports(namespace: Namespace, count: int) -> list[int]:
     """Ports that are free for both TCP and UDP on loopback at this moment."""
     held: list[socket.socket] = []
     ports: list[int] = []

@@ -60,12 +60,15 @@ class Pace:
         rate: Packets per second, evenly spaced.
         payload: Bytes of payload of each packet, taken in turn again and again.
         stop: Set from outside to end early.
+        steps: Of the number (32 bits, big-endian) in front of each payload, taken in turn; without
+            steps the payload is all zero. Only of UDP.
     """
 
     packets: int
     rate: float
     payload: Sequence[int] = (512,)
     stop: threading.Event | None = None
+    steps: Sequence[int] = ()
 
     def sizes(self) -> Iterator[int]:
         """The payload size of each packet, yielded when it is time to send it."""
@@ -78,8 +81,16 @@ class Pace:
             yield size
 
 
-def udp(sender: Namespace, receiver: Namespace, src_ip: str, dst_ip: str, pace: Pace) -> Sent:
-    """Sends datagrams to a bound socket; returns after the last one."""
+def udp(
+    sender: Namespace,
+    receiver: Namespace,
+    src_ip: str,
+    dst_ip: str,
+    pace: Pace,
+    *,
+    closed: bool = False,
+) -> Sent:
+    """Sends datagrams to a bound socket, or to a CLOSED port; returns after the last one."""
     family = _family(dst_ip)
     with (
         receiver.socket(family, socket.SOCK_DGRAM) as there,
@@ -87,17 +98,22 @@ def udp(sender: Namespace, receiver: Namespace, src_ip: str, dst_ip: str, pace: 
     ):
         there.bind((dst_ip, 0))
         here.bind((src_ip, 0))
-        here.connect(there.getsockname())
-        packets = payload = 0
+        target = there.getsockname()
+        if closed:
+            there.close()
+        packets = payload = number = 0
+        steps = itertools.cycle(pace.steps)
         for size in pace.sizes():
-            payload += here.send(bytes(size))
+            number += next(steps, 0)
+            front = struct.pack("!I", number) if pace.steps else b""
+            payload += here.sendto(front + bytes(size - len(front)), target)
             packets += 1
         return Sent(
             "udp",
             src_ip,
             dst_ip,
             here.getsockname()[1],
-            there.getsockname()[1],
+            target[1],
             packets,
             payload + packets * (ETHERNET + IP_HEADER[family] + UDP_HEADER),
         )

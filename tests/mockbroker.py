@@ -48,30 +48,39 @@ class Cluster:
 
     def messages(self) -> list[Message]:
         """Every message in every topic, in order within a partition."""
-        with self._namespace.entered():
-            consumer = Consumer(
-                {
-                    "bootstrap.servers": self.hosts,
-                    "group.id": "test",
-                    "enable.auto.commit": False,
-                    "enable.partition.eof": True,
-                    "log_level": 0,
-                }
-            )
-        topics = consumer.list_topics(timeout=DEADLINE).topics.values()
-        unread = {(topic.topic, number) for topic in topics for number in topic.partitions}
-        consumer.assign([TopicPartition(*part, OFFSET_BEGINNING) for part in unread])
-        found = []
-        deadline = time.monotonic() + DEADLINE
-        while unread:
-            assert time.monotonic() < deadline, unread
-            message = consumer.poll(0.1)
-            if message is None:
-                continue
-            if message.error():
-                assert message.error().code() == KafkaError._PARTITION_EOF, message.error()
-                unread.discard((message.topic(), message.partition()))
-            else:
-                found.append(message)
-        consumer.close()
-        return found
+        return messages(self._namespace, self.hosts)
+
+
+def messages(namespace: Namespace, hosts: str, more: dict[str, str] | None = None) -> list[Message]:
+    """Every message in every topic of a cluster, in order within a partition.
+
+    MORE are properties of librdkafka.
+    """
+    with namespace.entered():
+        consumer = Consumer(
+            {
+                "bootstrap.servers": hosts,
+                "group.id": "test",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "log_level": 0,
+                **(more or {}),
+            }
+        )
+    topics = consumer.list_topics(timeout=DEADLINE).topics.values()
+    unread = {(topic.topic, number) for topic in topics for number in topic.partitions}
+    consumer.assign([TopicPartition(*part, OFFSET_BEGINNING) for part in unread])
+    found = []
+    deadline = time.monotonic() + DEADLINE
+    while unread:
+        assert time.monotonic() < deadline, unread
+        message = consumer.poll(0.1)
+        if message is None:
+            continue
+        if message.error():
+            assert message.error().code() == KafkaError._PARTITION_EOF, message.error()
+            unread.discard((message.topic(), message.partition()))
+        else:
+            found.append(message)
+    consumer.close()
+    return found

@@ -17,27 +17,17 @@ import pytest
 import tap
 from collector import Collector, Load, account, check, seen
 from disk import Disk
+from hole import black_hole
 from traffic import Wire
 from waiting import wait_for
 
 from lab.namespace import veth
-from trapstream_vtap.bpf import attach
-from trapstream_vtap.bpf import compile as compiler
-from trapstream_vtap.interfaces import interfaces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 OUT = ("198.51.100.1", "198.51.100.2")
 """Of a second link, for what is sent and not measured."""
-
-_DROP = """
-#include <uapi/linux/bpf.h>
-int drop(struct __sk_buff *skb)
-{
-	return 2; /* TC_ACT_SHOT */
-}
-"""
 
 
 @pytest.fixture
@@ -135,23 +125,18 @@ def test_stopped_collector(wire: Wire, collector: Collector, tmp_path: Path) -> 
 def test_black_hole(wire: Wire, tmp_path: Path) -> None:
     """Packets to the collector vanish for a while: nothing is lost, nothing has to be told."""
     veth(wire.sender, "out0", wire.receiver, "out0", ipv4=OUT)
-    program = compiler.Program("drop", "SCHED_CLS")
-    drop = compiler.load(compiler.Source(_DROP, (program,), ()))
     with Collector(wire.sender, OUT[0]) as collector:
         collector.start()
         with running(wire, collector, tmp_path, "--max-memory", "1") as tapped:
             with Load(wire, flows=150):
                 wait_for(lambda: account(tapped, collector.url)["packets_delivered"])
-                with wire.sender.entered():
-                    hole = attach.attach(
-                        drop.programs["drop"], interfaces()["out0"], attach.Direction.INGRESS
+                with black_hole(wire.sender, "out0"):
+                    wait_for(
+                        lambda: account(tapped, collector.url).get("records_spooled", 0) > 1000
                     )
-                wait_for(lambda: account(tapped, collector.url).get("records_spooled", 0) > 1000)
-                hole.detach()
             until_delivered(tapped, wire, collector)
             last = last_account(tapped, collector)
         wait_for(lambda: collector.packets() == seen(wire))
-    drop.close()
     assert (last["records_lost"], last["records_spooled"]) == (0, 0)
 
 

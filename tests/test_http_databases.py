@@ -88,12 +88,21 @@ def test_unknown_database(influxd: Influxd) -> None:
     assert handing.said[0].endswith('HTTP 404, database not found: "nowhere".')
 
 
-def test_victoriametrics() -> None:
-    """Both interfaces of InfluxDB that VictoriaMetrics has, one behind a prefix."""
+def test_victoriametrics(tmp_path: Path) -> None:
+    """Both interfaces of InfluxDB that VictoriaMetrics has, one behind a prefix.
+
+    To that of 2.x and 3.x goes a token.
+    """
+    path = tmp_path / "token"
+    path.write_text("any")
     with VictoriaMetrics() as server:
         base = f"http://127.0.0.1:{server.http_port}"
-        for where, numbers in (("?bucket=any", range(3000)), ("/influx?db=x", range(3000, 4000))):
-            with Handing(HttpSink(parse(base + where), None, None)) as handing:
+        for where, numbers in (
+            ("?org=lab&bucket=any", range(3000)),
+            ("/influx?db=x", range(3000, 4000)),
+        ):
+            token = str(path) if "bucket" in where else None
+            with Handing(HttpSink(parse(base + where), token, None)) as handing:
                 for first in range(numbers[0], numbers[-1] + 1, 1000):
                     handing.put(range(first, first + 1000))
                 assert handing.account() == (held(numbers), {})

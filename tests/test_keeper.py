@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -278,6 +279,41 @@ def test_give(tmp_path: Path) -> None:
     privileges.give(tmp_path, "daemon")
     entry = pwd.getpwnam("daemon")
     assert (tmp_path.stat().st_uid, tmp_path.stat().st_gid) == (entry.pw_uid, entry.pw_gid)
+
+
+def test_make_directory(tmp_path: Path) -> None:
+    """Who may not make it has it made; what was there around it stays whose it was."""
+    entry = pwd.getpwnam("daemon")
+    os.chown(tmp_path, 0, 0)
+    tmp_path.chmod(0o755)
+    made = tmp_path / "parent" / "spool"
+    privileges.make_directory(made, "daemon")
+    assert (made.stat().st_uid, made.parent.stat().st_uid) == (entry.pw_uid, entry.pw_uid)
+    assert tmp_path.stat().st_uid == 0
+    left = made / "left by root"
+    left.touch()
+    privileges.make_directory(made, "daemon")
+    assert left.stat().st_uid == entry.pw_uid
+
+
+def test_acting() -> None:
+    """What is made meanwhile is the user's, also after an error; then it is root's again."""
+    entry = pwd.getpwnam("daemon")
+    with tempfile.TemporaryDirectory() as name:  # that of pytest is closed to others
+        open_to_all = Path(name)
+        open_to_all.chmod(0o777)
+
+        def fail() -> None:
+            with privileges.acting("daemon"):
+                (open_to_all / "user").touch()
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        (open_to_all / "root").touch()
+        owners = {path.name: path.stat() for path in open_to_all.iterdir()}
+    assert (owners["user"].st_uid, owners["user"].st_gid) == (entry.pw_uid, entry.pw_gid)
+    assert (owners["root"].st_uid, owners["root"].st_gid) == (0, 0)
 
 
 def test_sigkill_while_loading(wire: Wire, tmp_path: Path) -> None:

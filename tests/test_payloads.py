@@ -12,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trapstream_vtap import formats
+from trapstream_vtap.config import Settings
+from trapstream_vtap.delivery import shape
 from trapstream_vtap.formats import INFLUX, JSON, JSON_DATAGRAM
 from trapstream_vtap.layouts import KEY_FIELDS, flow_layouts
 from trapstream_vtap.records import flow_schema
+from trapstream_vtap.sinks import parse
 
 if TYPE_CHECKING:
     from trapstream_vtap._native import Plan, Tallies
@@ -159,3 +162,28 @@ def test_text_of_accounts_is_not_counted_as_flows() -> None:
     ((_, count, booked),), _ = plan.render(batch, 10, UNLIMITED)
 
     assert (count, booked) == (3, {1: (2, 0, 0), 2: (1, 0, 0)})
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize(
+    ("batch_size", "device", "lines"),
+    [
+        (100_000, "192.0.2.2", [5000, 5000, 2001]),
+        (4000, "192.0.2.2", [4000, 4000, 4000, 1]),
+        (100_000, "x" * 1500, None),
+    ],
+    ids=["lines", "fewer", "bytes"],
+)
+def test_requests(scheme: str, batch_size: int, device: str, lines: list[int] | None) -> None:
+    """A request to InfluxDB has at most 5,000 lines, and at most 5 MB."""
+    where = parse(f"{scheme}://192.0.2.2?db=x")
+    wanted = shape(where, Settings((where,), (), device, batch_size=batch_size))
+    plan = formats.compile_plan(wanted.form, flow_schema(), formats.Labels(device, {1: "eth0"}))
+    record = flow_layouts().record.pack({"interface": 1, "family": 4, "duration": 1, "packets": 1})
+    payloads, _ = plan.render(record * 12_001, wanted.most_records, wanted.most_bytes)
+    found = [data.count(b"\n") for data, _, _ in payloads]
+    assert sum(found) == 12_001
+    if lines:
+        assert found == lines
+    else:
+        assert 4_997_000 < max(len(data) for data, _, _ in payloads) <= 5_000_000

@@ -26,6 +26,10 @@ V6 = ("2001:db8::1", "2001:db8::2")
 INBOUND = f"dst host {V4[1]} or dst host {V6[1]}"
 """What tcpdump sees coming in at the receiver."""
 
+# Receive packet steering: all packets that arrive go through the queue of one CPU, so that whoever
+# looks at them there sees them in the same order. See: Documentation/networking/scaling.rst
+_ONE_QUEUE = "mount -t sysfs none /sys && echo 1 > /sys/class/net/wire0/queues/rx-0/rps_cpus"
+
 # Segments of the machine's own TCP carry the time at which they are to depart, in place of which
 # no receive timestamp is taken. A real wire does not carry it over.
 _FORGET_DEPARTURE = """
@@ -49,12 +53,15 @@ def _forget_departure() -> int:
 class Wire:
     """Two namespaces, `sender` and `receiver`, and interface `wire0` in each, joined.
 
-    What the sender sends gets its receive timestamp from the receiver, as behind a real wire.
+    What the sender sends gets its receive timestamp from the receiver, as behind a real wire, and
+    a capture sees it in the same order as a kernel program, whichever CPU sends.
     """
 
     def __init__(self, *, offload: bool = False) -> None:
         self.sender, self.receiver = Namespace(), Namespace()
         veth(self.sender, "wire0", self.receiver, "wire0", ipv4=V4, ipv6=V6, offload=offload)
+        for namespace in (self.sender, self.receiver):
+            namespace.run("unshare", "--mount", "sh", "-c", _ONE_QUEUE)
         with self.sender.entered():
             self._forget = attach.attach(
                 _forget_departure(), interfaces()["wire0"], attach.Direction.EGRESS

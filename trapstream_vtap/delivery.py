@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import defaultdict
@@ -146,12 +147,10 @@ class Delivery:
         if not settings.spool:
             return None
         directory = settings.spool / directory_name(f"{address} {settings.format}")
-        made = [path for path in (directory, *directory.parents) if not path.exists()]
-        spool = Spool(directory, settings.spool_size, self._report)
-        if os.geteuid() == 0:
-            for path in (directory, *directory.iterdir(), *made):
-                privileges.give(path, settings.user)
-        return spool
+        with contextlib.suppress(OSError):  # that of the spool says more
+            privileges.make_directory(directory, settings.user)
+        with privileges.acting(settings.user):
+            return Spool(directory, settings.spool_size, self._report)
 
     def plans(self, schemas: Schemas) -> Plans:
         """How to render SCHEMAS for all sinks.

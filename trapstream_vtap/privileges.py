@@ -6,6 +6,7 @@ See: capabilities(7), prctl(2), setresuid(2)
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from trapstream_vtap.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
 CAP_DAC_READ_SEARCH = 2  # include/uapi/linux/capability.h
@@ -52,13 +53,63 @@ def find(name: str) -> tuple[int, int]:
 
 
 def give(path: Path, user: str) -> None:
-    """Make PATH, which we have made as root, the property of USER, as whom we shall run.
+    """Make PATH the property of USER, as whom we shall run.
 
     Raises:
         OSError: It cannot be.
         UsageError: There is no such user.
     """
     os.chown(path, *find(user))
+
+
+def make_directory(directory: Path, user: str) -> None:
+    """Make DIRECTORY with its parents, for USER, as whom we shall run, and all in it USER's.
+
+    Where USER may not make them, root does; what was there and is not in DIRECTORY stays as it is.
+
+    Raises:
+        OSError: It cannot be made.
+        UsageError: There is no such user.
+    """
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    try:
+        with acting(user):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except PermissionError:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if os.geteuid() == 0:
+        owner = find(user)[0]
+        for path in (directory, *directory.iterdir(), *missing):
+            if path.stat().st_uid != owner:
+                with contextlib.suppress(PermissionError):  # then USER does without
+                    give(path, user)
+
+
+@contextlib.contextmanager
+def acting(user: str) -> Iterator[None]:
+    """Open and make files as USER meanwhile, if we are root and may.
+
+    Threads that are there already do not stay behind: it is not for when there are any.
+
+    Raises:
+        UsageError: There is no such user.
+    """
+    was = os.geteuid(), os.getegid()
+    if was[0] != 0:
+        yield
+        return
+    uid, gid = find(user)
+    death = ctypes.c_int()
+    _prctl(_PR_GET_PDEATHSIG, ctypes.byref(death))
+    try:
+        with contextlib.suppress(PermissionError):  # a container that may not
+            os.setegid(gid)
+            os.seteuid(uid)
+        yield
+    finally:
+        os.seteuid(was[0])
+        os.setegid(was[1])
+        _prctl(_PR_SET_PDEATHSIG, death)  # a change of user has cleared it
 
 
 def become(user: str, keep: Collection[int] = ()) -> list[str]:

@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 _SPREAD = 0.8  # of an interval
-_LONGEST = 1.0  # seconds that a record may have to wait for its turn
 _LEAST_RATE = 2000.0  # datagrams a second; slower than that helps nobody
 _AHEAD_SECONDS = 0.001  # how much goes at once: at 20,000 datagrams a second, 20
-_IDLE = 0.05  # of an interval without datagrams, then a new burst begins
+_LAST_SPAN = 1.0  # seconds, for a burst at the end of a run
 
 
 class Pace:
-    """Spreads each burst over four fifths of an interval, but at most over a second.
+    """Spreads each burst over four fifths of an interval, or goes at 2,000 datagrams a second.
 
-    The receive buffer of a UDP socket has room for some 90 datagrams of 1,400 bytes by default
+    The receive buffer of a UDP socket has room for 92 datagrams of 1,400 bytes by default
     (net.core.rmem_default, 212,992 bytes with the kernel's own overhead): what comes faster than
     the collector reads is lost there, and nobody tells the sender.
 
@@ -22,9 +21,15 @@ class Pace:
     """
 
     def __init__(self, interval: float) -> None:
-        self._span = min(_SPREAD * interval, _LONGEST)
-        self._idle = _IDLE * interval
-        self._began = self._next = -interval
+        self._span = _SPREAD * interval
+        self._new = True  # what goes next begins a burst
+        self._rate = _LEAST_RATE
+        self._began = self._next = 0.0
+
+    def hurry(self) -> None:
+        """The end is near: nothing may take long any more."""
+        self._span = min(self._span, _LAST_SPAN)
+        self._new = True
 
     def delay(self, behind: int, now: float) -> float:
         """Seconds to wait before the next datagram goes.
@@ -33,10 +38,11 @@ class Pace:
             behind: How many more wait.
             now: A clock in seconds.
         """
-        if now - self._next > self._idle:
-            self._began = now
+        if self._new:
+            self._began, self._rate = now, _LEAST_RATE
+        self._new = not behind
         left = max(self._began + self._span - now, self._span / 10)
-        rate = max(_LEAST_RATE, (behind + 1) / left)
-        self._next = max(self._next, now) + 1 / rate
+        self._rate = max(self._rate, (behind + 1) / left)
+        self._next = max(self._next, now) + 1 / self._rate
         ahead = self._next - now
         return ahead if ahead > _AHEAD_SECONDS else 0.0

@@ -127,6 +127,8 @@ class Sender:
 
     def hurry(self) -> None:
         """The end is near: do not wait long for a collector that is down."""
+        if self._pace:
+            self._pace.hurry()
         self._closing.set()
 
     def drain(self, seconds: float) -> bool:

@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS = 5.0
 _POLL_MS = 200
+_MOST_UNANSWERED = 5
+"""Retransmissions, or probes of a closed window, that may stay without an answer.
+
+The next one is sent after 12.6 s, if the time-out begins with its least, 0.2 s; it doubles each
+time. The kernel by itself goes on for a quarter of an hour (tcp_retries2; RFC 1122, 4.2.3.5).
+TCP_USER_TIMEOUT would also end a connection to a peer that answers, but does not read.
+"""
+_INFO = struct.Struct("=2xBB40xI8xI")
+"""Of `struct tcp_info`, linux/tcp.h: retransmits, probes, last_data_sent and last_ack_recv (ms)."""
 
 
 class TcpSink:
@@ -82,6 +91,8 @@ class TcpSink:
                 rest = rest[done:]
             elif self._given_up.is_set():
                 raise TimeoutError("the collector does not read")
+            else:
+                self._hear(connection)
 
     def settled(self) -> list[None]:
         """One for each payload that the peer has acknowledged since the last call.
@@ -98,6 +109,7 @@ class TcpSink:
             count += 1
         if not count and self._ends:
             self._listen(connection)
+            self._hear(connection)
         return [None] * count
 
     def give_up(self) -> None:
@@ -121,6 +133,21 @@ class TcpSink:
     def _listen(self, connection: socket.socket) -> None:
         with suppress(BlockingIOError):
             self._received(connection)  # answers are nothing to us
+
+    @staticmethod
+    def _hear(connection: socket.socket) -> None:
+        """Notice that nothing has come back for long, not even from the peer's kernel.
+
+        Raises:
+            OSError: So it is.
+        """
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
+        retransmits, probes, last_sent, last_heard = _INFO.unpack(info)
+        silent = retransmits > _MOST_UNANSWERED and last_heard > last_sent
+        if silent or probes > _MOST_UNANSWERED:
+            # Reset it, or the kernel goes on sending what will be sent again.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            raise TimeoutError("no answer from the collector's machine")
 
     @staticmethod
     def _received(connection: socket.socket) -> bytes:
