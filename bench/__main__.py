@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import platform
 
-from bench import delivery, hooks, packets, records, rules, scrapes, sequence, startup, udp
+from bench import delivery, drops, hooks, packets, records, rules, scrapes, sequence, startup, udp
 
 
 def main() -> None:
     """Run all parts."""
     print(f"Kernel {platform.release()}, Python {platform.python_version()}, {_processor()}\n")
-    for part in (packets, rules, sequence, hooks, records, scrapes, startup, delivery, udp):
+    for part in (packets, rules, sequence, hooks, records, scrapes, startup, delivery, drops, udp):
         print(f"## {part.TITLE}\n")
         part.main()
         print(flush=True)

@@ -65,7 +65,7 @@ def _scrapes() -> None:
             start = time.perf_counter()
             metrics.hand_flows(batch)
             records.append((time.perf_counter() - start) / FLOWS)
-            metrics.end_interval((number + 1) * NS, {})
+            metrics.end_interval((number + 1) * NS, {}, {})
             start = time.perf_counter()
             page = metrics.page(OPENMETRICS)
             scrapes.append(time.perf_counter() - start)

@@ -9,10 +9,11 @@ from lab import telegraf
 from lab.dashboards import alerts, build
 from trapstream_vtap import agent
 from trapstream_vtap.cli import main as command
+from trapstream_vtap.dropped import TRAP_TAGS, drop_schema
 from trapstream_vtap.layouts import KEY_FIELDS, JitterInterval
 from trapstream_vtap.metrics import families
 from trapstream_vtap.records import event_schema, flow_schema
-from trapstream_vtap.schema import Role, Schema
+from trapstream_vtap.schema import Field, Role, Schema
 
 DOCS = Path(__file__).parent.parent / "docs"
 MADE = "<!-- Made by `make docs` from {}; do not edit. -->"
@@ -37,9 +38,9 @@ def fields() -> str:
             "",
             "In line protocol tags are tags and fields are fields; in JSON both are members of",
             "one flat object, tags as strings, beside `name` (the measurement) and `timestamp`",
-            "(ns, integer). Counts are integers; everything with a unit of time or a rate is a",
-            "decimal number, rounded half up: rates to 6 places, ms to 9 (`iat_min_ms` and",
-            "`iat_max_ms` are whole nanoseconds).",
+            "(ns, integer); `DroppedPackets` has a shape of its own. Counts are integers;",
+            "everything with a unit of time or a rate is a decimal number, rounded half up: rates",
+            "to 6 places, ms to 9 (`iat_min_ms` and `iat_max_ms` are whole nanoseconds).",
             "",
             _measurement(
                 flow_schema(
@@ -61,9 +62,11 @@ def fields() -> str:
             "[jitter.md](jitter.md).",
             "",
             _measurement(event_schema(KEY_FIELDS)),
+            _dropped(drop_schema()),
             _measurement(agent.interface_schema(events=True)),
             "The counts of events are there where sequence numbers are checked.",
             "",
+            _measurement(agent.probe_schema()),
             _measurement(agent.sink_schema()),
             "",
         )
@@ -97,6 +100,26 @@ def metrics() -> str:
         when = f"`{family.when}`" if family.when else ""
         rows.append(f"| `{family.sample}` | {family.kind} | {labels} | {family.doc} | {when} |")
     return "\n".join((*rows, ""))
+
+
+def _dropped(schema: Schema) -> str:
+    """The one measurement that is nested in JSON; tags depend on an option."""
+    rows = [f"## `{schema.measurement}`", "", schema.doc]
+    rows += ["With `--probe drops` and `--probe traps`; more in [drops.md](drops.md).", ""]
+    rows += ["| in line protocol | in JSON | kind | unit | meaning |", "|---|---|---|---|---|"]
+    for field in schema.fields:
+        name = "time" if field.role is Role.TIME else f"`{field.name}`"
+        place = "" if field.role is Role.TIME else f"`{'.'.join(field.path)}`"
+        cells = (name, place, _role(field), field.unit, field.doc)
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join((*rows, ""))
+
+
+def _role(field: Field) -> str:
+    """What FIELD is in line protocol, by the choice of `--trap-tags`."""
+    if field.role is Role.VALUE and field.name in TRAP_TAGS["full"]:
+        return "field; tag with `--trap-tags full`"
+    return field.role.value
 
 
 def options() -> str:

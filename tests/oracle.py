@@ -34,7 +34,7 @@ class Point:
 
     measurement: str
     tags: dict[str, str]
-    fields: dict[str, int | float]
+    fields: dict[str, int | float | str]
     time: int
 
 
@@ -106,6 +106,6 @@ class Oracle:
 def _point(
     measurement: str, tags: dict[str, str], fields: dict[str, tuple[str, str]], time: str
 ) -> Point:
-    read = {"integer": int, "float": float}
+    read = {"integer": int, "float": float, "string": str}
     values = {name: read[kind](value) for name, (kind, value) in fields.items()}
     return Point(measurement, tags, values, int(time))

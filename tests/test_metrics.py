@@ -209,7 +209,8 @@ def test_format(run: Run) -> None:
             unknown = sample.labels.keys() - {"le"} - labels_of(metric.name)
             assert not unknown, (sample, unknown)
     ours = {name: about for name, about in found.items() if not name.startswith("process_")}
-    there = [f for f in families.ALL if f not in (*families.DROPPED, *families.SINK.values())]
+    others = (*families.DROPPED, *families.PROBE.values(), *families.SINK.values())
+    there = [f for f in families.ALL if f not in others]
     assert ours == {f.name: (f.kind, f.unit, f.doc) for f in there}
     metadata = run.prometheus.http("GET", "/api/v1/targets/metadata?metric=vtap_flow_bytes")
     (about,) = json.loads(metadata)["data"]
@@ -228,13 +229,17 @@ def test_every_count_of_the_agent_is_exported() -> None:
     """Each column of `vtap_agent` is in a family, or the sum of one's series."""
     columns = {
         field.name
-        for schema in (agent.interface_schema(events=True), agent.sink_schema())
+        for schema in (
+            agent.interface_schema(events=True),
+            agent.probe_schema(),
+            agent.sink_schema(),
+        )
         for field in schema.fields[2:-1]
     }
     known = {
         name.format(reason=reason)
-        for name in (*families.AGENT, *families.SINK)
-        for reason in (*families.UNCOUNTED, *LOSSES)
+        for name in (*families.AGENT, *families.PROBE, *families.SINK)
+        for reason in (*families.UNCOUNTED, *families.FATES, *LOSSES)
     }
     assert columns - known == families.TOGETHER
 

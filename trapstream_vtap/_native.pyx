@@ -160,7 +160,7 @@ cdef class Plan:
     Args:
         slots: For every exported column its kind (the position of its name in `records.Kind`), the
             bytes before and behind it, the offsets of its columns in the record, the width in bytes
-            of a label's number, the shift of coarse squares, and the labels (number to bytes).
+            of the first one, the shift of coarse squares, and the labels (number to bytes).
         open: What a payload begins with.
         separator: What stands between two records.
         close: What a payload ends with.

@@ -38,6 +38,22 @@ _EVENT_COUNTS = {
     "events_suppressed": ("events", "beyond `--max-events`, or without room in the ring buffer"),
 }
 
+_PROBE_COUNTS = {
+    "seen_packets": ("packets", "that the kernel reported; the sum of the next seven"),
+    "events_packets": ("packets", "handed over one by one"),
+    "aggregated_packets": ("packets", "counted into records of several"),
+    "suppressed_packets": ("packets", "counted by their cause alone, in records of their own"),
+    "left_out_packets": ("packets", "of a reason that is not asked for"),
+    "elsewhere_packets": ("packets", "at interfaces that are not asked for"),
+    "no_packet_packets": ("packets", "that never go over a network: Unix sockets, netlink"),
+    "missed_packets": (
+        "packets",
+        "lost: reported while the kernel program was busy on that processor, or of too many causes",
+    ),
+    "records_handed": ("records", "of `DroppedPackets` that came out of the kernel"),
+    "packets_handed": ("packets", "in those records: one by one, aggregated and suppressed"),
+}
+
 _SINK_COUNTS = {
     "records_handed": ("records", "handed to this sink, events among them"),
     "records_recovered": ("records", "of an earlier run, found in the spool at the start"),
@@ -61,6 +77,7 @@ _SINK_COUNTS = {
     "up": ("", "1, or 0 while the collector cannot be reached (not a counter)"),
 }
 
+_PROBE = Field("probe", Role.TAG, Kind.LABEL, ("probe",), "", "`drops` or `traps`")
 _SINK = Field("sink", Role.TAG, Kind.LABEL, ("sink",), "", "where to, as `--sink` says it")
 
 
@@ -72,6 +89,16 @@ def interface_schema(*, events: bool) -> Schema:
         "One record per interface and interval: what became of its packets up to the moment at "
         "which they are handed to the sinks. Counters run since the start, so that a lost record "
         "loses nothing.",
+    )
+
+
+def probe_schema() -> Schema:
+    """What became of dropped or trapped packets."""
+    return _schema(
+        _PROBE,
+        _PROBE_COUNTS,
+        "With `--probe drops` and `--probe traps`, one record for each and interval: what became "
+        "of the packets that the kernel reported. Counters run since the start.",
     )
 
 

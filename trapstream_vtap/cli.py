@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trapstream_vtap import __version__, config, configfile
+from trapstream_vtap.dropped import TRAP_TAGS
 from trapstream_vtap.errors import RunError, UsageError
 from trapstream_vtap.interfaces import choose, present
 from trapstream_vtap.sinks import Address, parse
@@ -181,6 +182,16 @@ def _plain(option: click.Option, key: str, value: Any) -> Any:
     multiple=True,
     help="Interface to measure; repeatable, or comma-separated.  [default: all that are up, except "
     "loopback]",
+)
+@click.option(
+    "--probe",
+    "probes",
+    type=_Names("PROBE,…", config.probes),
+    multiple=True,
+    default=("flows",),
+    help="What to stream, repeatable or comma-separated: flows, drops (packets that the kernel "
+    "dropped, and why), traps (packets that hardware or a driver trapped or dropped).  [default: "
+    "flows]",
 )
 @click.option(
     "-f",
@@ -413,7 +424,39 @@ def _plain(option: click.Option, key: str, value: Any) -> Any:
     type=click.IntRange(0, 1_000_000),
     default=1000,
     show_default=True,
-    help="Most sequence errors a second that are sent as events; 0: none.",
+    help="Most sequence errors, drops and traps, of each, a second that are sent one by one; 0: "
+    "none. Drops and traps beyond it are counted together.",
+)
+@click.option(
+    "-u",
+    "--unique",
+    metavar="SECONDS",
+    type=_Seconds(0.1, 3600),
+    help="Count equal drops and traps of a flow together for so long, and send one record with "
+    "their count.  [default: one by one, and beyond --max-events by --interval]",
+)
+@click.option(
+    "--drop-table-size",
+    metavar="N",
+    type=click.IntRange(16, 1 << 20),
+    default=1024,
+    show_default=True,
+    help="Most different drops, or traps, that are counted together at a time; when they are more, "
+    "the table is emptied early, at most once a second.",
+)
+@click.option(
+    "--drop-reasons",
+    metavar="NAME,…",
+    multiple=True,
+    help="Only drops for these reasons of the kernel, repeatable; or all.  [default: all but those "
+    "of ordinary life]",
+)
+@click.option(
+    "--trap-tags",
+    type=click.Choice(list(TRAP_TAGS)),
+    default="default",
+    show_default=True,
+    help="Tags of DroppedPackets in line protocol: few, or trapstream's, with addresses.",
 )
 @click.option(
     "--stop-gap",
@@ -548,8 +591,11 @@ def _settings(
     wanted = tuple(word for name in names for word in config.split(name))
     if names and not wanted:
         raise UsageError("--interface is empty: name an interface, or leave the option out.")
+    probes = config.probes(",".join(name for names in options.pop("probes") for name in names))
     there, gone = present(wanted or known)
-    interfaces = there if known and set(gone) <= set(known) else choose(wanted)
+    interfaces = there
+    if not (known and set(gone) <= set(known)) and (wanted or "flows" in probes):
+        interfaces = choose(wanted)
     if device is not None and not 0 < len(device.strip()) <= _LONGEST_DEVICE:
         raise UsageError(
             f"--device-ip must have 1 to {_LONGEST_DEVICE} characters: give the address that names "
@@ -562,6 +608,10 @@ def _settings(
     options["sequence"] = options["sequence"] or file.sequence
     if pattern is not None and options["offset"] is None:
         raise UsageError("--sequence-pattern needs --sequence-offset: where, from the pattern on?")
+    reasons = config.drop_reasons(options.pop("drop_reasons"), probes)
+    unique = options.pop("unique")
+    if "flows" not in probes:
+        interfaces = gone = ()
     stop_gap = round(options.pop("stop_gap") * config.NS)
     expected = options.pop("expected_gap")
     expected_gap = None if expected is None else round(expected * 1_000_000)
@@ -579,6 +629,10 @@ def _settings(
         log_data=file.log_data,
         interfaces=interfaces,
         gone=gone,
+        probes=probes,
+        selected=wanted,
+        unique=unique and round(unique * config.NS),
+        drop_reasons=reasons,
         device=device or config.device_name(sinks),
         format=form,
         interval=interval,

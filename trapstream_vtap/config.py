@@ -38,6 +38,9 @@ DIRECTIONS = {
     "both": (Direction.INGRESS, Direction.EGRESS),
 }
 
+PROBES = ("flows", "drops", "traps")
+"""What can be streamed."""
+
 HOOKS = ("tc", "xdp", "socket")
 """Where the kernel program sees packets."""
 
@@ -52,6 +55,8 @@ class Settings:
     Args:
         interfaces: Those of the wanted ones that are there.
         gone: Names of the others.
+        selected: Names of the interfaces asked for; none: all.
+        unique: Equal drops are counted together for so long; None: most go one by one.
     """
 
     sinks: tuple[Address, ...]
@@ -97,6 +102,12 @@ class Settings:
     pattern: int | None = None
     sequence_threshold: int = SEQUENCE_THRESHOLD
     max_events: int = 1000
+    probes: tuple[str, ...] = ("flows",)
+    selected: tuple[str, ...] = ()
+    unique: int | None = None
+    drop_reasons: tuple[str, ...] = ()
+    drop_table_size: int = 1024
+    trap_tags: str = "default"
     stop_gap: int = STOP_GAP_NS
     expected_gap: int | None = None
     smoothed_jitter: bool = False
@@ -233,6 +244,31 @@ def tunnels(text: str) -> tuple[str, ...]:
         UsageError: There is no such kind.
     """
     return _some(text, TUNNELS, "tunnel")
+
+
+def probes(text: str) -> tuple[str, ...]:
+    """The probes named in TEXT, comma-separated, in the order of `PROBES`.
+
+    Raises:
+        UsageError: There is no such probe, or none is named.
+    """
+    names = _some(text, PROBES, "probe")
+    if not names:
+        raise UsageError(f"Name at least one of {', '.join(PROBES)}.")
+    return names
+
+
+def drop_reasons(texts: Sequence[str], chosen: Sequence[str]) -> tuple[str, ...]:
+    """The drop reasons named in TEXTS, each comma-separated, in the kernel's words.
+
+    Raises:
+        UsageError: Drops are not among the CHOSEN probes. Which reasons there are, the kernel says.
+    """
+    names = [word for text in texts for word in split(text)]
+    if names and "drops" not in chosen:
+        raise UsageError("--drop-reasons is for --probe drops.")
+    plain = [name if name == "all" else name.upper() for name in names]
+    return tuple(dict.fromkeys(name.removeprefix("SKB_DROP_REASON_") for name in plain))
 
 
 def _some(text: str, known: Sequence[str], what: str) -> tuple[str, ...]:

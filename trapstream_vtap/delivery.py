@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from trapstream_vtap import agent, formats, privileges
 from trapstream_vtap._native import tally
-from trapstream_vtap.config import JSON_LINE_LIMIT, NS
+from trapstream_vtap.config import JSON_LINE_LIMIT, NS, PROBES
 from trapstream_vtap.errors import RunError, UsageError
+from trapstream_vtap.layouts import DROP_EVENT
 from trapstream_vtap.ledger import NOTHING, Handed, Held
 from trapstream_vtap.sinks import Address, FileSink, Pace, Payload, Sender, http, make_sink
 from trapstream_vtap.spool import Spool, directory_name
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from trapstream_vtap._native import Plan, Tallies
+    from trapstream_vtap.formats import DropPlan
+
+    Renders = Plan | DropPlan
     from trapstream_vtap.config import Settings
-    from trapstream_vtap.schema import Schema
+    from trapstream_vtap.schema import Layout, Schema
 
 _NO_LIMIT = 1 << 62
 
@@ -69,7 +73,7 @@ def shape(address: Address, settings: Settings) -> Shape:
 class Schemas:
     """The records of a probe, and what their plans depend on."""
 
-    flows: Schema
+    flows: Schema | None
     events: Schema | None
     coarse_shift: int
     interfaces: Mapping[int, str]
@@ -83,13 +87,14 @@ class Plans:
     flows: dict[Shape, Plan]
     events: dict[Shape, Plan]
     interfaces: dict[Shape, Plan]
+    probes: dict[Shape, Plan]
     sinks: dict[Shape, Plan]
     interface_schema: Schema
     schemas: Schemas
 
     def all(self) -> list[tuple[Shape, Plan]]:
         """Every plan with its shape."""
-        parts = (self.flows, self.events, self.interfaces, self.sinks)
+        parts = (self.flows, self.events, self.interfaces, self.probes, self.sinks)
         return [item for part in parts for item in part.items()]
 
 
@@ -117,9 +122,12 @@ class Delivery:
             settings.device,
             dict(enumerate(settings.names)),
             {number: str(address) for number, address in enumerate(self._addresses)},
+            texts={"probe": dict(enumerate(PROBES))},
         )
         self._numbers = {name: number for number, name in enumerate(settings.names)}
         self._sink_schema = agent.sink_schema()
+        self._probe_schema = agent.probe_schema()
+        self._drops: dict[str, dict[Shape, DropPlan]] = {}
         self._shapes = [shape(address, settings) for address in self._addresses]
         self._sinks = [make_sink(address, settings) for address in self._addresses]
         self._spools = [self._spool(address) for address in self._addresses]
@@ -165,17 +173,13 @@ class Delivery:
             compiled(schemas.flows, labels),
             compiled(schemas.events, labels),
             compiled(interfaces, self._accounts),
+            compiled(self._probe_schema, self._accounts),
             compiled(self._sink_schema, self._accounts),
             interfaces,
             schemas,
         )
         for shape in self._shapes:
-            longest = max(plan.longest for which, plan in plans.all() if which == shape)
-            if longest > shape.most_bytes:
-                raise UsageError(
-                    f"--max-datagram {shape.most_bytes} is too small: with these options a record "
-                    f"may take {longest} bytes."
-                )
+            _check_room(shape, max(plan.longest for which, plan in plans.all() if which == shape))
         return plans
 
     @property
@@ -223,21 +227,50 @@ class Delivery:
 
     def hand_flows(self, batch: bytearray) -> None:
         """Records of `vtap_flow` into every sink's queue."""
-        self.flows.book(_tally(self._plans.schemas.flows, batch))
+        if flows := self._plans.schemas.flows:
+            self.flows.book(_tally(flows.layout, batch))
         self._hand(self._plans.flows, batch)
 
     def hand_events(self, batch: bytearray) -> None:
         """Records of `vtap_sequence_error` into every sink's queue."""
         if events := self._plans.schemas.events:
-            self.events.book(_tally(events, batch))
+            self.events.book(_tally(events.layout, batch))
         self._hand(self._plans.events, batch)
 
-    def hand_account(self, now: int, interfaces: Mapping[str, Mapping[str, int]]) -> None:
+    def use_drops(
+        self, probe: str, reasons: Mapping[int, str], places: Callable[..., Mapping[int, str]]
+    ) -> None:
+        """From now on, take what PROBE hands over; REASONS and PLACES as for `DropPlan`.
+
+        Raises:
+            UsageError: A record could be longer than a payload may be.
+        """
+        self._drops[probe] = {
+            shape: formats.DropPlan(
+                shape.form, self._settings.device, reasons, places, self._settings.trap_tags
+            )
+            for shape in dict.fromkeys(self._shapes)
+        }
+        for shape, plan in self._drops[probe].items():
+            _check_room(shape, plan.longest)
+
+    def hand_drops(self, probe: str, batch: bytearray, handed: Handed) -> None:
+        """Records of `DroppedPackets` into every sink's queue, booked as HANDED, too."""
+        handed.book(_tally(DROP_EVENT, batch))
+        self._hand(self._drops[probe], batch)
+
+    def hand_account(
+        self,
+        now: int,
+        interfaces: Mapping[str, Mapping[str, int]],
+        probes: Mapping[str, Mapping[str, int]],
+    ) -> None:
         """Records of `vtap_agent` into every sink's queue.
 
         Args:
             now: Their time, ns since the epoch.
             interfaces: What was counted, by interface name.
+            probes: What was counted of drops and traps, by probe.
         """
         layout = self._plans.interface_schema.layout
         batch = bytearray()
@@ -245,6 +278,10 @@ class Delivery:
             values = {"interface": self._numbers[name], "time": now, **counts}
             batch += layout.pack({n: v for n, v in values.items() if n in layout.offsets})
         self._hand(self._plans.interfaces, batch, counts=False)
+        layout, batch = self._probe_schema.layout, bytearray()
+        for name, counts in probes.items():
+            batch += layout.pack({"probe": PROBES.index(name), "time": now, **counts})
+        self._hand(self._plans.probes, batch, counts=False)
         layout, batch = self._sink_schema.layout, bytearray()
         for number, sender in enumerate(self._senders):
             batch += layout.pack({"sink": number, "time": now, **sender.values()})
@@ -255,7 +292,9 @@ class Delivery:
         senders = zip(self._addresses, self._senders, strict=False)
         return {str(address): sender.values() for address, sender in senders}
 
-    def _hand(self, plans: Mapping[Shape, Plan], batch: bytearray, *, counts: bool = True) -> None:
+    def _hand(
+        self, plans: Mapping[Shape, Renders], batch: bytearray, *, counts: bool = True
+    ) -> None:
         """BATCH into every queue; booked at each sink, where it COUNTS."""
         for shape, plan in plans.items():
             payloads, (_, too_large) = plan.render(batch, shape.most_records, shape.most_bytes)
@@ -324,11 +363,24 @@ class Delivery:
         return f" ({self._addresses[self._senders.index(sender)]})"
 
 
-def _tally(schema: Schema, batch: bytearray) -> Tallies:
-    """What a batch of SCHEMA holds of each interface."""
-    at = schema.layout.offsets
+def _tally(layout: Layout, batch: bytearray) -> Tallies:
+    """What a batch of LAYOUT holds of each interface."""
+    at = layout.offsets
     counts = (at["packets"], at["bytes"]) if "packets" in at else None
-    return tally(batch, schema.layout.size, at["interface"], counts)
+    return tally(batch, layout.size, at["interface"], counts)
+
+
+def _check_room(shape: Shape, longest: int) -> None:
+    """See that a record of LONGEST bytes fits into a payload of SHAPE.
+
+    Raises:
+        UsageError: It does not.
+    """
+    if longest > shape.most_bytes:
+        raise UsageError(
+            f"--max-datagram {shape.most_bytes} is too small: with these options a record may take "
+            f"{longest} bytes."
+        )
 
 
 def _spooled(values: Mapping[str, int]) -> str:

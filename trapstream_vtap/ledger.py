@@ -52,6 +52,15 @@ class Handed:
         """The amount of INTERFACE."""
         return self._amounts.get(interface, Amount())
 
+    def total(self) -> Amount:
+        """All interfaces together."""
+        amounts = self._amounts.values()
+        return Amount(
+            sum(amount.records for amount in amounts),
+            sum(amount.packets for amount in amounts),
+            sum(amount.bytes for amount in amounts),
+        )
+
     def clear(self) -> None:
         """Begin anew: indices may mean other interfaces from now on."""
         self._amounts.clear()

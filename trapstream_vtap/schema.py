@@ -53,6 +53,25 @@ class Kind(enum.Enum):
     SMOOTHED_MS = "smoothed_ms"  # n, 2^-16 ns: ms with 9 decimal places; absent where n is 0
     SECONDS = "seconds"  # ns: s with 9 decimal places; absent where it is 0
     TIME = "time"  # ns since the epoch
+    TIME_TEXT = "time_text"  # ns since the epoch: a string of seconds with 9 decimal places
+    NUMBER = "number"  # an unsigned integer of any width, presence: absent where that byte is 0
+    HEX = "hex"  # likewise, as a string in hexadecimal digits
+    NAME = "name"  # a number that stands for a name, presence: absent likewise
+    MAC = "mac"  # 6 bytes, presence: an Ethernet address; absent likewise
+    ADDRESS_IF = "address_if"  # as ADDRESS; absent where the family is 0
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it makes a text rather than a number."""
+        return self in _TEXTS
+
+
+_TEXTS = frozenset(
+    (
+        *(Kind.CONSTANT, Kind.LABEL, Kind.ADDRESS, Kind.PORT, Kind.VLAN, Kind.ID),
+        *(Kind.TIME_TEXT, Kind.HEX, Kind.NAME, Kind.MAC, Kind.ADDRESS_IF),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +177,8 @@ class Field:
     columns: tuple[str, ...]
     unit: str
     doc: str
+    path: tuple[str, ...] = ()
+    """Where it stands in JSON, if that is not the record itself under its name."""
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,18 @@ from typing import TYPE_CHECKING
 from trapstream_vtap import privileges
 from trapstream_vtap.config import NS
 from trapstream_vtap.delivery import Delivery, Schemas
+from trapstream_vtap.drops import Drops
 from trapstream_vtap.endpoint import Endpoints
 from trapstream_vtap.errors import RunError, UsageError
 from trapstream_vtap.health import Health
 from trapstream_vtap.interfaces import present
 from trapstream_vtap.keeper.client import Keeper
 from trapstream_vtap.links import Links
+from trapstream_vtap.probes.drop import DropProbe, reason_names
 from trapstream_vtap.probes.flow import FlowProbe
+from trapstream_vtap.probes.none import NoFlows
 from trapstream_vtap.seen import Seen
+from trapstream_vtap.symbols import KALLSYMS, Symbols
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,6 +46,7 @@ _FIXED = (
     *("user", "token_file"),
     *("tls", "tls_ca", "tls_cert", "tls_key", "spool", "spool_size"),
     *("kafka_config", "file_size", "file_age", "file_keep"),
+    *("probes", "selected", "unique", "drop_reasons", "drop_table_size", "trap_tags"),
 )
 """Settings that a reload cannot change, beside the interfaces."""
 
@@ -79,7 +84,9 @@ class Stream:
         self._settings = settings
         self._again = again
         self._delivery = Delivery(settings, report, self._end)
-        self._delivery.use(self._plans_of(FlowProbe(settings), settings))
+        self._flows = "flows" in settings.probes
+        self._drops = Drops()
+        self._delivery.use(self._plans_of(self._flow_probe(settings), settings))
         self._seen = Seen(settings.names, self._delivery.flows, self._delivery.events)
         self._metrics = _metrics(settings, self._delivery)
         self._gone: set[str] = set()
@@ -87,6 +94,10 @@ class Stream:
         self._reload = False
         self._links_changed = False
         self._loading: Future[tuple[FlowProbe, Settings]] | None = None
+
+    def _flow_probe(self, settings: Settings, keeper: Keeper | None = None) -> FlowProbe:
+        """What measures flows, or does not, not loaded yet."""
+        return (FlowProbe if self._flows else NoFlows)(settings, keeper)
 
     def _plans_of(self, probe: FlowProbe, settings: Settings) -> Plans:
         """How the records of PROBE, made from SETTINGS, are rendered."""
@@ -111,6 +122,8 @@ class Stream:
             self._health = stack.enter_context(
                 contextlib.closing(Health(health, self._delivery.up))
             )
+            listed = KALLSYMS if "drops" in settings.probes else None
+            symbols = stack.enter_context(contextlib.closing(Symbols(listed)))
             scraped = endpoints.at(settings.metrics, "--metrics")
             notes = self._give_up_root()
             self._delivery.try_files()
@@ -120,16 +133,17 @@ class Stream:
             if self._metrics and scraped:
                 scraped.add("/metrics", self._metrics.page)
             self._note_gone(self._settings.gone)
+            self._load_drops(symbols)
             self._probe.attach()
+            for kind in self._drops.kinds:
+                self._keeper.attach(kind)
             for note in notes + self._probe.notes:
                 report(note)
             self._delivery.start()
             self._health.started()
-            names = ", ".join(i.name for i in settings.interfaces)
-            directions = " and ".join(d.name.lower() for d in settings.directions)
             sinks = ", ".join(self._delivery.names)
             streaming = f", streaming {settings.format} to {sinks}" if sinks else ""
-            report(f"measuring {directions} of {names}{streaming}")
+            report(f"measuring {self._measured()}{streaming}")
             if health:
                 report(f"health at {health.url}/healthz and /readyz")
             if scraped:
@@ -146,6 +160,30 @@ class Stream:
         if self._metrics:
             self._metrics.use(self._probe, self._settings, self._seen.values())
 
+    def _load_drops(self, symbols: Symbols) -> None:
+        """The probes for drops and traps; where in the kernel drops were SYMBOLS say."""
+        settings = self._settings
+        for kind in settings.probes:
+            if kind != "flows":
+                objects, _ = self._keeper.load(kind)
+                self._delivery.use_drops(kind, reason_names(), symbols.names)
+                probe = DropProbe(settings, kind, objects)
+                self._drops.add(probe, self._delivery, self._metrics, settings.batch_size)
+                if self._metrics:
+                    self._metrics.use_drops(reason_names())
+
+    def _measured(self) -> str:
+        """What is measured, in a few words."""
+        settings = self._settings
+        told = self._drops.kinds
+        if settings.selected and told:
+            told[-1] += f" of {', '.join(settings.selected)}"
+        if self._flows:
+            names = ", ".join(i.name for i in settings.interfaces)
+            directions = " and ".join(d.name.lower() for d in settings.directions)
+            told.insert(0, f"{directions} of {names}")
+        return " and ".join(told)
+
     def _give_up_root(self) -> list[str]:
         """From here on only the keeper may do what root may; no thread has been started yet."""
         keep = () if privileges.bpf_is_for_all() else (privileges.CAP_BPF,)
@@ -160,10 +198,7 @@ class Stream:
             else _NO_LIMIT
         )
         with select.epoll() as poll:
-            for ours in (woken, self._links, self._keeper):
-                poll.register(ours, select.EPOLLIN)
-            for descriptor in probe.descriptors():
-                poll.register(descriptor, select.EPOLLIN)
+            self._register(poll, woken)
             line, swept = probe.next_line(), True  # the next grid line; the one before is done
             while True:
                 self._health.beat()
@@ -171,12 +206,13 @@ class Stream:
                 if self._stop:  # not before `woken` is emptied, which would not wake us again
                     return
                 now = time.monotonic_ns()
+                self._drops.attend()
                 due = min(deadline, line if swept else line + grace)
                 if loaded:
                     self._switch(poll)
                     probe = self._probe
                 elif now < due:
-                    rest = (due - now) / NS
+                    rest = max(min(due, self._drops.due()) - now, 0) / NS
                     patience = min(rest, self._health.turn or rest)
                     self._attend({descriptor for descriptor, _ in poll.poll(patience)})
                 elif now >= deadline:
@@ -191,12 +227,21 @@ class Stream:
                         self._agent(line)
                     line, swept = probe.next_line(), True
 
+    def _register(self, poll: select.epoll, woken: socket.socket) -> None:
+        """All that wakes the loop."""
+        ours = (woken, self._links, self._keeper)
+        for descriptor in (*(our.fileno() for our in ours), *self._probe.descriptors()):
+            poll.register(descriptor, select.EPOLLIN)
+        for descriptor in self._drops.descriptors():
+            poll.register(descriptor, select.EPOLLIN | select.EPOLLET)
+
     def _attend(self, woken_by: set[int]) -> None:
         """To what has woken the loop, by descriptor."""
         if self._probe.events_fileno() in woken_by:
             self._drain_events()
         if self._probe.fileno() in woken_by and self._probe.pressed():
             self._sweep(force=True)
+        self._drops.woken(woken_by)
         if self._links.fileno() in woken_by:
             self._note_removed()
         if self._keeper.fileno() in woken_by:
@@ -220,7 +265,10 @@ class Stream:
             woken.recv(4096)
         if not self._loading and self._reload:
             self._reload = False
-            self._begin_to_load(read=True)
+            if self._flows:
+                self._begin_to_load(read=True)
+            else:
+                report("the configuration stays as it was: only that of flows can be read again")
         if not self._loading and self._links_changed:
             self._links_changed = False
             if present(self._gone)[0]:
@@ -256,8 +304,10 @@ class Stream:
 
     def _load(self, *, read: bool) -> tuple[FlowProbe, Settings]:
         """What the keeper has loaded, not attached yet, and the settings of it."""
+        if not self._flows:
+            return self._flow_probe(self._settings, self._keeper), self._settings
         objects, settings = self._keeper.load(read=read)
-        probe = FlowProbe(settings, self._keeper)
+        probe = self._flow_probe(settings, self._keeper)
         probe.prepare(objects)
         return probe, settings
 
@@ -339,12 +389,14 @@ class Stream:
 
     def _agent(self, line: int) -> None:
         """The records of `vtap_agent`, as of the grid line (CLOCK_MONOTONIC, ns)."""
-        now, interfaces = self._probe.wall(line), self._seen.values()
-        self._delivery.hand_account(now, interfaces)
+        now, interfaces, drops = self._probe.wall(line), self._seen.values(), self._drops.values()
+        self._delivery.hand_account(now, interfaces, drops)
         if self._metrics:
-            self._metrics.end_interval(now, interfaces)
-        seen = sum(counts["seen_packets"] for counts in interfaces.values())
-        sentence = "; ".join(filter(None, (f"{seen} packets seen", self._delivery.progress())))
+            self._metrics.end_interval(now, interfaces, drops)
+        seen = [f"{self._seen.total('seen_packets')} packets"] if self._flows else []
+        seen += [f"{counts['seen_packets']} {kind}" for kind, counts in drops.items()]
+        told = (f"{' and '.join(seen)} seen", self._delivery.progress())
+        sentence = "; ".join(filter(None, told))
         self._health.status(sentence)
         if self._settings.verbose:
             report(sentence)
@@ -353,6 +405,7 @@ class Stream:
         """Close every interval, send it, detach, account for everything, say so."""
         self._health.stopping()
         self._probe.detach()
+        self._drops.hand_all()
         self._drain_events()
         for _ in range(_LAST_SWEEPS):
             self._sweep(force=True)
@@ -362,10 +415,12 @@ class Stream:
         self._agent(time.monotonic_ns())
         self._delivery.drain(_DRAIN_SECONDS)
         self._delivery.close()
-        for sentence in self._delivery.summaries() or [self._measured()]:
+        for sentence in self._drops.summaries():
+            report(sentence)
+        for sentence in self._delivery.summaries() or [self._counted()]:
             report(sentence + self._kernel_losses())
 
-    def _measured(self) -> str:
+    def _counted(self) -> str:
         """The last line where there is no sink."""
         return f"{self._seen.total('counted_packets')} packets measured"
 

@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 _MOST_DESCRIPTORS = 64
 _MESSAGE_SIZE = 1 << 16
+_PARTS = (
+    "sequence.h",
+    "jitter.h",
+    "gaps.h",
+    "allowance.h",
+)  # a part ahead of those that it includes
 
 _NO_BCC = (
     "BCC is missing from this Python: install the distribution's package python3-bpfcc and use an "
@@ -65,6 +71,19 @@ class Source:
     text: str
     programs: tuple[Program, ...]
     maps: tuple[str, ...]
+
+
+def program_text(name: str) -> str:
+    """The C text NAME of this directory, with the parts put in that use maps.
+
+    BCC rewrites what uses maps in the main text only.
+    """
+    text = (HERE / name).read_text(encoding="ascii")
+    for part in _PARTS:
+        if f'#include "{part}"\n' in text:
+            included = (HERE / part).read_text(encoding="ascii")
+            text = text.replace(f'#include "{part}"\n', included)
+    return text
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,13 @@ See: bpf(2), /usr/include/bpf/bpf.h
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 BPF_TCX_INGRESS = 46  # enum bpf_attach_type, include/uapi/linux/bpf.h
 BPF_TCX_EGRESS = 47
@@ -17,6 +22,7 @@ XDP_FLAGS_SKB_MODE = 1 << 1  # include/uapi/linux/if_link.h
 XDP_FLAGS_DRV_MODE = 1 << 2
 _BPF_PROG_TYPE_XDP = 6
 _BPF_F_XDP_HAS_FRAGS = 1 << 5
+_RECURSION_MISSES = 208  # offset in struct bpf_prog_info, bytes
 
 
 @cache
@@ -124,3 +130,50 @@ def wait_for_programs() -> None:
     number = {"x86_64": 324, "aarch64": 283}[os.uname().machine]
     if ctypes.CDLL(None, use_errno=True).syscall(number, 1, 0, 0) < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def attach_raw_tracepoint(program: int, name: str) -> int:
+    """Have PROGRAM run at a tracepoint; the descriptor that holds it there."""
+    return _checked(_libbpf().bpf_raw_tracepoint_open(name.encode(), program))
+
+
+def missed_runs(program: int) -> int:
+    """How often PROGRAM was not run because its CPU was running it already (kernel 6.1 or newer).
+
+    See: struct bpf_prog_info, include/uapi/linux/bpf.h
+    """
+    information = (ctypes.c_uint64 * 32)()
+    size = ctypes.c_uint32(ctypes.sizeof(information))
+    _checked(_libbpf().bpf_obj_get_info_by_fd(program, information, ctypes.byref(size)))
+    return information[_RECURSION_MISSES // 8]
+
+
+def elements(map_fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values of a hash from which nothing is deleted."""
+    key, value = None, ctypes.create_string_buffer(value_size)
+    while True:
+        following = ctypes.create_string_buffer(key_size)
+        if _libbpf().bpf_map_get_next_key(map_fd, key, following) < 0:
+            return
+        _checked(_libbpf().bpf_map_lookup_elem(map_fd, following, value))
+        yield following.raw, value.raw
+        key = following
+
+
+def take_elements(map_fd: int, key_size: int, value_size: int, most: int) -> Iterator[bytearray]:
+    """Empty a hash that nobody else writes to: its values, up to MOST together."""
+    keys, values = bytearray(most * key_size), bytearray(most * value_size)
+    of_keys, of_values = ((ctypes.c_char * len(part)).from_buffer(part) for part in (keys, values))
+    place, following = None, ctypes.create_string_buffer(max(key_size, 8))
+    done = False
+    while not done:
+        count = ctypes.c_uint32(most)
+        result = _libbpf().bpf_map_lookup_and_delete_batch(
+            map_fd, place, following, of_keys, of_values, ctypes.byref(count), None
+        )
+        done = result == -errno.ENOENT
+        if not done:
+            _checked(result)
+        if count.value:
+            yield values[: count.value * value_size]
+        place = following

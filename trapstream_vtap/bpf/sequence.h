@@ -148,26 +148,7 @@ static __always_inline void read_number(struct context *ctx, struct packet *p)
 }
 
 BPF_RINGBUF_OUTPUT(events, EVENT_PAGES);
-BPF_ARRAY(event_windows, u64, 1); /* second << 32 | events in it */
-
-/* Whether the second's allowance has room for one more event. */
-static __always_inline bool event_allowed(void)
-{
-	u64 second = bpf_ktime_get_ns() / 1000000000, seen;
-	u32 zero = 0;
-	u64 *window;
-
-	if (!MAX_EVENTS)
-		return false;
-	window = event_windows.lookup(&zero);
-	if (!window)
-		return false;
-	seen = *(volatile u64 *)window;
-	if ((s32)((u32)second - (u32)(seen >> 32)) > 0 &&
-	    __sync_val_compare_and_swap(window, seen, second << 32 | 1) == seen)
-		return true;
-	return (u32)__sync_fetch_and_add(window, 1) < MAX_EVENTS;
-}
+#include "allowance.h"
 
 /* A time that no other event of the flow has, or 0: that of the packet, if need be 1 ns behind the last. */
 static __always_inline u64 event_time(struct flow *f, u64 now)

@@ -10,15 +10,10 @@
 #ifndef VTAP_TUNNEL_H
 #define VTAP_TUNNEL_H
 
-#define PROTOCOL_IPV4 4 /* IANA protocol numbers */
-#define PROTOCOL_IPV6 41
-#define PROTOCOL_GRE 47
-
 #define PORT_GTPU 2152 /* IANA port numbers */
 #define PORT_VXLAN 4789
 #define PORT_GENEVE 6081
 
-#define ETHERTYPE_BRIDGED 0x6558 /* an Ethernet frame inside */
 #define ETHERTYPE_ERSPAN 0x88BE	 /* types I and II */
 #define ETHERTYPE_ERSPAN_III 0x22EB
 
@@ -27,12 +22,6 @@
 #define GENEVE_VERSION 0xC0
 #define GENEVE_WORDS 0x3F
 #define GENEVE_CONTROL 0x80
-
-#define GRE_CHECKSUM 0x8000
-#define GRE_KEY 0x2000
-#define GRE_SEQUENCE 0x1000
-#define GRE_RESERVED 0x4C00 /* bits 1, 4 and 5: a packet with any of them is to be discarded */
-#define GRE_VERSION 0x0007
 
 #define ERSPAN_VERSION(h) ((h) >> 28)
 #define ERSPAN_VLAN(h) (((h) >> 16) & 0xFFF)

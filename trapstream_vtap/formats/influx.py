@@ -6,6 +6,7 @@ See: https://docs.influxdata.com/influxdb/v1/write_protocols/line_protocol_refer
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from trapstream_vtap.formats.plan import is_first_value
@@ -14,7 +15,8 @@ from trapstream_vtap.schema import Kind, Role
 if TYPE_CHECKING:
     from trapstream_vtap.schema import Field, Schema
 
-_INTEGERS = (Kind.COUNT, Kind.SIGNED, Kind.COUNT_IF)
+_INTEGERS = (Kind.COUNT, Kind.SIGNED, Kind.COUNT_IF, Kind.NUMBER)
+_ORDER = (Role.TAG, Role.VALUE, Role.TIME)
 
 
 class _Influx:
@@ -26,6 +28,16 @@ class _Influx:
             value = value.replace(special, "\\" + special)
         return value.encode()
 
+    def string(self, value: str) -> bytes:
+        return value.replace('"', '\\"').encode()
+
+    def arranged(self, schema: Schema) -> Schema:
+        def place(exported: Field) -> tuple[int, str]:
+            tag = exported.role is Role.TAG
+            return _ORDER.index(exported.role), exported.name if tag else ""
+
+        return replace(schema, fields=tuple(sorted(schema.fields, key=place)))
+
     def around(self, schema: Schema, exported: Field) -> tuple[bytes, bytes]:
         if exported.role is Role.TIME:
             return b" ", b"\n"
@@ -34,6 +46,8 @@ class _Influx:
             lead = schema.measurement.encode() if exported == schema.fields[0] else b""
             return lead + b"," + before, b""
         lead = b" " if is_first_value(schema, exported) else b","
+        if exported.kind.is_text:
+            return lead + before + b'"', b'"'
         return lead + before, b"i" if exported.kind in _INTEGERS else b""
 
 

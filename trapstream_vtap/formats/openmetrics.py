@@ -28,6 +28,11 @@ class _Labels:
     def text(self, value: str) -> bytes:
         return value.replace('"', r"\"").encode()  # backslashes and newlines are never in it
 
+    string = text
+
+    def arranged(self, schema: Schema) -> Schema:
+        return schema
+
     def around(self, schema: Schema, exported: Field) -> tuple[bytes, bytes]:
         lead = "" if exported == schema.fields[0] else ","
         return f'{lead}{exported.name}="'.encode(), b'"'

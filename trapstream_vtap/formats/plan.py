@@ -51,14 +51,20 @@ class Labels:
         device: What the tag `device` says.
         interfaces: Interface names by index.
         sinks: Sinks by number.
+        texts: What else there is of names, by the field that shows them.
+        constants: What fields say that say the same in every record; all others say the device.
     """
 
     device: str
     interfaces: Mapping[int, str] = field(default_factory=dict)
     sinks: Mapping[int, str] = field(default_factory=dict)
+    texts: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    constants: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, name: str) -> Mapping[int, str]:
-        """The names that the numbers of column NAME stand for."""
+        """The names that the numbers of field NAME stand for."""
+        if name in self.texts:
+            return self.texts[name]
         return {
             "interface": self.interfaces,
             "sink": self.sinks,
@@ -66,6 +72,10 @@ class Labels:
             "kind": dict(enumerate(EVENT_KINDS)),
             "protocol": {n: _PROTOCOLS.get(n, str(n)) for n in range(256)},
         }[name]
+
+    def constant(self, name: str) -> str:
+        """What field NAME says in every record."""
+        return self.constants.get(name, self.device)
 
 
 class Format(Protocol):
@@ -82,6 +92,12 @@ class Format(Protocol):
     def text(self, value: str) -> bytes:
         """VALUE, which is safe text, escaped as the value of a tag."""
 
+    def string(self, value: str) -> bytes:
+        """VALUE, which is safe text, escaped as a field's value."""
+
+    def arranged(self, schema: Schema) -> Schema:
+        """SCHEMA with its fields in the order in which they are written, and no others."""
+
     def around(self, schema: Schema, exported: Field) -> tuple[bytes, bytes]:
         """What stands before and behind the value of an exported column."""
 
@@ -97,17 +113,18 @@ def compile_plan(form: Format, schema: Schema, labels: Labels, *, coarse_shift: 
             summed.
     """
     slots = []
+    schema = form.arranged(schema)
     offsets = schema.layout.offsets
     sizes = {column.name: column.size for column in schema.layout.columns}
     for exported in schema.fields:
         before, behind = form.around(schema, exported)
+        escaped = form.text if exported.role is Role.TAG else form.string
         names: Mapping[int, str] = {}
-        width = 0
+        width = sizes[exported.columns[0]] if exported.columns else 0
         if exported.kind is Kind.CONSTANT:
-            before += form.text(safe_text(labels.device))
-        if exported.kind is Kind.LABEL:
+            before += escaped(safe_text(labels.constant(exported.name)))
+        if exported.kind in (Kind.LABEL, Kind.NAME):
             names = labels.of(exported.name)
-            width = sizes[exported.columns[0]]
         slots.append(
             (
                 _KINDS.index(exported.kind),
@@ -116,7 +133,7 @@ def compile_plan(form: Format, schema: Schema, labels: Labels, *, coarse_shift: 
                 tuple(offsets[name] for name in exported.columns),
                 width,
                 coarse_shift,
-                {number: form.text(safe_text(name)) for number, name in names.items()},
+                {number: escaped(safe_text(name)) for number, name in names.items()},
             )
         )
     counts = (offsets["packets"], offsets["bytes"]) if "packets" in offsets else None

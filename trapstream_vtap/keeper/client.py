@@ -36,7 +36,6 @@ from trapstream_vtap.keeper.server import main
 main()
 """
 _ENDED = "The process that keeps the kernel programs attached has ended: nothing is measured."
-_SWEEP = "vtap_sweep"
 
 
 def capabilities(settings: Settings) -> tuple[int, ...]:
@@ -91,10 +90,13 @@ class Keeper:
         """What to say then."""
         return RunError(_ENDED)
 
-    def load(self, *, read: bool = False) -> tuple[compiler.Objects, Settings]:
+    def load(
+        self, probe: str = "flows", *, read: bool = False
+    ) -> tuple[compiler.Objects, Settings]:
         """Have a program compiled and loaded; takes a second, and may run in any thread.
 
         Args:
+            probe: One of config.PROBES.
             read: The configuration read anew, if not what was loaded last.
 
         Returns:
@@ -105,32 +107,37 @@ class Keeper:
             UsageError: The configuration says what cannot be.
             RunError: It cannot be loaded, and why.
         """
-        answer, descriptors = self._ask(self._loads, b"read" if read else b"again")
-        maps, settings = answer
+        request = f"{'read' if read else 'again'} {probe}"
+        answer, descriptors = self._ask(self._loads, request.encode())
+        program, maps, settings = answer
         names = iter(descriptors)
-        objects = compiler.Objects({_SWEEP: next(names)}, {name: next(names) for name in maps})
+        objects = compiler.Objects({program: next(names)}, {name: next(names) for name in maps})
         return objects, pickle.loads(settings)  # noqa: S301 - the keeper is the more privileged
 
     def put(
         self, _places: Sequence[Place], _programs: Mapping[str, int], renewed: Collection[str] = ()
     ) -> list[str]:
-        """Have what was loaded last attached; where, and which programs, the keeper knows.
+        """Have the flow program loaded last attached; where, and which, the keeper knows.
 
         See: `bpf.holder.Holder`
         """
-        request = "\n".join(("attach", *renewed)).encode(errors="surrogateescape")
+        return self.attach("flows", renewed)
+
+    def attach(self, probe: str, renewed: Collection[str] = ()) -> list[str]:
+        """Have what was loaded last for PROBE attached."""
+        request = "\n".join(("attach", probe, *renewed)).encode(errors="surrogateescape")
         notes: list[str] = self._ask(self._orders, request)[0]
         return notes
 
     def forget(self) -> None:
-        """What was loaded last will not be attached."""
+        """The flow program loaded last will not be attached."""
         with contextlib.suppress(RunError):
-            self._ask(self._orders, b"forget")
+            self._ask(self._orders, b"forget\nflows")
 
     def detach(self) -> None:
         """When this returns, nothing is attached any more."""
         with contextlib.suppress(RunError):  # it has ended, and what it held with it
-            self._ask(self._orders, b"detach")
+            self._ask(self._orders, b"detach\n")
 
     def close(self) -> None:
         """Let it end."""

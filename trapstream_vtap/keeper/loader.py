@@ -20,11 +20,12 @@ from trapstream_vtap.bpf import compile as compiler
 from trapstream_vtap.errors import RunError, UsageError
 from trapstream_vtap.interfaces import present
 from trapstream_vtap.keeper import handover
-from trapstream_vtap.probes import flow
+from trapstream_vtap.probes import drop, flow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from trapstream_vtap.bpf.holder import Place
     from trapstream_vtap.config import Settings
 
 
@@ -39,6 +40,13 @@ def _chosen(again: list[str] | None, settings: Settings) -> Settings:
     from trapstream_vtap import cli  # noqa: PLC0415 - large, and not needed at the start
 
     return cli.read_again(again, settings.names)
+
+
+def _wanted(probe: str, settings: Settings) -> tuple[compiler.Source, list[Place] | str]:
+    """What to load for PROBE, and where it belongs: on interfaces, or at a tracepoint."""
+    if probe == "flows":
+        return flow.source(settings), flow.places(settings)
+    return drop.source(settings, probe), drop.TRACEPOINTS[probe]
 
 
 @contextlib.contextmanager
@@ -57,10 +65,10 @@ def _heard() -> Iterator[Callable[[], str]]:
 def main() -> None:
     """Answer one request of the keeper: descriptors, or what is wrong."""
     with socket.socket(fileno=int(sys.argv[1])) as keeper, _heard() as said:
-        again, settings = pickle.loads(handover.receive(keeper)[0])  # noqa: S301 - its parent
+        again, settings, probe = pickle.loads(handover.receive(keeper)[0])  # noqa: S301 - its parent
         try:
             chosen = _chosen(again, pickle.loads(settings))  # noqa: S301 - likewise
-            source = flow.source(chosen)
+            source, places = _wanted(probe, chosen)
             descriptors = compiler.build(source)
         except (UsageError, RunError) as error:
             handover.send(keeper, pickle.dumps(error))
@@ -69,7 +77,7 @@ def main() -> None:
             handover.send(keeper, pickle.dumps(RunError(sentence)))
         else:
             names = [program.name for program in source.programs]
-            answer = (flow.places(chosen), names, source.maps, pickle.dumps(chosen))
+            answer = (places, names, source.maps, pickle.dumps(chosen))
             handover.send(keeper, pickle.dumps(answer), descriptors)
 
 

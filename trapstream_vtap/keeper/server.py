@@ -18,13 +18,13 @@ import sys
 from typing import Any
 
 from trapstream_vtap import privileges
+from trapstream_vtap.bpf import kernel
 from trapstream_vtap.bpf.holder import Holder
 from trapstream_vtap.errors import RunError
 from trapstream_vtap.keeper import handover
 
 _LONGEST_REQUEST = 1 << 16
 _LOADER = ("-P", "-m", "trapstream_vtap.keeper.loader")
-_SWEEP = "vtap_sweep"
 
 
 class _Loaded:
@@ -33,6 +33,8 @@ class _Loaded:
     def __init__(self, answer: tuple[Any, list[str], Any, bytes], descriptors: list[int]) -> None:
         self.places, names, _, self.settings = answer
         self.programs = dict(zip(names, descriptors, strict=False))
+        self.shared = names[-1]
+        """The program that the peer gets, too."""
         self.others = descriptors[len(names) :]
 
     def close(self) -> None:
@@ -54,9 +56,11 @@ class Keeper:
         first = pickle.loads(handover.receive(loads)[0])  # noqa: S301 - of its parent, still root
         self._again, self._settings = first
         self._holder = Holder()
-        self._loaded: _Loaded | None = None
-        self._attached: _Loaded | None = None
+        self._tracepoints: list[int] = []
+        self._loaded: dict[str, _Loaded] = {}  # by probe
+        self._attached: dict[str, _Loaded] = {}
         self._loader: tuple[int, socket.socket] | None = None
+        self._probe = ""  # that is being loaded
 
     def serve(self) -> None:
         """Return when the peer has ended and nothing is attached any more."""
@@ -65,7 +69,7 @@ class Keeper:
                 while True:
                     self._serve_one()
         finally:
-            self._holder.detach()
+            self._detach()
             if self._loader:
                 os.kill(self._loader[0], signal.SIGKILL)
                 self._reap()
@@ -82,35 +86,51 @@ class Keeper:
 
     def _order(self) -> None:
         request, _ = handover.receive(self._orders, _LONGEST_REQUEST)
-        verb, *names = request.decode(errors="surrogateescape").split("\n")
+        verb, _, rest = request.decode(errors="surrogateescape").partition("\n")
+        probe, *names = rest.split("\n")
         answer: object = None
         try:
             if verb == "attach":
-                answer = self._attach(names)
-            elif verb == "forget" and self._loaded:
-                self._loaded.close()
-                self._loaded = None
+                answer = self._attach(probe, names)
+            elif verb == "forget" and probe in self._loaded:
+                self._loaded.pop(probe).close()
             elif verb == "detach":
-                self._holder.detach()
+                self._detach()
         except (RunError, OSError) as error:
             answer = error
         handover.send(self._orders, pickle.dumps(answer))
 
-    def _attach(self, renewed: list[str]) -> list[str]:
-        new = self._loaded
+    def _attach(self, probe: str, renewed: list[str]) -> list[str]:
+        new = self._loaded.get(probe)
         if not new:
             raise RunError("There is nothing to attach.")
-        notes = self._holder.put(new.places, new.programs, renewed)
-        old, self._attached, self._loaded = self._attached, new, None
-        self._settings = new.settings
+        notes: list[str] = []
+        if isinstance(new.places, str):
+            try:
+                link = kernel.attach_raw_tracepoint(new.programs[new.shared], new.places)
+            except OSError as error:
+                why = os.strerror(error.errno or 0)
+                raise RunError(f"Cannot attach to the tracepoint {new.places}: {why}.") from error
+            self._tracepoints.append(link)
+        else:
+            notes = self._holder.put(new.places, new.programs, renewed)
+            self._settings = new.settings
+        old = self._attached.get(probe)
+        self._attached[probe] = self._loaded.pop(probe)
         if old:
             old.close()
         return notes
 
+    def _detach(self) -> None:
+        self._holder.detach()
+        while self._tracepoints:
+            os.close(self._tracepoints.pop())
+
     def _load(self) -> None:
         """Start what loads: from the configuration read anew, or from what is loaded already."""
         request, _ = handover.receive(self._loads, _LONGEST_REQUEST)
-        again = self._again if request == b"read" else None
+        how, _, self._probe = request.decode().partition(" ")
+        again = self._again if how == "read" else None
         ours, theirs = socket.socketpair()
         with theirs:
             theirs.set_inheritable(True)
@@ -123,7 +143,7 @@ class Keeper:
             )
         self._loader = child, ours
         with contextlib.suppress(OSError):  # it ended at once: the answer will say so
-            handover.send(ours, pickle.dumps((again, self._settings)))
+            handover.send(ours, pickle.dumps((again, self._settings, self._probe)))
 
     def _take_loaded(self, loader: socket.socket) -> None:
         """What the loader answers, and to the peer what it needs of it."""
@@ -138,12 +158,12 @@ class Keeper:
                 answer = RunError(f"What compiles the program ended with exit code {status}.")
             handover.send(self._loads, pickle.dumps(answer))
             return
-        if self._loaded:
-            self._loaded.close()
-        self._loaded = loaded = _Loaded(answer, descriptors)
-        reply = pickle.dumps((answer[2], loaded.settings))
+        if self._probe in self._loaded:
+            self._loaded[self._probe].close()
+        self._loaded[self._probe] = loaded = _Loaded(answer, descriptors)
+        reply = pickle.dumps((loaded.shared, answer[2], loaded.settings))
         try:
-            handover.send(self._loads, reply, [loaded.programs[_SWEEP], *loaded.others])
+            handover.send(self._loads, reply, [loaded.programs[loaded.shared], *loaded.others])
         finally:
             for descriptor in loaded.others:
                 os.close(descriptor)

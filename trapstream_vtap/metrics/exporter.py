@@ -26,6 +26,7 @@ from trapstream_vtap.formats.plan import Labels, safe_text
 from trapstream_vtap.layouts import GAP_BOUNDS, flow_layouts
 from trapstream_vtap.ledger import LOSSES
 from trapstream_vtap.metrics import families
+from trapstream_vtap.metrics.dropping import DropCounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from trapstream_vtap.config import Settings
     from trapstream_vtap.metrics.families import Family
     from trapstream_vtap.probes.flow import FlowProbe
+    from trapstream_vtap.schema import Layout
 
 _COUNTED = (*families.MEASURED, *(f"seq_{kind}" for kind in families.SEQUENCE_KINDS))
 _GAPS = ("iat_count", "iat_sum", "iat_squares", "iat_squares_coarse")
@@ -61,6 +63,7 @@ class _Account(NamedTuple):
     """What the loop says at an interval's end."""
 
     interfaces: Mapping[str, Mapping[str, int]]
+    probes: Mapping[str, Mapping[str, int]]
     gaps: Mapping[tuple[str, int, str], Sequence[int]]
 
 
@@ -82,10 +85,12 @@ class Metrics:
         self._lock = threading.Lock()
         remembered = min(settings.flow_table_size, _MOST_REMEMBERED) + settings.metrics_flows
         self._totals = Totals(settings.metrics_flows, remembered)
-        self._account = _Account({}, {})
+        self._account = _Account({}, {}, {})
         self._gaps_before: dict[tuple[str, int, str], list[int]] = {}
+        self._drops: DropCounts | None = None
         self._key: tuple[str, ...] | None = None
         self._labels: dict[bytes, str] = {}
+        self._sequences = False
         self._process: Collector = ProcessCollector(registry=None)
 
     def use(
@@ -100,8 +105,14 @@ class Metrics:
         """
         if self._key is not None:
             self._gaps_before = self._gaps()
-        layout, key = probe.schema.layout, flow_layouts(settings.key).key
-        at = layout.offsets
+        self._probe = probe
+        self._interfaces = {i.index: i.name for i in settings.interfaces}
+        if probe.schema:
+            self._use_flows(probe, probe.schema.layout, settings)
+        self._account = _Account(interfaces, self._account.probes, self._gaps())
+
+    def _use_flows(self, probe: FlowProbe, layout: Layout, settings: Settings) -> None:
+        key, at = flow_layouts(settings.key).key, layout.offsets
         indices = {i.index: self._numbers[i.name] for i in settings.interfaces}
         counted = _COUNTED if settings.sequences else _COUNTED[:_MEASURED]
         with self._lock:
@@ -125,26 +136,39 @@ class Metrics:
                 self._labels = {}
                 self._plan: Plan = label_plan(settings.key, Labels(self._device, self._names))
             self._sequences = settings.sequences
-        self._probe = probe
-        self._interfaces = {i.index: i.name for i in settings.interfaces}
-        self._account = _Account(interfaces, self._gaps())
 
     def hand_flows(self, batch: bytearray) -> None:
         """Summaries of flows."""
         with self._lock:
             self._totals.add(batch)
 
-    def end_interval(self, now: int, interfaces: Mapping[str, Mapping[str, int]]) -> None:
+    def end_interval(
+        self,
+        now: int,
+        interfaces: Mapping[str, Mapping[str, int]],
+        probes: Mapping[str, Mapping[str, int]],
+    ) -> None:
         """An interval has ended, all its summaries are here.
 
         Args:
             now: The end, ns since the epoch.
             interfaces: What was counted, by interface name, as in `vtap_agent`.
+            probes: Likewise of drops and traps, by probe.
         """
-        account = _Account(interfaces, self._gaps())
+        account = _Account(interfaces, probes, self._gaps())
         with self._lock:
             self._totals.end_interval(now)
             self._account = account
+
+    def use_drops(self, reasons: Mapping[int, str]) -> None:
+        """There are probes for drops or traps; REASONS as for `DropCounts`."""
+        self._drops = self._drops or DropCounts(reasons)
+
+    def hand_drops(self, probe: str, batch: bytearray) -> None:
+        """Records of dropped or trapped packets."""
+        with self._lock:
+            if self._drops:
+                self._drops.add(probe, batch)
 
     def _gaps(self) -> dict[tuple[str, int, str], list[int]]:
         """The histogram over all probes, by interface name, direction and protocol."""
@@ -172,13 +196,18 @@ class Metrics:
             scrape, account = self._totals.scrape(), self._account
             labels = self._flow_labels(scrape[1])
             sequences = self._sequences
+            drops = list(self._drops.samples()) if self._drops else None
         agent = {"device": safe_text(self._device), "version": __version__}
         yield _metric(families.INFO, [(agent, 1)]), b""
-        yield from self._protocols(scrape[0], sequences=sequences)
-        yield self._histogram(account.gaps), b""
-        yield from _flows(scrape, labels, sequences=sequences)
-        yield from _accounts(families.AGENT, "interface", account.interfaces, families.UNCOUNTED)
-        yield from _accounts(families.SINK, "sink", self._sinks(), LOSSES)
+        if self._key is not None:  # flows are measured
+            yield from self._protocols(scrape[0], sequences=sequences)
+            yield self._histogram(account.gaps), b""
+            yield from _flows(scrape, labels, sequences=sequences)
+        for place, family in enumerate(families.DROPPED if drops is not None else ()):
+            yield _metric(family, [(where, counts[place]) for where, counts in drops or ()]), b""
+        yield from _accounts(families.AGENT, account.interfaces, families.UNCOUNTED)
+        yield from _accounts(families.PROBE, account.probes, families.FATES)
+        yield from _accounts(families.SINK, self._sinks(), LOSSES)
 
     def _flow_labels(self, flows: Mapping[bytes, object]) -> dict[bytes, str]:
         """By key, of those that are shown now; written once for each."""
@@ -270,18 +299,17 @@ def _lines(family: Family, samples: Sequence[tuple[str, float]]) -> bytes:
 
 def _accounts(
     known: Mapping[str, Family],
-    label: str,
     accounts: Mapping[str, Mapping[str, int]],
     reasons: Sequence[str] | Mapping[str, str],
 ) -> Iterator[tuple[Metric, bytes]]:
-    """Of interfaces or sinks: ACCOUNTS by LABEL, in the families KNOWN."""
+    """ACCOUNTS in the families KNOWN, by the family's first label, and REASONS by its second."""
     for count, family in known.items():
         samples: list[tuple[dict[str, str], float]] = []
         for name, counts in accounts.items():
-            where = {label: safe_text(name)}
+            where = {family.labels[0]: safe_text(name)}
             if "{reason}" in count:
                 samples += [
-                    ({**where, "reason": reason}, counts[count.format(reason=reason)])
+                    ({**where, family.labels[1]: reason}, counts[count.format(reason=reason)])
                     for reason in reasons
                 ]
             elif count in counts:

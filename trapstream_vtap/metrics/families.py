@@ -52,7 +52,7 @@ SEQUENCE_KINDS = ("reverse", "small", "big", "duplicate")
 LINK = ("interface", "direction")
 _PROTOCOL = (*LINK, "protocol")
 _FLOW = (*LINK, KEY)
-_DROP = ("interface", "reason", "type", "severity")
+_DROP = ("probe", "interface", "reason", "type", "severity")
 _SEQUENCE = "--sequence"
 _DROPS = "--probe drops, traps"
 
@@ -199,6 +199,23 @@ AGENT = {
 """By the names that the counts of an interface have in `vtap_agent`."""
 
 
+FATES = (*("events", "aggregated", "suppressed", "left_out", "elsewhere", "no_packet", "missed"),)
+"""What becomes of a packet that was reported as dropped or trapped; values of the label `fate`."""
+
+
+def _probe(name: str, doc: str, *labels: str) -> Family:
+    return Family(f"vtap_probe_{name}", "counter", ("probe", *labels), doc, _DROPS)
+
+
+PROBE = {
+    "seen_packets": _probe("seen_packets", "Packets that the kernel reported."),
+    "{reason}_packets": _probe("packets", "What became of them.", "fate"),
+    "records_handed": _probe("handed_records", "Records that came out of the kernel."),
+    "packets_handed": _probe("handed_packets", "Packets in those records."),
+}
+"""By the names that the counts of a probe of drops or traps have in `vtap_agent`."""
+
+
 def _sink(name: str, kind: str, doc: str, *labels: str) -> Family:
     return Family(f"vtap_sink_{name}", kind, ("sink", *labels), doc)
 
@@ -257,6 +274,7 @@ ALL = (
     DEPARTED_ERRORS,
     *DROPPED,
     *AGENT.values(),
+    *PROBE.values(),
     *SINK.values(),
 )
 """Every family, in the order in which they are exposed."""

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from trapstream_vtap._native import Tallies
     from trapstream_vtap.config import Settings
     from trapstream_vtap.interfaces import Interface
+    from trapstream_vtap.schema import Schema
 
 _SWEEP_BYTES = 3072  # of keys in one run: what fits into a page, with what the kernel puts around
 _RING_HEADER = 8  # bytes that the ring buffer adds to each record
@@ -97,7 +98,7 @@ def source(settings: Settings, release: str = "") -> compiler.Source:
         "STOP_GAP_NS": settings.stop_gap,
         "COARSE_LIMIT_NS": limit,
         "COARSE_SHIFT": shift,
-        "RING_PAGES": _ring_pages(settings.flow_table_size, structures.record.size),
+        "RING_PAGES": ring_pages(settings.flow_table_size, structures.record.size),
         "LINKS": max((i.index for i in settings.interfaces), default=0) + 1,
         "SWEEP_KEYS": _sweep_keys(structures),
         **_jitter_constants(settings),
@@ -122,13 +123,8 @@ def source(settings: Settings, release: str = "") -> compiler.Source:
     text += f"#define GAP_BUCKET(gap) {_bucket(GAP_BOUNDS)}\n"
     if settings.rules:
         text += f"#define RULES {len(settings.rules)}\n" + define_wanted(settings.rules)
-    program = (compiler.HERE / "flow.c").read_text(encoding="ascii")
-    # BCC rewrites what uses maps in the main text only
-    for part in ("sequence.h", "jitter.h", "gaps.h"):
-        included = (compiler.HERE / part).read_text(encoding="ascii")
-        program = program.replace(f'#include "{part}"\n', included)
     return compiler.Source(
-        text + program,
+        text + compiler.program_text("flow.c"),
         (
             *_programs(settings.hook, programs),
             compiler.Program("vtap_sweep", "SCHED_CLS"),
@@ -209,7 +205,7 @@ def _square_limits(settings: Settings) -> tuple[int, int]:
     return square_limits(settings.jitter_interval or settings.interval, settings.stop_gap)
 
 
-def _ring_pages(records: int, size: int) -> int:
+def ring_pages(records: int, size: int) -> int:
     """Of a ring buffer with room for RECORDS of SIZE bytes, within reason."""
     ring = _LARGEST_RING
     while ring > _SMALLEST_RING and ring // 2 >= records * (size + _RING_HEADER):
@@ -256,7 +252,7 @@ def _sequence_constants(settings: Settings, structures: FlowLayouts) -> dict[str
         "SEQ_ANCHOR_AT": anchor,
         "SEQ_THRESHOLD": settings.sequence_threshold,
         "MAX_EVENTS": settings.max_events,
-        "EVENT_PAGES": _ring_pages(settings.max_events, structures.event.size),
+        "EVENT_PAGES": ring_pages(settings.max_events, structures.event.size),
         "TRACKED_HOLES": TRACKED_HOLES,
     }
 
@@ -298,7 +294,7 @@ class FlowProbe:
     """
 
     def __init__(self, settings: Settings, holder: Holds | None = None) -> None:
-        self.schema = without(
+        self.schema: Schema | None = without(
             flow_schema(
                 settings.key,
                 bits=settings.bits,

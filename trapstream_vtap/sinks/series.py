@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 _MS = 1_000_000  # ns
 _SPACE = re.compile(rb"(?<!\\) ")  # in a tag there is a backslash before it, and nowhere else
 _TEXT = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
-_TAGS = re.compile(rb'"name":%b(?:,"[a-z_]+":%b)*' % (_TEXT, _TEXT))
-_PACKETS = re.compile(rb'[ ,](?:packets=|"packets":)(\d+)')  # in tags `=` and `"` are escaped
+_TAGS = re.compile(rb'"name":%b(?:,"[A-Za-z_]+":%b)*' % (_TEXT, _TEXT))
+_PACKETS = re.compile(  # in tags `=` and `"` are escaped; dropped packets have a count
+    rb'[ ,](?:packets=|count=|"packets":|"count":)(\d+)'
+)
 
 
 def records(payload: bytes) -> Iterator[tuple[bytes, bytes, int]]:
     """Each record of PAYLOAD, one a line: its series, itself, its time (ms since the epoch).
 
     The series is the measurement with the tags, as line protocol writes them; it is the same bytes
-    in both formats.
+    in both formats, but of dropped packets those that stand deeper in the object are not in it.
     """
     read = _object if payload.startswith(b"{") else _line
     return map(read, payload.removesuffix(b"\n").split(b"\n"))
@@ -51,7 +53,12 @@ def _object(record: bytes) -> tuple[bytes, bytes, int]:
     found = _TAGS.match(record, 1)
     if not found:
         raise ValueError(f"not a record: {record!r}")
-    return _series(found[0]), record, int(record[record.rindex(b":") + 1 : -1]) // _MS
+    return _series(found[0]), record, _ms(record[record.rindex(b":") + 1 : -1])
+
+
+def _ms(time: bytes) -> int:
+    """TIME in ns, or in seconds and ns as a string."""
+    return int(time.strip(b'"').replace(b".", b"")) // _MS
 
 
 def _series(tags: bytes) -> bytes:

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A program at traffic control that drops packets."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from trapstream_vtap.bpf import attach
+from trapstream_vtap.bpf import compile as compiler
+from trapstream_vtap.interfaces import interfaces
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lab.namespace import Namespace
+
+TC_PROGRAM = """
+#include <uapi/linux/bpf.h>
+int drop_some(struct __sk_buff *skb)
+{
+	u8 tos = 0;
+
+	bpf_skb_load_bytes(skb, 15, &tos, 1);
+	return skb->vlan_present || tos == 0xB8 ? 2 : -1; /* TC_ACT_SHOT, or what is next */
+}
+"""
+
+
+@contextlib.contextmanager
+def dropping_by_tc(namespace: Namespace, name: str) -> Iterator[None]:
+    """At traffic control of an interface, a program that drops some of what comes in."""
+    source = compiler.Source(TC_PROGRAM, (compiler.Program("drop_some", "SCHED_CLS"),), ())
+    loaded = compiler.load(source)
+    program = loaded.programs["drop_some"]
+    with namespace.entered():
+        detach = attach.attach(program, interfaces()[name], attach.Direction.INGRESS)
+    try:
+        yield
+    finally:
+        with namespace.entered():
+            detach()
+        loaded.close()

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every dropped packet is told in exactly one count, however many they are."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from storm import HERE, INTERFACE, LENGTH, THERE, Storm
+from tap import COMMAND, Tap
+from waiting import wait_for
+
+from lab.namespace import Namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PARTS = ("events", "aggregated", "suppressed", "left_out", "elsewhere", "no_packet", "missed")
+
+
+@pytest.fixture
+def storm() -> Iterator[Storm]:
+    """Where packets are sent to closed ports."""
+    with Storm() as made:
+        yield made
+
+
+def account(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last account of drops, the sum of whose parts is right."""
+    found = [r for r in records if r["name"] == "vtap_agent" and r.get("probe") == "drops"][-1]
+    assert found["seen_packets"] == sum(found[f"{part}_packets"] for part in PARTS)
+    told = sum(found[f"{part}_packets"] for part in PARTS[:3])
+    assert told == found["packets_handed"]
+    return dict(found)
+
+
+def drops(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records of dropped packets to closed ports: of others there are none here."""
+    found = [record for record in records if record["name"] == "DroppedPackets"]
+    assert {record["trapName"] for record in found} == {"NO_SOCKET"}
+    return found
+
+
+def check_sum(records: list[dict[str, Any]], dropped: int) -> Counter[str]:
+    """The counts by kind of record; their sum is what the kernel says it DROPPED.
+
+    Packets that the program missed may be of this interface, or of any other of the machine.
+    """
+    kinds = Counter[str]()
+    for record in drops(records):
+        kinds[record["recordKind"]] += record["count"]
+        assert record["bytes"] == record["count"] * LENGTH
+    missed = account(records)["missed_packets"]
+    assert dropped - missed <= kinds.total() <= dropped
+    return kinds
+
+
+def test_storm(storm: Storm) -> None:
+    """A storm from all sides: a few one by one, the others together, by flow."""
+    ports = range(9, 17)
+    with Tap(
+        *(storm.namespace, "--probe", "drops", "-i", INTERFACE, "--max-events", "50", "-v")
+    ) as tap:
+        storm.send(240_000, ports)
+        records = tap.stop()
+    dropped = storm.dropped()
+    assert dropped == 240_000
+    kinds = check_sum(records, dropped)
+    found = drops(records)
+    seconds = Counter(record["timestamp"].partition(".")[0] for record in found)
+    assert kinds["suppressed"] == 0
+    assert 0 < kinds["event"] <= 50 * (len(seconds) + 1)  # the kernel's seconds are not the clock's
+    by_port = Counter[int]()
+    for record in found:
+        packet = record["packet"]
+        assert (packet["IP"]["srcIp"], packet["IP"]["dstIp"]) == (HERE, THERE)
+        by_port[packet["TRANSPORT"]["dstPort"]] += record["count"]
+    missed = account(records)["missed_packets"]
+    assert by_port.keys() == set(ports)
+    assert all(30_000 - missed <= count <= 30_000 for count in by_port.values())
+
+
+def test_more_flows_than_the_table_holds(storm: Storm) -> None:
+    """What the table has no room for is counted by cause, and nothing else is said of it."""
+    with Tap(
+        *(storm.namespace, "--probe", "drops", "-i", INTERFACE, "--max-events", "0"),
+        *("--drop-table-size", "16"),
+    ) as tap:
+        storm.send(60_000, range(10_000, 11_000))
+        records = tap.stop()
+    assert storm.dropped() == 60_000
+    kinds = check_sum(records, 60_000)
+    assert kinds["event"] == 0
+    assert kinds["aggregate"] > 0
+    assert kinds["suppressed"] > 0
+    assert kinds.total() == kinds["aggregate"] + kinds["suppressed"]
+    for record in drops(records):
+        if record["recordKind"] == "suppressed":
+            assert record["packet"] == {"packetType": "unknown"}
+            assert record["ingressPort"] == "unknown"
+
+
+def test_unique(storm: Storm) -> None:
+    """With `--unique` equal ones are one record, with their number and their time span."""
+    with Tap(
+        *(storm.namespace, "--probe", "drops", "-i", INTERFACE, "--unique", "3600", "-t", "0.5")
+    ) as tap:
+        for _ in range(3):
+            storm.send(60, (9,))
+            storm.send(120, (10,))
+        records = tap.stop()
+    found = {record["packet"]["TRANSPORT"]["dstPort"]: record for record in drops(records)}
+    assert len(found) == len(drops(records)) == 2
+    assert {port: record["count"] for port, record in found.items()} == {9: 180, 10: 360}
+    assert {record["recordKind"] for record in found.values()} == {"aggregate"}
+    assert all(0 < record["duration"] < 60 for record in found.values())
+    assert check_sum(records, 540).total() == 540
+
+
+def test_full_table_is_emptied_early(storm: Storm) -> None:
+    """When the table is full long before its time, what it holds goes out, and it holds more."""
+    with Tap(
+        *(storm.namespace, "--probe", "drops", "-i", INTERFACE, "--unique", "3600"),
+        *("--drop-table-size", "16"),
+    ) as tap:
+        for first in (20_000, 21_000):
+            before = tap.payload.count(b'"aggregate"')
+            storm.send(16 * 60, range(first, first + 16))
+            wait_for(lambda before=before: tap.payload.count(b'"aggregate"') >= before + 13)
+        records = tap.stop()
+    check_sum(records, 2 * 16 * 60)
+
+
+def test_other_interfaces(storm: Storm) -> None:
+    """What is dropped at another interface is counted, and left out."""
+    with Tap(storm.namespace, "--probe", "drops", "-i", INTERFACE) as tap:
+        with storm.namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
+            for _ in range(7):
+                sending.sendto(b"x", ("127.0.0.1", 9))
+        storm.send(60, (9,))
+        records = tap.stop()
+    assert storm.dropped() == 67
+    assert check_sum(records, 60).total() == 60
+    assert account(records)["elsewhere_packets"] >= 7
+
+
+def test_chosen_reasons(storm: Storm) -> None:
+    """With `--drop-reasons` only those are told, by any way of writing them; others are counted."""
+    with Tap(
+        *(storm.namespace, "--probe", "drops", "-i", INTERFACE),
+        *("--drop-reasons", "netfilter_drop,SKB_DROP_REASON_IP_CSUM"),
+    ) as tap:
+        storm.send(60, (9,))
+        records = tap.stop()
+    assert not [record for record in records if record["name"] == "DroppedPackets"]
+    assert account(records)["left_out_packets"] >= 60
+
+
+def test_own_packets() -> None:
+    """What it sends itself, and is dropped, is told ten times a second at most, not ever more."""
+    with Namespace() as namespace:
+        begun = time.monotonic()
+        done = namespace.run(
+            *(str(COMMAND), "--probe", "drops", "-i", "lo", "--transport", "udp"),
+            *("--duration", "3", "127.0.0.1", "9"),
+        )
+        seconds = time.monotonic() - begun
+    told = re.search(r"drops seen: (\d+) one by one", done.stderr)
+    assert told
+    assert 0 < int(told[1]) <= 30 * seconds
+
+
+@pytest.mark.skipif(
+    "devlink_trap_report" in Path("/proc/kallsyms").read_text(encoding="ascii"),
+    reason="This kernel has devlink.",
+)
+def test_no_traps_here() -> None:
+    """On a kernel that reports no traps the command says so, and ends."""
+    with Namespace() as namespace:
+        done = namespace.run(str(COMMAND), "--probe", "flows,traps", "-i", "lo", "-", check=False)
+    assert done.returncode == 1
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith("vtap-stream: This kernel reports no traps: ")
+
+
+def test_reasons_are_checked() -> None:
+    """A reason that this kernel does not know is refused, with those that look like it."""
+    with Namespace() as namespace:
+        options = ("--probe", "drops", "--drop-reasons", "NO_SOKET", "-")
+        done = namespace.run(str(COMMAND), *options, check=False)
+    assert done.returncode == 2
+    assert "no drop reason 'NO_SOKET'; do you mean NO_SOCKET" in done.stderr

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Numbers and headers of the protocols, as they are on the wire. */
+#ifndef VTAP_PROTOCOLS_H
+#define VTAP_PROTOCOLS_H
+
+#define ETH_HEADER 14
+#define ETHERTYPE_IPV4 0x0800 /* IEEE 802 numbers, as the rest */
+#define ETHERTYPE_ARP 0x0806
+#define ETHERTYPE_BRIDGED 0x6558 /* an Ethernet frame inside */
+#define ETHERTYPE_IPV6 0x86DD
+#define ETHERTYPE_8021Q 0x8100
+#define ETHERTYPE_8021AD 0x88A8
+#define ETHERTYPE_QINQ 0x9100 /* before 802.1ad, still in use */
+
+#define PROTOCOL_ICMP 1 /* IANA protocol numbers */
+#define PROTOCOL_IPV4 4
+#define PROTOCOL_TCP 6
+#define PROTOCOL_UDP 17
+#define PROTOCOL_IPV6 41
+#define PROTOCOL_GRE 47
+#define PROTOCOL_ICMPV6 58
+#define PROTOCOL_SCTP 132
+#define PROTOCOL_UDPLITE 136
+
+#define IPV6_HOP_BY_HOP 0 /* RFC 8200 section 4 and IANA's list of extension headers */
+#define IPV6_ROUTING 43
+#define IPV6_FRAGMENT 44
+#define IPV6_AUTHENTICATION 51
+#define IPV6_DESTINATION 60
+#define IPV6_MOBILITY 135
+#define IPV6_HIP 139
+#define IPV6_SHIM6 140
+
+#define GRE_CHECKSUM 0x8000
+#define GRE_KEY 0x2000
+#define GRE_SEQUENCE 0x1000
+#define GRE_RESERVED 0x4C00 /* bits 1, 4 and 5: a packet with any of them is to be discarded */
+#define GRE_VERSION 0x0007
+
+#define MAX_VLAN_TAGS 2
+#define MAX_EXTENSION_HEADERS 8
+#define VLAN_PRESENT 0x1000
+
+#define MIN_ICMP 8
+#define MIN_TCP 20
+#define MIN_UDP 8
+#define MIN_SCTP 12
+
+struct vlan_header {
+	__be16 tci;
+	__be16 next;
+};
+
+/* RFC 791 section 3.1 */
+struct ipv4_header {
+	u8 version_ihl;
+	u8 tos;
+	__be16 total_length;
+	__be16 id;
+	__be16 fragment; /* 3 bits of flags, 13 bits of offset */
+	u8 ttl;
+	u8 protocol;
+	__be16 checksum;
+	__be32 src;
+	__be32 dst;
+};
+
+/* RFC 8200 section 3 */
+struct ipv6_header {
+	u8 version_class;
+	u8 class_label[3];
+	__be16 payload_length;
+	u8 next;
+	u8 hop_limit;
+	u64 src[2];
+	u64 dst[2];
+};
+
+/* What all extension headers begin with; `fragment` is a fragment header's (RFC 8200 section 4.5) */
+struct extension_header {
+	u8 next;
+	u8 length;
+	__be16 fragment;
+};
+
+/* RFC 9293 section 3.1, as far as it matters */
+struct tcp_header {
+	__be32 ports;
+	__be32 sequence;
+	__be32 acknowledgement;
+	u8 data_offset; /* in the upper four bits */
+	u8 rest[7];
+};
+
+static __always_inline bool is_vlan(u16 ethertype)
+{
+	return ethertype == htons(ETHERTYPE_8021Q) || ethertype == htons(ETHERTYPE_8021AD) ||
+	       ethertype == htons(ETHERTYPE_QINQ);
+}
+
+#endif
