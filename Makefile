@@ -28,7 +28,7 @@ endif
 
 test: PACKAGES += golang-go openssl  # InfluxDB's own parser, the judge of our line protocol; certificates
 test: PACKAGES += netsniff-ng iperf3 tshark bmon nftables  # independent traffic, and judges of what is said of it
-test: PACKAGES += qemu-system-x86 gcc make binutils xz-utils  # another kernel in an emulator, and a module for it
+test: PACKAGES += qemu-system-x86 gcc binutils xz-utils  # another kernel in an emulator, and a module for it
 test: setup  ## run every test; PYTEST_ARGS='-k name' to choose
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 

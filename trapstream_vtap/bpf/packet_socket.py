@@ -8,6 +8,7 @@ See: packet(7), include/uapi/linux/if_packet.h
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -57,6 +58,8 @@ def attach(program: int, interface: Interface, directions: Sequence[Direction]) 
     except OSError as error:
         seeing.close()
         why = os.strerror(error.errno or 0)
+        if error.errno == errno.ENOMEM:  # before 6.7 the limit is 20 KiB by default
+            why += "; net.core.optmem_max limits the program's size, raise it with sysctl"
         raise RunError(f"Cannot attach to a packet socket on {interface.name}: {why}.") from error
     return Attachment(seeing.close, replace)
 
