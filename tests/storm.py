@@ -24,7 +24,7 @@ PAYLOAD = 18
 LENGTH = 14 + 20 + 8 + PAYLOAD
 """Of each frame, in bytes."""
 
-_IN_FLIGHT = 600  # as many wait for the receiver at most: there is room for 1,000
+_IN_FLIGHT = 240  # as many wait for the receiver at most: there is room for 1,000, of all on a CPU
 _UDP_SEGMENT = 103  # include/uapi/linux/udp.h
 
 
