@@ -7,6 +7,8 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from waiting import wait_for
+
 from lab.namespace import Namespace, veth
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ PAYLOAD = 18
 LENGTH = 14 + 20 + 8 + PAYLOAD
 """Of each frame, in bytes."""
 
+_IN_FLIGHT = 240  # as many wait for the receiver at most: there is room for 1,000, of all on a CPU
 _UDP_SEGMENT = 103  # include/uapi/linux/udp.h
 
 
@@ -48,7 +51,7 @@ class Storm:
         self.namespace.close()
 
     def send(self, packets: int, ports: Iterable[int], *, at_once: int = 60) -> None:
-        """Send that many in all, to the PORTS in turn.
+        """Send that many in all, to the PORTS in turn; all of them are dropped when it returns.
 
         Args:
             packets: A multiple of AT_ONCE.
@@ -62,8 +65,12 @@ class Storm:
                 sending.setsockopt(socket.SOL_UDP, _UDP_SEGMENT, PAYLOAD)
             sending.bind((HERE, PORT))
             data = bytes(PAYLOAD * at_once)
+            before, sent = self.dropped(), 0
             for call in range(packets // at_once):
                 sending.sendto(data, (THERE, numbers[call % len(numbers)]))
+                sent += at_once
+                if sent % _IN_FLIGHT == 0 or sent == packets:
+                    wait_for(lambda sent=sent: self.dropped() == before + sent)
 
     def dropped(self) -> int:
         """How many packets to closed ports the kernel has counted."""
