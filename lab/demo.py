@@ -24,7 +24,6 @@ from lab.namespace import Namespace, veth
 from lab.run import guarded
 from lab.servers import Influxd, Prometheus, VictoriaMetrics, free_ports
 from lab.traffic import Pace
-from trapstream_vtap.cli import main as command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,8 +37,6 @@ PAYLOAD = (64, 200, 512, 1000, 1400)  # bytes, in turn
 STEPS = (*(1,) * 19, 0, *(1,) * 19, 4, *(1,) * 19, 300, *(1,) * 19, -2, *(1,) * 20)
 """Of datagrams' numbers: in a hundred a duplicate, a small error, a big one, and one backwards."""
 DATABASES = ("influxql", "victoriametrics", "prometheus")  # InfluxDB 3 is not to be had here
-DROPS = any("--probe" in option.opts for option in command.params)
-WITHOUT = () if DROPS else ("drops",)  # dashboards of what this vtap-stream does not measure
 V4 = ("10.0.1.1", "10.0.1.2")
 V6 = ("fd00:1::1", "fd00:1::2")
 IFNAME = "demo0"
@@ -81,7 +78,7 @@ class Lab:
             (port,) = free_ports(self._tap, 1)
             self.arguments = (
                 *("-i", IFNAME, "--sequence-offset", "0", "--metrics", f"{host}:{port}"),
-                *(("--probe", "flows,drops") if DROPS else ()),
+                *("--probe", "flows,drops"),
                 *("--sink", f"http://{host}:{self.influxd.http_port}?db=vtap"),
                 *("--sink", f"tcp://{host}:{self.victoria.tcp_port}"),
             )
@@ -136,8 +133,6 @@ class Lab:
         """Every query of every dashboard for which there is a database here, and its answer."""
         for source in DATABASES:
             for path in sorted((DIRECTORY / source).glob("*.json")):
-                if path.stem in WITHOUT:
-                    continue
                 board = json.loads(path.read_text(encoding="utf-8"))
                 for question in questions(board):
                     yield Shown(question, self.answer(source, question))

@@ -20,7 +20,7 @@ import yaml
 from grafanatypes import PANELS, schemas
 
 from lab.dashboards import ask
-from lab.demo import DATABASES, DROPS, STEPS, WITHOUT, Lab, Shown, report
+from lab.demo import DATABASES, STEPS, Lab, Shown, report
 from trapstream_vtap.layouts import KEY_FIELDS
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent / "grafana"
 FILES = sorted(ROOT.glob("dashboards/*/*.json"))
-ASKED = [f for f in FILES if f.parent.name in DATABASES and f.stem not in WITHOUT]
+ASKED = [f for f in FILES if f.parent.name in DATABASES]
 SECONDS = 5
 THRESHOLD = 100  # --sequence-threshold
 
@@ -184,7 +184,7 @@ def test_steps() -> None:
 def test_panels_have_data(path: Path, lab: Lab) -> None:
     """Every query of the dashboard, annotations included, returns values."""
     found = list(ask.questions(read(path)))
-    assert len(found) >= 10
+    assert len(found) >= 4
     for question in found:
         answer = lab.answer(path.parent.name, question)
         assert answer.values, f"{question.panel}: {answer.expanded}"
@@ -255,7 +255,6 @@ def test_sequence_errors(source: str, lab: Lab) -> None:
     }
 
 
-@pytest.mark.skipif(not DROPS, reason="this vtap-stream does not watch drops")
 @pytest.mark.parametrize("source", ["influxql", "victoriametrics"])
 def test_drops(source: str, lab: Lab) -> None:
     """The table has every packet to a closed port, under a reason of its own."""
