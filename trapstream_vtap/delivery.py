@@ -149,7 +149,13 @@ class Delivery:
         directory = settings.spool / directory_name(f"{address} {settings.format}")
         with contextlib.suppress(OSError):  # that of the spool says more
             privileges.make_directory(directory, settings.user)
+        there = directory.is_dir()
         with privileges.acting(settings.user):
+            if there and not os.access(directory, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+                raise RunError(
+                    f"{settings.user} may not come to {directory}: let that user reach "
+                    "the directories above, or say --user root."
+                )
             return Spool(directory, settings.spool_size, self._report)
 
     def plans(self, schemas: Schemas) -> Plans:
@@ -188,7 +194,7 @@ class Delivery:
         return [str(address) for address in self._addresses]
 
     def try_files(self) -> None:
-        """See that files and spools may be written as the user who we are by now.
+        """See that files may be written as the user who we are by now.
 
         Raises:
             RunError: They may not.
@@ -196,12 +202,6 @@ class Delivery:
         for sink in self._sinks:
             if isinstance(sink, FileSink):
                 sink.try_out(self._settings.user)
-        for spool in self._spools:
-            if spool and not os.access(spool.directory, os.R_OK | os.W_OK | os.X_OK):
-                raise RunError(
-                    f"{self._settings.user} may not come to {spool.directory}: let that user reach "
-                    "the directories above, or say --user root."
-                )
 
     def start(self) -> None:
         """Begin to feed the sinks; after every check has been made."""
