@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from scapy.layers.inet import GRE, ICMP, IP, TCP, UDP, IPOption_NOP
@@ -118,6 +119,7 @@ def mac_of(number: int) -> str:
     return f"02:00:00:00:00:{number:02x}"
 
 
+@cache
 def build(destination: str) -> dict[str, bytes]:
     """The frames of all cases, to the interface with the address DESTINATION."""
     frames = {}

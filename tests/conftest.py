@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How tests are shared out among processes: by file, and the virtual machine's all to one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xdist.scheduler import LoadFileScheduling
+
+if TYPE_CHECKING:
+    import pytest
+    from xdist.remote import Producer
+
+MACHINE = "tests/vm"
+
+
+class ByFile(LoadFileScheduling):
+    """One process boots the machine and asks it everything."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        scope = super()._split_scope(nodeid)
+        return MACHINE if scope.startswith(f"{MACHINE}/") else scope
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    """The scheduler; see the hooks of pytest-xdist."""
+    return ByFile(config, log)
