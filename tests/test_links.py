@@ -66,6 +66,10 @@ class Extra:
         change(self._wire.receiver, f"add {names}")
         for namespace in (self._wire.sender, self._wire.receiver):
             change(namespace, "set wire1 arp off addrgenmode none up")
+        for namespace in (self._wire.sender, self._wire.receiver):  # until then it sends nothing
+            wait_for(
+                lambda at=namespace: " state UP " in at.run("ip", "link", "show", "wire1").stdout
+            )
 
     def remove(self) -> None:
         """Remove both ends."""
