@@ -36,7 +36,7 @@ test: PACKAGES += systemd systemd-container  # the unit, started by a real syste
 test: PACKAGES += $(if $(shell command -v npm),,npm)  # Grafana's own types, the judge of our dashboards
 test: PACKAGES += qemu-system-x86 gcc binutils xz-utils  # another kernel in an emulator, and a module for it
 test: setup  ## run every test; PYTEST_ARGS='-k name' to choose
-	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 3 $(PYTEST_ARGS)
 
 lint: setup  ## linter, formatter check, strict type check
 	$(BIN)/ruff check .

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from trapstream_vtap.ledger import Held
 
-SOAK_SECONDS = float(os.environ.get("VTAP_SOAK_SECONDS", "15"))
+SOAK_SECONDS = float(os.environ.get("VTAP_SOAK_SECONDS", "10"))
 """Ten minutes and more by hand: VTAP_SOAK_SECONDS=600 make test PYTEST_ARGS='-s -k soak'."""
 
 

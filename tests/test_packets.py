@@ -44,7 +44,7 @@ SRC6, DST6 = IPv6Address("2001:db8:86dd::1"), IPv6Address("2001:db8::2")
 PORTS = (4000, 53)
 MACS = bytes.fromhex("020000000002 020000000001")
 
-properties = hypothesis_settings(derandomize=True, deadline=None, max_examples=1500)
+properties = hypothesis_settings(derandomize=True, deadline=None, max_examples=1000)
 
 
 # Frames, field by field
