@@ -237,14 +237,16 @@ class Flapping:
         self._stop.set()
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        ended = False
+        while not (ended and self._stop.is_set()):
             self._stop.wait(self._chance.uniform(0, 0.6))  # down
             self._peer.socket.listen()
             connection = self._peer.accept()
             self._peer.reopen()
-            self._serve(connection)
+            ended = self._serve(connection)
 
-    def _serve(self, connection: socket.socket) -> None:
+    def _serve(self, connection: socket.socket) -> bool:
+        """Whether it was the other side that ended it."""
         self.connections += 1
         until = time.monotonic() + self._chance.uniform(0, 2)
         rest = b""
@@ -257,9 +259,11 @@ class Flapping:
             except TimeoutError:
                 continue
             if not part:
-                break
+                connection.close()
+                return True
             rest = self._book(rest + part)
         self._book(rest + die(connection))
+        return False
 
     def _book(self, data: bytes) -> bytes:
         lines = data.splitlines(keepends=True)
