@@ -8,8 +8,8 @@ import subprocess
 import tempfile
 import time
 import urllib.parse
+from abc import ABC, abstractmethod
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from lab.namespace import Namespace
@@ -53,7 +53,7 @@ bind-address = "{host}:{rpc_port}"
 """
 
 
-class Server:
+class Server(ABC):
     """A server process on a namespace's loopback, asked over HTTP.
 
     Args:
@@ -97,17 +97,12 @@ class Server:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop()
 
+    @abstractmethod
     def _command(self) -> tuple[str, ...]:
         """Chooses ports and gives the command to start."""
-        raise NotImplementedError
 
     def _config(self) -> str:
         """The text of the configuration file."""

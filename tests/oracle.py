@@ -13,12 +13,9 @@ import subprocess
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from lab.packages import unpacked
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _SOURCE = Path(__file__).parent / "oracle" / "lpcheck.go"
 _BUILD = Path(__file__).parent.parent / "build" / "oracle"
@@ -51,12 +48,7 @@ class Oracle:
         )
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.communicate()  # it ends with its input
 
     def parse(self, payload: bytes) -> list[Point]:

