@@ -5,6 +5,9 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PHONY: help setup packages run demo test lint bench wheel docs clean FORCE
 
+# Compiled kernel programs of all that runs here stay here.
+export CACHE_DIRECTORY := $(CURDIR)/build/programs
+
 # The distribution's interpreter, never the first on PATH: only it sees the distribution's BCC.
 PYTHON   := /usr/bin/python3
 BIN      := .venv/bin

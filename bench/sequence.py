@@ -16,7 +16,7 @@ from bench.packets import ETHER
 from trapstream_vtap.probes import flow
 
 if TYPE_CHECKING:
-    from trapstream_vtap.bpf.compile import Objects
+    from trapstream_vtap.bpf.code import Objects
     from trapstream_vtap.config import Settings
 
 TITLE = "(e) The cost of sequence numbers"

@@ -6,15 +6,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lab import testrun
-from trapstream_vtap.bpf import compile as compiler
+from lab import loading, testrun
+from trapstream_vtap.bpf.source import Program, Source
 from trapstream_vtap.config import Settings
 from trapstream_vtap.interfaces import choose
 from trapstream_vtap.probes import flow
 from trapstream_vtap.sinks import parse
 
 if TYPE_CHECKING:
-    from trapstream_vtap.bpf.compile import Objects
+    from trapstream_vtap.bpf.code import Objects
 
 EMPTY = (
     "int empty(struct context *ctx)\n{\n\treturn HOOK_XDP ? XDP_PASS : HOOK_SOCKET ? 0 : -1;\n}\n"
@@ -33,9 +33,9 @@ def load(chosen: Settings, more: str = "", programs: tuple[str, ...] = ()) -> Ob
     MORE is C text with further PROGRAMS.
     """
     wanted = flow.source(chosen)
-    beside = [compiler.Program(name, wanted.programs[0].kind) for name in ("empty", *programs)]
-    return compiler.load(
-        compiler.Source(
+    beside = [Program(name, wanted.programs[0].kind) for name in ("empty", *programs)]
+    return loading.load(
+        Source(
             wanted.text + EMPTY + more,
             (*wanted.programs, *beside),
             wanted.maps,

@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from lab.guest_kernel import GuestKernel, guest_kernel, initial_files
+from lab.loading import compile_ahead
 from lab.namespace import Namespace
+from trapstream_vtap.bpf.source import Source
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SHARED = "/run/shared"
@@ -33,6 +35,9 @@ SHARED = "/run/shared"
 
 MEMORY_MIB = 2048
 PROCESSORS = 2
+PROGRAMS = "programs"
+"""Where in that directory it looks for compiled kernel programs."""
+
 _BOOT_DEADLINE = 120.0  # seconds
 _GRACE = 30.0  # seconds in which the guest itself ends what takes too long
 
@@ -75,6 +80,7 @@ $bb poweroff -f
 _SCRIPT = """
 export HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export TERM=dumb LC_ALL=C.UTF-8 PYTHONPATH={path} VM_DIRECTORY={directory}
+export CACHE_DIRECTORY={programs}
 cd {checkout} || exit
 exec timeout -s KILL {timeout} {command}
 """
@@ -137,6 +143,14 @@ class VirtualMachine:
     def __exit__(self, *_: object) -> None:
         self._stop()
 
+    def compile_ahead(self, sources: Sequence[Source]) -> None:
+        """Compiles SOURCES here, where it takes a tenth of the time, for programs there to load.
+
+        Raises:
+            RunError: One cannot be compiled.
+        """
+        compile_ahead(sources, self.release, self.shared / PROGRAMS)
+
     def run(self, *command: str, timeout: float, given: Any = None) -> Done:
         """Runs a command there, as root, in this checkout.
 
@@ -159,6 +173,7 @@ class VirtualMachine:
         script = _SCRIPT.format(
             path=f"{CHECKOUT}:{CHECKOUT / 'tests'}",
             directory=f"{SHARED}/{name}",
+            programs=f"{SHARED}/{PROGRAMS}",
             checkout=shlex.quote(str(CHECKOUT)),
             timeout=timeout,
             command=shlex.join(command),

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How tests are shared out among processes: by file, and the virtual machine's all to one."""
+"""How tests are shared out among processes, and what they find compiled.
+
+They go by file, and the virtual machine's all to one process.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from xdist.scheduler import LoadFileScheduling
 
 if TYPE_CHECKING:
-    import pytest
+    from pathlib import Path
+
     from xdist.remote import Producer
 
 MACHINE = "tests/vm"
@@ -25,3 +30,9 @@ class ByFile(LoadFileScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
     """The scheduler; see the hooks of pytest-xdist."""
     return ByFile(config, log)
+
+
+@pytest.fixture
+def nothing_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever is loaded must be compiled first."""
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "programs"))

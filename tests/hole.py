@@ -6,8 +6,9 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from lab.loading import load
 from trapstream_vtap.bpf import attach
-from trapstream_vtap.bpf import compile as compiler
+from trapstream_vtap.bpf.source import Program, Source
 from trapstream_vtap.interfaces import interfaces
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ int drop(struct __sk_buff *skb)
 @contextmanager
 def black_hole(namespace: Namespace, interface: str) -> Iterator[None]:
     """The interface takes nothing while the context lasts."""
-    program = compiler.Program("drop", "SCHED_CLS")
-    drop = compiler.load(compiler.Source(_DROP, (program,), ()))
+    program = Program("drop", "SCHED_CLS")
+    drop = load(Source(_DROP, (program,), ()))
     with namespace.entered():
         hole = attach.attach(
             drop.programs["drop"], interfaces()[interface], attach.Direction.INGRESS

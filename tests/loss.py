@@ -7,14 +7,16 @@ import ctypes
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from lab.loading import load
 from trapstream_vtap.bpf import attach
-from trapstream_vtap.bpf import compile as compiler
+from trapstream_vtap.bpf.source import Program, Source
 from trapstream_vtap.interfaces import interfaces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lab.namespace import Namespace
+    from trapstream_vtap.bpf.code import Objects
 
 XDP_FLAGS_SKB_MODE = 2  # include/uapi/linux/if_link.h; ahead of what a capture sees
 _TC_ACT_UNSPEC, _TC_ACT_SHOT = "-1", "2"  # include/uapi/linux/pkt_cls.h
@@ -33,9 +35,9 @@ int drop(struct %(context)s *frame)
 """
 
 
-def _load(kind: str, **words: object) -> compiler.Objects:
-    program = compiler.Program("drop", kind)
-    return compiler.load(compiler.Source(_DROP % words, (program,), ()))
+def _load(kind: str, **words: object) -> Objects:
+    program = Program("drop", kind)
+    return load(Source(_DROP % words, (program,), ()))
 
 
 @contextmanager

@@ -25,9 +25,9 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Self
 
 from lab import testrun
+from lab.loading import load
 from lab.namespace import Namespace
 from trapstream_vtap.bpf import attach, kernel, packet_socket
-from trapstream_vtap.bpf import compile as compiler
 from trapstream_vtap.config import DIRECTIONS, NS, Settings
 from trapstream_vtap.interfaces import interfaces
 from trapstream_vtap.layouts import FLOW_SLOT, FLOW_STATE, KEY_FIELDS, LINK, flow_layouts
@@ -38,6 +38,7 @@ from trapstream_vtap.sinks import parse
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from trapstream_vtap.bpf.code import Objects
     from trapstream_vtap.schema import Layout
 
 PROGRAMS = ("vtap_ingress", "vtap_egress", "vtap_ingress_l3", "vtap_egress_l3")
@@ -134,9 +135,9 @@ def settings(
 class FlowProgram:
     """The loaded programs; the flow table is empty between two frames."""
 
-    def __init__(self, chosen: Settings, objects: compiler.Objects | None = None) -> None:
+    def __init__(self, chosen: Settings, objects: Objects | None = None) -> None:
         """Compile and load, or take over OBJECTS that are loaded; CHOSEN is of `settings`."""
-        self.objects = objects or compiler.load(source(chosen))
+        self.objects = objects or load(source(chosen))
         self.hook = chosen.hook
         self._key = flow_layouts(chosen.key).key
         self._libbpf = ctypes.CDLL("libbpf.so.1")
@@ -176,10 +177,10 @@ class FlowProgram:
         counters = {name: n - before[name] for name, n in after.items()}
         return Outcome(counters, tuple(self._take_flows()))
 
-    def _counters(self) -> dict[str, int]:
-        """Of all interfaces and CPUs together."""
+    def _counters(self, interface: int = LOOPBACK) -> dict[str, int]:
+        """Of an interface, and of those for which there is no room; all CPUs together."""
         total = dict.fromkeys(LINK.offsets, 0)
-        for link in range(LOOPBACK + 1):
+        for link in (0, interface):
             data = kernel.read_element(self.objects.maps["links"], link, LINK.size * self._cpus)
             for row in LINK.unpack(data):
                 for name, value in row.items():

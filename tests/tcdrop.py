@@ -6,8 +6,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from lab.loading import load
 from trapstream_vtap.bpf import attach
-from trapstream_vtap.bpf import compile as compiler
+from trapstream_vtap.bpf.source import Program, Source
 from trapstream_vtap.interfaces import interfaces
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ int drop_some(struct __sk_buff *skb)
 @contextlib.contextmanager
 def dropping_by_tc(namespace: Namespace, name: str) -> Iterator[None]:
     """At traffic control of an interface, a program that drops some of what comes in."""
-    source = compiler.Source(TC_PROGRAM, (compiler.Program("drop_some", "SCHED_CLS"),), ())
-    loaded = compiler.load(source)
+    source = Source(TC_PROGRAM, (Program("drop_some", "SCHED_CLS"),), ())
+    loaded = load(source)
     program = loaded.programs["drop_some"]
     with namespace.entered():
         detach = attach.attach(program, interfaces()[name], attach.Direction.INGRESS)

@@ -17,11 +17,12 @@ import pytest
 import tap
 from traffic import V4, Wire
 
+from lab.loading import load
 from trapstream_vtap.bpf import kernel
 from trapstream_vtap.config import DIRECTIONS, Settings
 from trapstream_vtap.errors import RunError
 from trapstream_vtap.interfaces import choose
-from trapstream_vtap.probes.flow import FlowProbe
+from trapstream_vtap.probes.flow import FlowProbe, source
 from trapstream_vtap.sinks import parse
 
 if TYPE_CHECKING:
@@ -56,9 +57,16 @@ def settings(**others: object) -> Settings:
 def probe(wire: Wire) -> FlowProbe:
     """A probe on both directions of the receiver's end."""
     with wire.receiver.entered():
-        found = FlowProbe(settings(directions=DIRECTIONS["both"]))
-        found.start()
+        found = loaded(settings(directions=DIRECTIONS["both"]))
+        found.attach()
     return found
+
+
+def loaded(chosen: Settings) -> FlowProbe:
+    """A probe that is not attached yet."""
+    made = FlowProbe(chosen)
+    made.prepare(load(source(chosen)))
+    return made
 
 
 def filters(namespace: Namespace) -> str:
@@ -110,8 +118,7 @@ def test_clsact(wire: Wire) -> None:
 def take_over(wire: Wire) -> None:
     """One probe after the other on the same interface."""
     first = probe(wire)
-    second = FlowProbe(first._settings)
-    second.load()
+    second = loaded(first._settings)
     exchange(wire, 20)
     with wire.receiver.entered():
         second.take_over(first)
@@ -142,8 +149,7 @@ def test_take_over_refused(wire: Wire) -> None:
     first = probe(wire)
     (there,) = first._settings.interfaces
     gone = replace(there, name="gone0", index=9999)
-    second = FlowProbe(replace(first._settings, interfaces=(there, gone), promiscuous=True))
-    second.load()
+    second = loaded(replace(first._settings, interfaces=(there, gone), promiscuous=True))
     with wire.receiver.entered(), pytest.raises(RunError, match=r"gone0.*: No such device"):
         second.take_over(first)
     assert "promiscuity 0 " in wire.receiver.run("ip", "-d", "link", "show", "wire0").stdout
@@ -173,12 +179,15 @@ def refuse(*_):
     raise OSError(errno.EINVAL, "no tcx")
 kernel.link_tcx = refuse
 from trapstream_vtap.config import *
+from lab.loading import load
 from trapstream_vtap.interfaces import choose
-from trapstream_vtap.probes.flow import FlowProbe
+from trapstream_vtap.probes.flow import FlowProbe, source
 from trapstream_vtap.sinks import parse
 settings = Settings((parse("tcp://127.0.0.1:9"),), choose(("wire0",)), "x",
                     directions=DIRECTIONS["both"])
-FlowProbe(settings).start()
+probe = FlowProbe(settings)
+probe.prepare(load(source(settings)))
+probe.attach()
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -228,5 +237,5 @@ def test_gone_interface(wire: Wire) -> None:
         wire.receiver.run("ip", "link", "del", "wire0")
         settings = Settings((parse("tcp://127.0.0.1:9"),), chosen[::-1], "127.0.0.1")
         with pytest.raises(RunError, match="Cannot attach to ingress of wire0: No such device"):
-            FlowProbe(settings).start()
+            loaded(settings).attach()
     assert attached(wire.receiver, "lo") == 0

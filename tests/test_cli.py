@@ -283,6 +283,7 @@ def test_root_without_capabilities(namespace: Namespace) -> None:
     assert sentence.startswith("The kernel refuses to load BPF programs: run as root (CAP_BPF ")
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 def test_no_bcc(namespace: Namespace, tmp_path: Path) -> None:
     """Without BCC the sentence names the distribution's package, and warns of the other one."""
     (tmp_path / "bcc.py").write_text("raise ImportError('No module named bcc')\n")
@@ -293,8 +294,14 @@ def test_no_bcc(namespace: Namespace, tmp_path: Path) -> None:
     assert "python3-bpfcc" in sentence
 
 
-def test_no_bpf(namespace: Namespace) -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_no_bpf(namespace: Namespace, request: pytest.FixtureRequest, *, compiled: bool) -> None:
     """A kernel without bpf(2) is named as the reason, with what the kernel said."""
+    if compiled:
+        with VtapStream(namespace, "-i", "lo", *COLLECTOR) as command:
+            command.wait_until_measuring()
+    else:
+        request.getfixturevalue("nothing_compiled")
     with without_bpf() as wrapper:
         sentence = run_in(namespace, *wrapper)
 
@@ -403,6 +410,7 @@ def is_compiling(pid: int) -> bool:
     )
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 def test_interrupt_while_starting(namespace: Namespace, listener: socket.socket) -> None:
     """Ctrl-C before it measures, which every process of the terminal gets, is an end like any."""
     process = namespace.popen(

@@ -191,11 +191,13 @@ def test_bpf_for_the_capable_only(wire: Wire) -> None:
         assert tap.agent(tapped.stop(), "wire0")["seen_packets"] == 5
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 def test_compiling_is_killed(wire: Wire, tmp_path: Path) -> None:
     """When what compiles is killed, the program measures on as before, and can be told again."""
     path = tmp_path / "vtap.json"
     path.write_text("{}")
     with tap.Tap(wire.receiver, "-i", "wire0", "-c", str(path)) as tapped:
+        path.write_text('{"RULES": ["- - - 9 udp"]}')
         tapped.process.send_signal(signal.SIGHUP)
         wait_for(lambda: children(keeper(tapped)))
         os.kill(children(keeper(tapped))[0], signal.SIGKILL)
@@ -316,12 +318,14 @@ def test_acting() -> None:
     assert (owners["root"].st_uid, owners["root"].st_gid) == (0, 0)
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 def test_sigkill_while_loading(wire: Wire, tmp_path: Path) -> None:
     """What is being compiled for a process that was killed ends, too."""
     path = tmp_path / "vtap.json"
     path.write_text("{}")
     with tap.Tap(wire.receiver, "-i", "wire0", "-c", str(path)) as tapped:
         kept = keeper(tapped)
+        path.write_text('{"RULES": ["- - - 9 udp"]}')
         tapped.process.send_signal(signal.SIGHUP)
         wait_for(lambda: children(kept))
         (loader,) = children(kept)

@@ -457,12 +457,12 @@ def test_interface_is_part_of_the_key(program: FlowProgram) -> None:
     """A packet of another interface, even of one that is not measured, is in a flow of its own."""
     frame, flow = counted("UDP")
     with Namespace() as namespace:
-        link = ("other", "index", "7", "type", "veth", "peer", "name", "far")
+        link = ("other", "index", "77", "type", "veth", "peer", "name", "far")
         namespace.run("ip", "link", "add", "name", *link)
         with namespace.entered():
-            outcome = program.run(frame, ifindex=7)
+            outcome = program.run(frame, ifindex=77)
     balanced(outcome)
-    assert outcome.flow == replace(flow, interface=7)
+    assert outcome.flow == replace(flow, interface=77)
 
 
 # Merged packets: frame, context, and packets, bytes, payload bytes on the wire

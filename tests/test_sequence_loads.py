@@ -32,9 +32,9 @@ CHOICES = (
 )
 
 
-def choice(number: int) -> Settings:
-    """One of them, for both directions, with an Ethernet header and without."""
-    return settings(key=KEYS[number % len(KEYS)], **CHOICES[number])
+def choice(number: int, direction: str = "both") -> Settings:
+    """One of them, with an Ethernet header and without."""
+    return settings(key=KEYS[number % len(KEYS)], direction=direction, **CHOICES[number])
 
 
 @pytest.mark.parametrize("number", range(len(CHOICES)))

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Self
 
 import tap
 
+from lab.loading import load
 from lab.namespace import Namespace, veth
 from trapstream_vtap.bpf import attach
-from trapstream_vtap.bpf import compile as compiler
+from trapstream_vtap.bpf.source import Program, Source
 from trapstream_vtap.interfaces import interfaces
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ int forget_departure(struct __sk_buff *skb)
 @functools.cache
 def _forget_departure() -> int:
     """The program, loaded once."""
-    program = compiler.Program("forget_departure", "SCHED_CLS")
-    objects = compiler.load(compiler.Source(_FORGET_DEPARTURE, (program,), ()))
+    program = Program("forget_departure", "SCHED_CLS")
+    objects = load(Source(_FORGET_DEPARTURE, (program,), ()))
     return objects.programs[program.name]
 
 

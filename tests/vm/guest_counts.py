@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""In the virtual machine: what assembled programs count, of frames given and on a wire."""
+"""In the virtual machine: what the programs count, of frames given and on a wire."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import assembly
 from program import REASONS, FlowProgram, settings
 from waiting import wait_for
 
@@ -18,7 +17,7 @@ from trapstream_vtap.bpf import attach, packet_socket, xdp
 from trapstream_vtap.interfaces import interfaces
 
 if TYPE_CHECKING:
-    from trapstream_vtap.bpf.compile import Objects
+    from trapstream_vtap.bpf.code import Objects
     from trapstream_vtap.interfaces import Interface
 
 OPTMEM = Path("/proc/sys/net/core/optmem_max")
@@ -50,16 +49,23 @@ def put(objects: Objects, hook: str, interface: Interface) -> attach.Attachment:
     return attach.attach(objects.programs["vtap_ingress"], interface, attach.Direction.INGRESS)
 
 
-def wired(program: FlowProgram, sizes: list[int]) -> dict[str, Any]:
-    """What the program counts on a veth of datagrams of SIZES, and how many the kernel counts."""
-    with Namespace() as sender, Namespace() as receiver:
-        veth(sender, "wire0", receiver, "wire0", ipv4=ADDRESSES)
+class Wire:
+    """A veth between two namespaces; programs are attached where it ends."""
+
+    def __init__(self) -> None:
+        self._sender, self._receiver = Namespace(), Namespace()
+        veth(self._sender, "wire0", self._receiver, "wire0", ipv4=ADDRESSES)
+
+    def counted(self, program: FlowProgram, sizes: list[int]) -> dict[str, Any]:
+        """What the program counts of datagrams of SIZES, and how many the kernel counts."""
+        receiver = self._receiver
         with receiver.entered():
-            attachment = put(program.objects, program.hook, interfaces()["wire0"])
-        before, was = program._counters(), receiver.counters("wire0").rx_packets
+            interface = interfaces()["wire0"]
+            attachment = put(program.objects, program.hook, interface)
+        before, was = program._counters(interface.index), receiver.counters("wire0").rx_packets
         with (
             receiver.socket(socket.AF_INET, socket.SOCK_DGRAM) as listening,
-            sender.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending,
+            self._sender.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending,
         ):
             listening.bind((ADDRESSES[1], PORT))
             for size in sizes:
@@ -68,30 +74,29 @@ def wired(program: FlowProgram, sizes: list[int]) -> dict[str, Any]:
             arrived = receiver.counters("wire0").rx_packets - was
         with receiver.entered():
             attachment()
-        counters = program._counters()
+        counters = program._counters(interface.index)
         left = receiver.run("tc", "filter", "show", "dev", "wire0", "ingress").stdout
-    return {
-        "program": {name: counters[name] - before[name] for name in counters},
-        "arrived": arrived,
-        "left": left,
-    }
+        return {
+            "program": {name: counters[name] - before[name] for name in counters},
+            "arrived": arrived,
+            "left": left,
+        }
 
 
 def main() -> None:
     """Leave all of it as results."""
     directory = Path(os.environ["VM_DIRECTORY"])
     given = json.loads((directory / "given.json").read_bytes())
+    wire = Wire()
     results = []
     for task in given:
-        objects, said = assembly.load(task["assembly"])
-        assert not any(verdict.refused for verdict in said.values()), said
         chosen = settings(direction="ingress", hook=task["hook"], decapsulate=task["decapsulate"])
-        program = FlowProgram(chosen, objects)
+        program = FlowProgram(chosen)
         name = "vtap_socket" if task["hook"] == "socket" else "vtap_ingress"
         done = {"counted": counted(program, name, task["frames"])}
         if task["decapsulate"]:  # without, a program fits into what a socket takes by default
             OPTMEM.write_text(str(1 << 20), encoding="ascii")
-        done["wired"] = wired(program, task["sizes"])
+        done["wired"] = wire.counted(program, task["sizes"])
         results.append(done)
         program.close()
     assert all(reason[0] in REASONS for done in results for reason in done["counted"].values())

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import assembly
 import pytest
 import test_tunnels
 from program import LONGEST, settings
@@ -59,16 +58,15 @@ CASES = [(hook, tunnel) for hook in HOOKS for tunnel in ((), TUNNELS)]
 def results(vm: VirtualMachine) -> dict[tuple[str, tuple[str, ...]], dict[str, Any]]:
     """What was counted there, by hook, without tunnels and with all of them."""
     chosen = [settings(direction="ingress", hook=hook, decapsulate=t) for hook, t in CASES]
-    assembled = assembly.assemble([source(made, vm.release) for made in chosen])
+    vm.compile_ahead([source(made, vm.release) for made in chosen])
     given = [
         {
-            "assembly": made,
             "hook": hook,
             "decapsulate": tunnel,
             "frames": {n: f.hex() for n, (f, _) in (tunnels() if tunnel else plain()).items()},
             "sizes": SIZES,
         }
-        for made, (hook, tunnel) in zip(assembled, CASES, strict=True)
+        for hook, tunnel in CASES
     ]
     done = vm.python("tests/vm/guest_counts.py", timeout=200, given=given)
     return dict(zip(CASES, done.results, strict=True))

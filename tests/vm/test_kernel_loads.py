@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import assembly
 import pytest
 import test_loads
 import test_sequence_loads
@@ -55,14 +55,12 @@ def chosen(path: Path) -> Iterator[tuple[str, Settings]]:
     with pytest.MonkeyPatch.context() as patch:
         for name, (file, layers) in FILES.items():
             yield name, test_loads.made(patch, path, file, layers)
-    for name, number in CHOICES.items():
-        yield name, test_sequence_loads.choice(number)
+    for name, number in CHOICES.items():  # one direction's program is like the other's
+        yield name, test_sequence_loads.choice(number, ("ingress", "egress")[number % 2])
 
 
 @pytest.fixture(scope="module")
-def verdicts(
-    vm: VirtualMachine, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, dict[str, Any]]:
+def verdicts(vm: VirtualMachine, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the verifier said of each program of each configuration.
 
     One is loaded while the next is compiled.
@@ -72,7 +70,7 @@ def verdicts(
     path = tmp_path_factory.mktemp("loads") / "vtap.json"
     failed: list[BaseException] = []
     given = {"directory": f"{SHARED}/loads", "names": NAMES}
-    said: dict[str, dict[str, Any]] = {}
+    said: dict[str, Any] = {}
 
     def load() -> None:
         try:
@@ -85,8 +83,9 @@ def verdicts(
     loading.start()
     try:
         for name, settings in chosen(path):
-            (made,) = assembly.assemble([source(settings, vm.release)])
-            (directory / ".new").write_text(json.dumps(made), encoding="ascii")
+            wanted = source(settings, vm.release)
+            vm.compile_ahead([wanted])
+            (directory / ".new").write_text(json.dumps(asdict(wanted)), encoding="ascii")
             (directory / ".new").rename(directory / name)
     except BaseException:
         (directory / "stop").touch()
@@ -99,9 +98,9 @@ def verdicts(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_loads_there(verdicts: dict[str, dict[str, Any]], name: str) -> None:
+def test_loads_there(verdicts: dict[str, Any], name: str) -> None:
     """Each program loads, within the verifier's steps."""
+    assert isinstance(verdicts[name], dict), verdicts[name]
     assert len(verdicts[name]) >= 2
-    for program, verdict in verdicts[name].items():
-        assert not verdict["refused"], program
-        assert 0 < verdict["steps"] <= STEPS
+    for program, steps in verdicts[name].items():
+        assert 0 < steps <= STEPS, program

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Maps and links through libbpf, for what is done a few times a second at most.
+"""Programs, maps and links through libbpf, for what is done a few times a second at most.
 
 See: bpf(2), /usr/include/bpf/bpf.h
 """
@@ -20,9 +20,10 @@ BPF_TCX_EGRESS = 47
 BPF_XDP = 37
 XDP_FLAGS_SKB_MODE = 1 << 1  # include/uapi/linux/if_link.h
 XDP_FLAGS_DRV_MODE = 1 << 2
-_BPF_PROG_TYPE_XDP = 6
-_BPF_F_XDP_HAS_FRAGS = 1 << 5
+BPF_F_XDP_HAS_FRAGS = 1 << 5
 _RECURSION_MISSES = 208  # offset in struct bpf_prog_info, bytes
+_LONGEST_NAME = 15  # BPF_OBJ_NAME_LEN with its zero
+_LOG_SIZE = 1 << 20
 
 
 @cache
@@ -75,26 +76,114 @@ class _LoadOptions(ctypes.Structure):
         ("expected_attach_type", ctypes.c_uint32),
         ("prog_btf_fd", ctypes.c_uint32),
         ("prog_flags", ctypes.c_uint32),
+        ("none", ctypes.c_uint32 * 5),
+        ("pointers", ctypes.c_void_p),
+        ("func_info", ctypes.c_void_p),
+        ("func_info_size", ctypes.c_uint32 * 2),
+        ("line_info", ctypes.c_void_p),
+        ("line_info_size", ctypes.c_uint32 * 2),
+        ("log_level", ctypes.c_uint32),
+        ("log_size", ctypes.c_uint32),
+        ("log_buf", ctypes.c_void_p),
     )
 
 
-def load_xdp(name: str, instructions: bytes) -> int:
-    """Load an XDP program that takes packets of several buffers; its descriptor.
+def load_program(
+    kind: int, name: str, instructions: bytes, attach_type: int = 0, flags: int = 0
+) -> int:
+    """Load a program; its descriptor.
+
+    Args:
+        kind: enum bpf_prog_type.
+        name: What it is called; the kernel keeps 15 characters.
+        instructions: struct bpf_insn, one after the other.
+        attach_type: enum bpf_attach_type, where the kernel wants to know.
+        flags: As for BPF_PROG_LOAD.
 
     Raises:
-        OSError: EINVAL on kernels before 5.18, which know no such packets.
+        OSError: The kernel refuses it; where it is the verifier, with its last words.
     """
-    options = _LoadOptions(ctypes.sizeof(_LoadOptions), 0, BPF_XDP, 0, _BPF_F_XDP_HAS_FRAGS)
-    return _checked(
-        _libbpf().bpf_prog_load(
-            _BPF_PROG_TYPE_XDP,
-            name.encode(),
+    options = _LoadOptions(
+        sz=ctypes.sizeof(_LoadOptions), expected_attach_type=attach_type, prog_flags=flags
+    )
+
+    def load() -> int:
+        result: int = _libbpf().bpf_prog_load(
+            kind,
+            name.encode()[:_LONGEST_NAME],
             b"GPL",
             instructions,
             ctypes.c_size_t(len(instructions) // 8),
             ctypes.byref(options),
         )
+        return result
+
+    result = load()
+    if result >= 0:
+        return result
+    log = ctypes.create_string_buffer(_LOG_SIZE)
+    options.log_level, options.log_size, options.log_buf = 1, _LOG_SIZE, ctypes.addressof(log)
+    load()  # the same again, if nothing is wrong with the kernel
+    said = log.value.decode(errors="replace").rpartition("\nprocessed ")[0].splitlines()
+    why = os.strerror(-result)
+    raise OSError(-result, f"{why}, {said[-1]}" if said else why)
+
+
+class _MapOptions(ctypes.Structure):
+    """`struct bpf_map_create_opts` up to the flags, /usr/include/bpf/bpf.h."""
+
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("btf", ctypes.c_uint32 * 4),
+        ("inner_map_fd", ctypes.c_uint32),
+        ("map_flags", ctypes.c_uint32),
     )
+
+
+def create_map(
+    name: str, kind: int, key_size: int, value_size: int, entries: int, flags: int
+) -> int:
+    """Make a map of that kind (enum bpf_map_type), with sizes in bytes; its descriptor.
+
+    Raises:
+        OSError: The kernel refuses.
+    """
+    options = _MapOptions(sz=ctypes.sizeof(_MapOptions), map_flags=flags)
+    return _checked(
+        _libbpf().bpf_map_create(
+            kind,
+            name.encode()[:_LONGEST_NAME],
+            key_size,
+            value_size,
+            entries,
+            ctypes.byref(options),
+        )
+    )
+
+
+class _MapInformation(ctypes.Structure):
+    """The beginning of `struct bpf_map_info`, include/uapi/linux/bpf.h."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("sizes", ctypes.c_uint32 * 4),  # of keys, of values, entries, flags
+        ("name", ctypes.c_char * 16),
+    )
+
+
+def describe_map(map_fd: int) -> tuple[str, int, int, int, int, int]:
+    """What `create_map` was asked for when it made this one."""
+    found = _MapInformation()
+    _information(map_fd, found)
+    key_size, value_size, entries, flags = found.sizes
+    return found.name.decode(), found.type, key_size, value_size, entries, flags
+
+
+def _information(descriptor: int, into: ctypes.Structure | ctypes.Array[ctypes.c_uint64]) -> None:
+    """What the kernel says of a program or a map, as far as it fits."""
+    size = ctypes.c_uint32(ctypes.sizeof(into))
+    _checked(_libbpf().bpf_obj_get_info_by_fd(descriptor, ctypes.byref(into), ctypes.byref(size)))
 
 
 def read_element(map_fd: int, index: int, size: int) -> bytes:
@@ -142,10 +231,19 @@ def missed_runs(program: int) -> int:
 
     See: struct bpf_prog_info, include/uapi/linux/bpf.h
     """
+    return _words(program)[_RECURSION_MISSES // 8]
+
+
+def verified_instructions(program: int) -> int:
+    """How many instructions the verifier walked, of a million that it grants (5.16 or newer)."""
+    return _words(program)[_RECURSION_MISSES // 8 + 1] & 0xFFFFFFFF
+
+
+def _words(program: int) -> ctypes.Array[ctypes.c_uint64]:
+    """The beginning of its `struct bpf_prog_info`."""
     information = (ctypes.c_uint64 * 32)()
-    size = ctypes.c_uint32(ctypes.sizeof(information))
-    _checked(_libbpf().bpf_obj_get_info_by_fd(program, information, ctypes.byref(size)))
-    return information[_RECURSION_MISSES // 8]
+    _information(program, information)
+    return information
 
 
 def elements(map_fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:

@@ -6,13 +6,14 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trapstream_vtap.bpf import compile as compiler
+from trapstream_vtap.bpf.code import NOT_ALLOWED, Objects
 from trapstream_vtap.errors import RunError
 from trapstream_vtap.keeper import handover
 from trapstream_vtap.privileges import (
@@ -24,7 +25,7 @@ from trapstream_vtap.privileges import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from trapstream_vtap.bpf.holder import Place
     from trapstream_vtap.config import Settings
@@ -45,6 +46,17 @@ def capabilities(settings: Settings) -> tuple[int, ...]:
     return (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_DAC_READ_SEARCH, *raw)
 
 
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A child that is started meanwhile never sees what is meant for us."""
+    ours = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ours)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Keeper:
     """Starts the keeper, which works by these settings or, later, by the file read anew.
 
@@ -58,7 +70,7 @@ class Keeper:
 
     def __init__(self, settings: Settings, again: Sequence[str] | None) -> None:
         if os.geteuid() != 0:
-            raise RunError(compiler.NOT_ALLOWED)
+            raise RunError(NOT_ALLOWED)
         self._orders, orders = socket.socketpair()
         self._loads, loads = socket.socketpair()
         numbers = orders.fileno(), loads.fileno()
@@ -73,7 +85,7 @@ class Keeper:
             ":".join([here, *filter(None, sys.path)]),
         )
         wanted = ",".join(map(str, capabilities(settings)))
-        with orders, loads, compiler.signals_blocked():
+        with orders, loads, _signals_blocked():
             self._process = subprocess.Popen(
                 [*start, *map(str, numbers), wanted],
                 pass_fds=numbers,
@@ -90,9 +102,7 @@ class Keeper:
         """What to say then."""
         return RunError(_ENDED)
 
-    def load(
-        self, probe: str = "flows", *, read: bool = False
-    ) -> tuple[compiler.Objects, Settings]:
+    def load(self, probe: str = "flows", *, read: bool = False) -> tuple[Objects, Settings]:
         """Have a program compiled and loaded; takes a second, and may run in any thread.
 
         Args:
@@ -111,7 +121,7 @@ class Keeper:
         answer, descriptors = self._ask(self._loads, request.encode())
         program, maps, settings = answer
         names = iter(descriptors)
-        objects = compiler.Objects({program: next(names)}, {name: next(names) for name in maps})
+        objects = Objects({program: next(names)}, {name: next(names) for name in maps})
         return objects, pickle.loads(settings)  # noqa: S301 - the keeper is the more privileged
 
     def put(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from trapstream_vtap import causes
 from trapstream_vtap._native import Ring
 from trapstream_vtap.bpf import btf, kernel
-from trapstream_vtap.bpf import compile as compiler
+from trapstream_vtap.bpf.source import Program, Source, program_text
 from trapstream_vtap.errors import RunError, UsageError
 from trapstream_vtap.layouts import (
     DROP_CAUSE,
@@ -30,6 +30,7 @@ from trapstream_vtap.probes.flow import clock_offset, ring_pages
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from trapstream_vtap.bpf.code import Objects
     from trapstream_vtap.config import Settings
     from trapstream_vtap.schema import Layout
 
@@ -77,7 +78,7 @@ _TRAP_MEMBERS = {
 }
 
 
-def source(settings: Settings, probe: str) -> compiler.Source:
+def source(settings: Settings, probe: str) -> Source:
     """What to compile for PROBE, a key of `TRACEPOINTS`; only numbers go into the text.
 
     Raises:
@@ -106,9 +107,9 @@ def source(settings: Settings, probe: str) -> compiler.Source:
     text += _define_tag_taken_off(types) + _define_selected(settings.selected)
     if not traps:
         text += _define_wanted(types, settings.drop_reasons)
-    return compiler.Source(
-        text + compiler.program_text("drop.c"),
-        (compiler.Program(_PROGRAM, "RAW_TRACEPOINT"),),
+    return Source(
+        text + program_text("drop.c"),
+        (Program(_PROGRAM, "RAW_TRACEPOINT"),),
         _MAPS,
     )
 
@@ -229,7 +230,7 @@ class DropProbe:
         objects: What has been loaded from `source`.
     """
 
-    def __init__(self, settings: Settings, kind: str, objects: compiler.Objects) -> None:
+    def __init__(self, settings: Settings, kind: str, objects: Objects) -> None:
         self.kind = kind
         self._settings = settings
         self._objects = objects

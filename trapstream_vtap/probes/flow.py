@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from trapstream_vtap._native import Ring, Sweep
 from trapstream_vtap.bpf import attach, kernel
-from trapstream_vtap.bpf import compile as compiler
 from trapstream_vtap.bpf.holder import GENERIC, Holder, Place
+from trapstream_vtap.bpf.source import Program, Source, program_text
 from trapstream_vtap.bpf.wanted import define_wanted
 from trapstream_vtap.config import TUNNELS
 from trapstream_vtap.layouts import (
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from trapstream_vtap._native import Tallies
+    from trapstream_vtap.bpf.code import Objects
     from trapstream_vtap.config import Settings
     from trapstream_vtap.interfaces import Interface
     from trapstream_vtap.schema import Schema
@@ -42,6 +43,7 @@ _RING_HEADER = 8  # bytes that the ring buffer adds to each record
 _SMALLEST_RING = 256 << 10
 _LARGEST_RING = 8 << 20  # mapped twice into our memory
 _CLOCK_STEP_NS = 1_000_000
+_FEWEST_LINKS = 64
 _SWITCH_NS = 5_000_000  # programs are exchanged no closer than that ahead of a grid line
 _SO_TIMESTAMP = 29  # include/uapi/asm-generic/socket.h
 _GAPS_EACH = len(attach.Direction) * len(GAP_PROTOCOLS)  # histograms of an interface
@@ -71,7 +73,7 @@ def square_limits(interval: int, stop_gap: int) -> tuple[int, int]:
     return limit, shift
 
 
-def source(settings: Settings, release: str = "") -> compiler.Source:
+def source(settings: Settings, release: str = "") -> Source:
     """What to compile: the structures, the user's choices as constants, and bpf/flow.c.
 
     Only numbers go into the text.
@@ -99,7 +101,7 @@ def source(settings: Settings, release: str = "") -> compiler.Source:
         "COARSE_LIMIT_NS": limit,
         "COARSE_SHIFT": shift,
         "RING_PAGES": ring_pages(settings.flow_table_size, structures.record.size),
-        "LINKS": max((i.index for i in settings.interfaces), default=0) + 1,
+        "LINKS": _links(settings),
         "SWEEP_KEYS": _sweep_keys(structures),
         **_jitter_constants(settings),
         **_sequence_constants(settings, structures),
@@ -123,11 +125,11 @@ def source(settings: Settings, release: str = "") -> compiler.Source:
     text += f"#define GAP_BUCKET(gap) {_bucket(GAP_BOUNDS)}\n"
     if settings.rules:
         text += f"#define RULES {len(settings.rules)}\n" + define_wanted(settings.rules)
-    return compiler.Source(
-        text + compiler.program_text("flow.c"),
+    return Source(
+        text + program_text("flow.c"),
         (
             *_programs(settings.hook, programs),
-            compiler.Program("vtap_sweep", "SCHED_CLS"),
+            Program("vtap_sweep", "SCHED_CLS"),
         ),
         (
             *("flows", "summaries", "wakeups", "links", "controls"),
@@ -144,6 +146,12 @@ def _direct_into_tunnels(release: str) -> bool:
     """
     major, minor = re.findall(r"\d+", release or os.uname().release)[:2]
     return (int(major), int(minor)) >= _DIRECT_INTO_TUNNELS
+
+
+def _links(settings: Settings) -> int:
+    """How many interface indices there is room for; with others, it is mostly the same program."""
+    highest = max((i.index for i in settings.interfaces), default=0)
+    return max(_FEWEST_LINKS, 1 << highest.bit_length())
 
 
 def places(settings: Settings) -> list[Place]:
@@ -177,12 +185,12 @@ def _bucket(bounds: Sequence[int], first: int = 0) -> str:
     return f"((gap) <= {bounds[middle]}ULL ? {low} : {high})"
 
 
-def _programs(hook: str, names: Sequence[str]) -> Iterator[compiler.Program]:
+def _programs(hook: str, names: Sequence[str]) -> Iterator[Program]:
     """What to load; XDP's twice, as drivers want it, and as the kernel behind them does."""
     for name in names:
-        yield compiler.Program(name, _KINDS[hook], buffers=hook == "xdp")
+        yield Program(name, _KINDS[hook], buffers=hook == "xdp")
         if hook == "xdp":
-            yield compiler.Program(name + GENERIC, _KINDS[hook], name)
+            yield Program(name + GENERIC, _KINDS[hook], name)
 
 
 def layouts(settings: Settings) -> FlowLayouts:
@@ -314,15 +322,6 @@ class FlowProbe:
         self._began = 0
         self._period = 0  # in which everything was handed over for the last time
 
-    def start(self) -> None:
-        """Compile, load, and attach everywhere, or nowhere.
-
-        Raises:
-            RunError: It cannot be done, and why.
-        """
-        self.load()
-        self.attach()
-
     def attach(self) -> None:
         """Attach what is loaded everywhere, or nowhere.
 
@@ -335,14 +334,6 @@ class FlowProbe:
         except BaseException:
             self.detach()
             raise
-
-    def load(self) -> None:
-        """Compile and load, attached nowhere yet; takes a second, and may run in any thread.
-
-        Raises:
-            RunError: It cannot be done, and why.
-        """
-        self.prepare(compiler.load(source(self._settings)))
 
     def take_over(self, old: FlowProbe, renewed: Collection[str] = ()) -> int:
         """Be attached in place of OLD, from one packet to the next.
@@ -374,7 +365,7 @@ class FlowProbe:
         del self._ring, self._events, self._wakeups, self._sweep
         self._objects.close()
 
-    def prepare(self, objects: compiler.Objects) -> None:
+    def prepare(self, objects: Objects) -> None:
         """Take over what has been loaded from `source`."""
         self._objects = objects
         self._maps = objects.maps

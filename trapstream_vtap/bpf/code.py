@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiled programs that are not loaded yet, and what loads them.
+
+See: bpf(2); struct bpf_insn, include/uapi/linux/bpf.h
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import struct
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING
+
+from trapstream_vtap.bpf import kernel
+from trapstream_vtap.errors import RunError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from trapstream_vtap.bpf.source import Program, Source
+
+NOT_ALLOWED = "The kernel refuses to load BPF programs: run as root (CAP_BPF and CAP_NET_ADMIN)."
+NO_BPF = "This kernel does not support what is needed of BPF (5.12 or newer is): "
+
+_INSTRUCTION = struct.Struct("=BBhi")  # code, registers, offset, immediate
+_LD_IMM64 = 0x18
+_PSEUDO_MAP_FD = 1
+_KINDS = {"SOCKET_FILTER": 1, "SCHED_CLS": 3, "XDP": 6, "RAW_TRACEPOINT": 17}  # enum bpf_prog_type
+
+
+@dataclass(frozen=True)
+class Map:
+    """A map to make: name, type (enum bpf_map_type), sizes in bytes, entries, flags."""
+
+    name: str
+    kind: int
+    key_size: int
+    value_size: int
+    entries: int
+    flags: int
+
+
+@dataclass(frozen=True)
+class Code:
+    """Instructions by C function, which name a map by its place in MAPS; wanted ones come first."""
+
+    functions: Mapping[str, bytes]
+    maps: tuple[Map, ...]
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Open descriptors of loaded programs and of maps, by name. They go when they are closed."""
+
+    programs: dict[str, int]
+    maps: dict[str, int]
+
+    def close(self) -> None:
+        """Close all descriptors."""
+        for descriptor in (*self.programs.values(), *self.maps.values()):
+            os.close(descriptor)
+
+
+def named_maps(function: bytes) -> Iterator[int]:
+    """By which numbers the instructions name maps."""
+    for _, fields in _map_loads(function):
+        yield fields[3]
+
+
+def renamed_maps(function: bytes, number: Callable[[int], int]) -> bytes:
+    """The instructions with other NUMBERs of maps in the place of these."""
+    code = bytearray(function)
+    for at, (operation, registers, offset, old) in _map_loads(function):
+        _INSTRUCTION.pack_into(code, at, operation, registers, offset, number(old))
+    return bytes(code)
+
+
+def _map_loads(function: bytes) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
+    """Which instructions name a map: where, in bytes, and their fields."""
+    for at in range(0, len(function), _INSTRUCTION.size):
+        fields = _INSTRUCTION.unpack_from(function, at)
+        # the second half of a wide instruction, a number of 64 bits, has no operation
+        if fields[0] == _LD_IMM64 and fields[1] >> 4 == _PSEUDO_MAP_FD:
+            yield at, fields
+
+
+def load(source: Source, code: Code) -> Objects:
+    """Load CODE, which SOURCE was compiled to, into the kernel.
+
+    Raises:
+        RunError: We may not, or the kernel will not.
+    """
+    maps: list[int] = []
+    programs: dict[str, int] = {}
+    try:
+        for each in code.maps:
+            maps.append(kernel.create_map(*astuple(each)))  # noqa: PERF401 - those made so far count
+        for program in source.programs:
+            instructions = renamed_maps(code.functions[program.code], maps.__getitem__)
+            programs[program.name] = _loaded(program, instructions)
+    except OSError as error:
+        for descriptor in (*programs.values(), *maps):
+            os.close(descriptor)
+        if error.errno == errno.EPERM:
+            raise RunError(NOT_ALLOWED) from error
+        raise RunError(f"{NO_BPF}{error.strerror}") from error
+    for descriptor in maps[len(source.maps) :]:  # the programs hold them
+        os.close(descriptor)
+    return Objects(programs, dict(zip(source.maps, maps, strict=False)))
+
+
+def _loaded(program: Program, instructions: bytes) -> int:
+    """The descriptor of a loaded program."""
+    kind = _KINDS[program.kind]
+    if program.buffers:
+        with contextlib.suppress(OSError):  # before 5.18, kernels know no such packets
+            return kernel.load_program(
+                kind, program.name, instructions, kernel.BPF_XDP, kernel.BPF_F_XDP_HAS_FRAGS
+            )
+    return kernel.load_program(kind, program.name, instructions)
