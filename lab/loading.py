@@ -46,9 +46,10 @@ def compile_ahead(
         RunError: One cannot be compiled.
     """
     where = {"CACHE_DIRECTORY": str(directory)} if directory else {}
+    made = [(source, store.kept(source)) for source in sources]
     done = subprocess.run(
         [sys.executable, "-m", __name__, release],
-        input=pickle.dumps(tuple(sources)),
+        input=pickle.dumps(made),
         stderr=subprocess.PIPE,
         cwd=Path(__file__).parents[1],
         env={**os.environ, **where},
@@ -59,10 +60,10 @@ def compile_ahead(
 
 
 def main(release: str) -> None:
-    """In the child."""
-    for source in pickle.load(sys.stdin.buffer):  # noqa: S301 - of its parent
+    """In the child: keep what is compiled already, and compile the rest."""
+    for source, made in pickle.load(sys.stdin.buffer):  # noqa: S301 - of its parent
         try:
-            store.keep(source, compiler.compiled(source), release)
+            store.keep(source, made or compiler.compiled(source), release)
         except RunError as error:
             sys.exit(str(error))
 

@@ -18,6 +18,8 @@ from typing import Any, Self
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 
+_MORTAL = ("setpriv", "--pdeathsig", "KILL", "--")
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -108,7 +110,7 @@ class Namespace:
         """
         with self.entered():
             done = subprocess.run(
-                _mortal(command),
+                [*_MORTAL, *command],
                 check=False,
                 **{"capture_output": True, "text": True, **options},
             )
@@ -197,8 +199,7 @@ def _open_own() -> int:
 
 def _mortal(command: tuple[str, ...]) -> list[str]:
     # The shell sees to it that a parent which died before the tie was made is noticed too.
-    tied = ("sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"', str(os.getpid()))
-    return ["setpriv", "--pdeathsig", "KILL", "--", *tied, *command]
+    return [*_MORTAL, "sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"', str(os.getpid()), *command]
 
 
 def _check(result: int) -> None:

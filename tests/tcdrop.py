@@ -26,13 +26,13 @@ int drop_some(struct __sk_buff *skb)
 	return skb->vlan_present || tos == 0xB8 ? 2 : -1; /* TC_ACT_SHOT, or what is next */
 }
 """
+SOURCE = Source(TC_PROGRAM, (Program("drop_some", "SCHED_CLS"),), ())
 
 
 @contextlib.contextmanager
 def dropping_by_tc(namespace: Namespace, name: str) -> Iterator[None]:
     """At traffic control of an interface, a program that drops some of what comes in."""
-    source = Source(TC_PROGRAM, (Program("drop_some", "SCHED_CLS"),), ())
-    loaded = load(source)
+    loaded = load(SOURCE)
     program = loaded.programs["drop_some"]
     with namespace.entered():
         detach = attach.attach(program, interfaces()[name], attach.Direction.INGRESS)

@@ -44,7 +44,7 @@ SRC6, DST6 = IPv6Address("2001:db8:86dd::1"), IPv6Address("2001:db8::2")
 PORTS = (4000, 53)
 MACS = bytes.fromhex("020000000002 020000000001")
 
-properties = hypothesis_settings(derandomize=True, deadline=None, max_examples=1000)
+properties = hypothesis_settings(derandomize=True, deadline=None, max_examples=400)
 
 
 # Frames, field by field
@@ -738,7 +738,7 @@ def scapy_packets(draw: st.DrawFn) -> tuple[Ether, Packet]:
     return frame / network, said
 
 
-@hypothesis_settings(properties, max_examples=500)
+@hypothesis_settings(properties, max_examples=200)
 @given(scapy_packets())
 def test_dissector_reads_what_scapy_builds(built: tuple[Ether, Packet]) -> None:
     """The dissector finds what scapy was told to put into a packet."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -18,9 +19,12 @@ from traffic import Wire
 from trapstream_vtap.config import HOOKS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 PORT = 7001
+BURST = 64  # packets of each sender, one right after the other
+PAUSE = 0.001  # seconds: without it, packets leave no time for what is to be loaded meanwhile
 
 
 def wait_for(tapped: tap.Tap, words: str, times: int = 1) -> None:
@@ -29,6 +33,28 @@ def wait_for(tapped: tap.Tap, words: str, times: int = 1) -> None:
     while sum(words in line for line in tapped.said) < times:
         assert time.monotonic() < deadline, tapped.said
         time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def flooded(*senders: socket.socket) -> Iterator[list[int]]:
+    """Meanwhile each sends bursts; how many packets each has sent is in the list."""
+    sent = [0]
+    done = threading.Event()
+
+    def send() -> None:
+        while not done.wait(PAUSE):
+            for _ in range(BURST):
+                for sender in senders:
+                    sender.send(bytes(sent[0] % 1000))
+                sent[0] += 1
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    try:
+        yield sent
+    finally:
+        done.set()
+        sending.join()
 
 
 @pytest.mark.parametrize(
@@ -47,8 +73,6 @@ def test_reload_under_traffic(tmp_path: Path, interval: str, hook: str) -> None:
     path = tmp_path / "vtap.json"
     rules = ([f"- - - {PORT} udp"], [], ["- - - 1-9 udp"], [f"- - - {PORT}-7005 -", "- - - - tcp"])
     path.write_text(json.dumps({"RULES": rules[0]}))
-    sent = 0
-    done = threading.Event()
     with (
         Wire() as wire,
         tap.Tap(
@@ -58,28 +82,17 @@ def test_reload_under_traffic(tmp_path: Path, interval: str, hook: str) -> None:
     ):
         senders = [wire.udp(socket.AF_INET, PORT), wire.udp(socket.AF_INET6, PORT)]
         before = wire.receiver.counters("wire0")
-
-        def send() -> None:
-            nonlocal sent
-            while not done.is_set():
-                for sender in senders:
-                    sender.send(bytes(sent % 1000))
-                    sent += 1
-
-        sending = threading.Thread(target=send)
-        sending.start()
-        for turn in range(1, 6):
-            path.write_text(json.dumps({"RULES": rules[turn % len(rules)]}))
-            tapped.process.send_signal(signal.SIGHUP)
-            wait_for(tapped, "was read again", turn)
-        done.set()
-        sending.join()
+        with flooded(*senders) as sent:
+            for turn in range(1, 5):
+                path.write_text(json.dumps({"RULES": rules[turn % len(rules)]}))
+                tapped.process.send_signal(signal.SIGHUP)
+                wait_for(tapped, "was read again", turn)
         wire.settle()
         after = wire.receiver.counters("wire0")
         records = tapped.stop()
     account = tap.agent(records, "wire0")
     flows = tap.flows(records)
-    assert account["seen_packets"] == after.rx_packets - before.rx_packets >= sent > 1000
+    assert account["seen_packets"] == after.rx_packets - before.rx_packets >= 2 * sent[0] > 1000
     assert account["filtered_packets"] > 0
     assert account["seen_packets"] == account["counted_packets"] + account["filtered_packets"]
     assert account["seen_bytes"] == account["counted_bytes"] + account["filtered_bytes"]
@@ -100,10 +113,10 @@ def test_nothing_filtered(tmp_path: Path, hook: str) -> None:
     chosen = ("-i", "wire0", "--hook", hook, "-c", str(path))
     with Wire() as wire, tap.Tap(wire.receiver, *chosen) as tapped:
         sender = wire.udp(socket.AF_INET, PORT)
-        for turn in range(1, 4):
-            tapped.process.send_signal(signal.SIGHUP)
-            while sum("was read again" in line for line in tapped.said) < turn:
-                sender.send(b"x")
+        with flooded(sender):
+            for turn in range(1, 4):
+                tapped.process.send_signal(signal.SIGHUP)
+                wait_for(tapped, "was read again", turn)
         wire.settle()
         records = tapped.stop()
     account = tap.agent(records, "wire0")

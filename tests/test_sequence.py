@@ -34,7 +34,7 @@ COUNTED_AS = {kind: kind for kind in ERRORS} | {
     "out_of_order": "reverse",
     "retransmission": "duplicate",
 }
-properties = hypothesis_settings(derandomize=True, deadline=None, max_examples=300)
+properties = hypothesis_settings(derandomize=True, deadline=None, max_examples=150)
 
 
 def ip(protocol: int, rest: bytes, source: int = 1) -> bytes:

@@ -32,14 +32,15 @@ CHOICES = (
 )
 
 
-def choice(number: int, direction: str = "both") -> Settings:
-    """One of them, with an Ethernet header and without."""
+def choice(number: int) -> Settings:
+    """One of them, with an Ethernet header and without, in a direction: they are alike."""
+    direction = ("ingress", "egress")[number % 2]
     return settings(key=KEYS[number % len(KEYS)], direction=direction, **CHOICES[number])
 
 
 @pytest.mark.parametrize("number", range(len(CHOICES)))
 def test_loads(number: int) -> None:
-    """Every combination loads, for both directions, with an Ethernet header and without."""
+    """Every combination loads, with an Ethernet header and without."""
     program = FlowProgram(choice(number))
-    assert len(program.objects.programs) == 5
+    assert len(program.objects.programs) == 3
     program.close()

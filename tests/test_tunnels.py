@@ -576,7 +576,7 @@ def scapy_tunnels(draw: st.DrawFn) -> tuple[Ether, Packet]:
     return ETHERS / whole, said
 
 
-@hypothesis_settings(properties, max_examples=500)
+@hypothesis_settings(properties, max_examples=200)
 @given(scapy_tunnels())
 def test_dissector_reads_what_scapy_builds(built: tuple[Ether, Packet]) -> None:
     """The dissector finds what scapy was told to put into a tunnel."""

@@ -55,8 +55,8 @@ def chosen(path: Path) -> Iterator[tuple[str, Settings]]:
     with pytest.MonkeyPatch.context() as patch:
         for name, (file, layers) in FILES.items():
             yield name, test_loads.made(patch, path, file, layers)
-    for name, number in CHOICES.items():  # one direction's program is like the other's
-        yield name, test_sequence_loads.choice(number, ("ingress", "egress")[number % 2])
+    for name, number in CHOICES.items():
+        yield name, test_sequence_loads.choice(number)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from trapstream_vtap.bpf.code import load
 from trapstream_vtap.errors import RunError, UsageError
 from trapstream_vtap.interfaces import present
 from trapstream_vtap.keeper import handover
-from trapstream_vtap.probes import drop, flow
+from trapstream_vtap.probes import flow
 
 if TYPE_CHECKING:
     from trapstream_vtap.bpf.holder import Place
@@ -44,6 +44,8 @@ def _wanted(probe: str, settings: Settings) -> tuple[Source, list[Place] | str]:
     """What to load for PROBE, and where it belongs: on interfaces, or at a tracepoint."""
     if probe == "flows":
         return flow.source(settings), flow.places(settings)
+    from trapstream_vtap.probes import drop  # noqa: PLC0415 - it is large, and seldom wanted
+
     return drop.source(settings, probe), drop.TRACEPOINTS[probe]
 
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""In the virtual machine: traps of netdevsim and drops of known frames, under one vtap-stream.
+"""In the virtual machine: flows, drops of known frames, traps of netdevsim, under one vtap-stream.
 
-Given are the frames to send, in hexadecimal digits, each with how often. What comes back is what
-was streamed, what devlink had counted of each trap before and after, and what the kernel has
-counted of packets to closed ports.
+Given are the frames to send, in hexadecimal digits, each with how often, and sizes of datagrams.
+What comes back is what was streamed, what devlink had counted of each trap before and after, what
+the kernel has counted of packets to closed ports, and what was attached to the datagrams' interface
+meanwhile and in the end.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from typing import TYPE_CHECKING, Any
 from storm import INTERFACE, Storm
 from tcdrop import dropping_by_tc
 
-from lab.namespace import Namespace
+from lab.namespace import Namespace, veth
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DEVICE = 62
+ADDRESSES = ("192.0.2.1", "192.0.2.2")
+WIRE = "wire0"
 DEADLINE = 240.0
 COMMAND = [sys.executable, "-c", "from trapstream_vtap.cli import main; main()"]
 HERE = Path(os.environ["VM_DIRECTORY"])
@@ -97,6 +100,23 @@ def send(storm: Storm, frames: list[tuple[str, int]]) -> tuple[str, int]:
     return link["address"], storm.dropped() - before
 
 
+def exchange(sender: Namespace, sizes: list[int]) -> None:
+    """Datagrams of SIZES to this namespace, where somebody reads them."""
+    with (
+        Namespace.current().socket(socket.AF_INET, socket.SOCK_DGRAM) as listening,
+        sender.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending,
+    ):
+        listening.bind((ADDRESSES[1], 7001))
+        for size in sizes:
+            sending.sendto(bytes(size), (ADDRESSES[1], 7001))
+            listening.recv(1 << 16)
+
+
+def attached() -> str:
+    """What is attached to the wire's end."""
+    return Namespace.current().run("tc", "qdisc", "show", "dev", WIRE).stdout
+
+
 def counters(name: str) -> dict[str, dict[str, Any]]:
     """Of each trap what devlink says, with what it has counted."""
     return {
@@ -106,17 +126,26 @@ def counters(name: str) -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
-    """Frames, a storm, and traps."""
-    frames = json.loads((HERE / "given.json").read_bytes())
+    """Frames, a storm, traps, and datagrams."""
+    given = json.loads((HERE / "given.json").read_bytes())
     name = f"netdevsim/netdevsim{DEVICE}"
-    options = ("--probe", "drops,traps", "--drop-reasons", "all", "--max-events", "100")
+    options = ("--probe", "flows,drops,traps", "--drop-reasons", "all", "--max-events", "100")
     options += ("--drop-table-size", "16")
-    with Storm() as storm, device(name) as interfaces, dropping_by_tc(storm.namespace, INTERFACE):
+    with (
+        Storm() as storm,
+        Namespace() as sender,
+        device(name) as interfaces,
+        dropping_by_tc(storm.namespace, INTERFACE),
+    ):
+        veth(sender, WIRE, Namespace.current(), WIRE, ipv4=ADDRESSES)
         before = counters(name)
         with streaming(*options) as records:
-            address, dropped = send(storm, frames)
+            address, dropped = send(storm, given["frames"])
             report(interfaces)
+            exchange(sender, given["sizes"])
+            meanwhile = attached()
         after = counters(name)
+        left = attached()
     results = {
         "records": records,
         "address": address,
@@ -124,6 +153,8 @@ def main() -> None:
         "interfaces": interfaces,
         "before": before,
         "after": after,
+        "attached": meanwhile,
+        "left": left,
     }
     (HERE / "results.json").write_text(json.dumps(results), encoding="utf-8")
 
