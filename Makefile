@@ -8,6 +8,9 @@ SHELL := /bin/bash
 # Compiled kernel programs of all that runs here stay here.
 export CACHE_DIRECTORY := $(CURDIR)/build/programs
 
+# Python keeps what it has compiled, too, whatever is usual here: hundreds of short programs are started.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The distribution's interpreter, never the first on PATH: only it sees the distribution's BCC.
 PYTHON   := /usr/bin/python3
 BIN      := .venv/bin
@@ -39,7 +42,7 @@ test: PACKAGES += systemd systemd-container  # the unit, started by a real syste
 test: PACKAGES += $(if $(shell command -v npm),,npm)  # Grafana's own types, the judge of our dashboards
 test: PACKAGES += qemu-system-x86 gcc binutils xz-utils  # another kernel in an emulator, and a module for it
 test: setup  ## run every test; PYTEST_ARGS='-k name' to choose
-	$(BIN)/python -m pytest -n 3 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 4 $(PYTEST_ARGS)
 
 lint: setup  ## linter, formatter check, strict type check
 	$(BIN)/ruff check .

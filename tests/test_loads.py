@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from trapstream_vtap.config import Settings
 
-AT_RANDOM = 10
+AT_RANDOM = 9
 EACH_TUNNEL = list(zip(TUNNELS, cycle(HOOKS), cycle(configurations.LAYERS[:2]), strict=False))
 EVERYTHING = {
     "decapsulate": list(TUNNELS),

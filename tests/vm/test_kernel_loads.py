@@ -30,7 +30,7 @@ STEPS = 1_000_000
 
 ALL_AT_ONCE = {"tc": crowded(128, 3), "xdp": texts(256), "socket": texts(256)}
 FILES = {
-    **{f"random {n}": test_loads.at_random(n) for n in range(0, test_loads.AT_RANDOM, 3)},
+    **{f"random {n}": test_loads.at_random(n) for n in range(0, test_loads.AT_RANDOM, 4)},
     **{
         f"all at once, {hook}": (
             {**test_loads.EVERYTHING, "hook": hook, "RULES": rules},
