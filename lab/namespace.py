@@ -7,13 +7,14 @@ SIGKILL, and the kernel then removes the namespace with everything in it.
 """
 
 import ctypes
-import json
 import os
+import secrets
 import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
@@ -136,10 +137,20 @@ class Namespace:
             return subprocess.Popen(_mortal(command), **options)
 
     def counters(self, ifname: str) -> Counters:
-        """The kernel's counters of an interface inside."""
-        link = json.loads(self.run("ip", "-s", "-j", "link", "show", "dev", ifname).stdout)[0]
-        rx, tx = link["stats64"]["rx"], link["stats64"]["tx"]
-        return Counters(rx["packets"], rx["bytes"], tx["packets"], tx["bytes"])
+        """The kernel's counters of an interface inside.
+
+        Raises:
+            KeyError: There is no such interface.
+
+        See: dev_seq_printf_stats() in net/core/net-procfs.c
+        """
+        with self.entered():
+            _, _, *lines = Path("/proc/thread-self/net/dev").read_text("ascii").splitlines()
+        rows = {
+            name.strip(): row.split() for name, _, row in (line.rpartition(":") for line in lines)
+        }
+        rx_bytes, rx_packets, *_, tx_bytes, tx_packets = map(int, rows[ifname][:10])
+        return Counters(rx_packets, rx_bytes, tx_packets, tx_bytes)
 
 
 def veth(
@@ -168,10 +179,11 @@ def veth(
         offload: Whether to leave segmentation, merging and checksums to the (virtual) hardware,
             as the kernel does by default. Without, an interface counts what would be on a wire.
     """
-    peer = f"/proc/{os.getpid()}/fd/{b.fd}"
-    a.run("ip", "link", "add", name_a, "type", "veth", "peer", "name", name_b, "netns", peer)
+    peer = ("peer", "name", name_b, "netns", f"/proc/{os.getpid()}/fd/{b.fd}")
+    macs = [f"02:{secrets.token_bytes(5).hex(':')}" for _ in range(2)]  # administered locally
+    first, second = (("address", mac) for mac in macs)
+    a.run("ip", "link", "add", name_a, *first, "type", "veth", *peer, *second)
     ends = ((a, name_a), (b, name_b))
-    macs = [_mac(namespace, name) for namespace, name in ends]
     for here, (namespace, name) in enumerate(ends):
         there = 1 - here
         commands = [f"link set {name} arp off addrgenmode none", f"link set {name} up"]
@@ -186,11 +198,6 @@ def veth(
             switches = [word for feature in features for word in (feature, "off")]
             namespace.run("ethtool", "-K", name, *switches)
         namespace.run("ip", "-batch", "-", input="\n".join(commands))
-
-
-def _mac(namespace: Namespace, ifname: str) -> str:
-    link = json.loads(namespace.run("ip", "-j", "link", "show", "dev", ifname).stdout)[0]
-    return str(link["address"])
 
 
 def _open_own() -> int:

@@ -216,6 +216,7 @@ def test_tcx_after_sigkill(wire: Wire) -> None:
     deadline = time.monotonic() + tap.DEADLINE
     while attached(wire.receiver, "wire0"):
         assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_two_at_a_time(wire: Wire) -> None:

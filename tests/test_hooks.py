@@ -7,7 +7,6 @@ import json
 import signal
 import socket
 import subprocess
-import time
 from typing import TYPE_CHECKING, Any
 
 import captured
@@ -18,6 +17,7 @@ from hypothesis import given
 from program import LONGEST, NOT_LINEAR, Flow, FlowProgram, settings
 from test_packets import COUNTED, MALFORMED, NOT_IP, balanced, counted, frames, properties
 from traffic import V4, V6, Wire, echo_request, together
+from waiting import wait_for
 
 from lab.capture import Capture
 from trapstream_vtap.bpf import packet_socket, xdp
@@ -215,7 +215,7 @@ def test_xdp_goes_with_the_process(wire: Wire) -> None:
         assert not any("generic" in line for line in tapped.said)
         tapped.process.kill()
         tapped.process.wait()
-        until(lambda: xdp_program(wire.receiver) is None)
+        wait_for(lambda: xdp_program(wire.receiver) is None)
 
 
 def test_generic_xdp(wire: Wire) -> None:
@@ -249,7 +249,7 @@ def test_generic_xdp_leaves_traffic_control_alone(wire: Wire, tmp_path: Path) ->
             for number in range(20):
                 here.sendto(bytes(number * 100), ("127.0.0.1", 7001))
             tapped.process.send_signal(signal.SIGHUP)
-            until(lambda: any("was read again" in line for line in tapped.said))
+            wait_for(lambda: any("was read again" in line for line in tapped.said))
         for records in (control.stop(), tapped.stop()):
             mine = [r for r in tap.flows(records) if r.get("dst_port") == "7001"]
             assert sum(r["packets"] for r in mine) == 40
@@ -290,13 +290,6 @@ def promiscuity(namespace: Namespace) -> int:
     return int(link["promiscuity"])
 
 
-def until(condition: Any) -> None:
-    """Return when CONDITION holds."""
-    deadline = time.monotonic() + tap.DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-
-
 @pytest.mark.parametrize("killed", [False, True])
 def test_promiscuous(wire: Wire, killed: bool) -> None:  # noqa: FBT001 - pytest passes it by name
     """The interface is promiscuous while it runs, and not after exit or SIGKILL."""
@@ -308,7 +301,7 @@ def test_promiscuous(wire: Wire, killed: bool) -> None:  # noqa: FBT001 - pytest
             tapped.process.wait()
         else:
             tapped.stop()
-    until(lambda: promiscuity(wire.receiver) == 0)
+    wait_for(lambda: promiscuity(wire.receiver) == 0)
 
 
 def test_not_promiscuous(wire: Wire) -> None:

@@ -9,7 +9,6 @@ import signal
 import socket
 import struct
 import sys
-import threading
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -17,7 +16,7 @@ import pytest
 import tap
 from test_attach import attached, filters
 from test_keeper import OLD_KERNEL, is_promiscuous
-from traffic import Wire
+from traffic import Wire, bursts
 from waiting import wait_for
 
 from lab.namespace import Namespace
@@ -88,21 +87,8 @@ class Extra:
 @contextlib.contextmanager
 def traffic(wire: Wire) -> Iterator[None]:
     """Datagrams over the first wire all the time."""
-    senders = [wire.udp(socket.AF_INET, PORT), wire.udp(socket.AF_INET6, PORT)]
-    done = threading.Event()
-
-    def send() -> None:
-        while not done.is_set():
-            for sender in senders:
-                sender.send(bytes(100))
-
-    sending = threading.Thread(target=send)
-    sending.start()
-    try:
+    with bursts(wire.udp(socket.AF_INET, PORT), wire.udp(socket.AF_INET6, PORT)):
         yield
-    finally:
-        done.set()
-        sending.join()
 
 
 def change(namespace: Namespace, words: str) -> None:

@@ -231,7 +231,7 @@ def _packet(draw: st.DrawFn) -> Packet:
     return Packet(source, destination, ports, protocol)
 
 
-@hypothesis(derandomize=True, deadline=None, max_examples=12)
+@hypothesis(derandomize=True, deadline=None, max_examples=10)
 @given(rules=rule_sets(24), packets=st.lists(_packet(), min_size=60, max_size=60))
 def test_compiler_against_matcher(rules: list[str], packets: list[Packet]) -> None:
     """Whatever the rules, the kernel program counts exactly the packets that plain Python does."""

@@ -34,7 +34,7 @@ CHOICES = (
 
 def choice(number: int) -> Settings:
     """One of them, with an Ethernet header and without, in a direction: they are alike."""
-    direction = ("ingress", "egress")[number % 2]
+    direction = ("ingress", "egress")[number // 2 % 2]
     return settings(key=KEYS[number % len(KEYS)], direction=direction, **CHOICES[number])
 
 

@@ -177,6 +177,7 @@ def test_tunnel_interface() -> None:
             deadline = time.monotonic() + tap.DEADLINE
             while wire.receiver.counters("tun0").rx_packets < 11:
                 assert time.monotonic() < deadline
+                time.sleep(0.01)
             records = tapped.stop()
         os.close(tun)
     got = {r["src_ip"]: (r["packets"], r["bytes"], r["payload_bytes"]) for r in tap.flows(records)}

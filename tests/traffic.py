@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import random
 import socket
@@ -20,7 +21,7 @@ from trapstream_vtap.bpf.source import Program, Source
 from trapstream_vtap.interfaces import interfaces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 V4 = ("192.0.2.1", "192.0.2.2")
 V6 = ("2001:db8::1", "2001:db8::2")
@@ -41,6 +42,9 @@ int forget_departure(struct __sk_buff *skb)
 	return -1;
 }
 """
+
+_BURST = 64  # packets of each sender, one right after the other
+_PAUSE = 0.001  # seconds: without it, packets leave no time for what is started meanwhile
 
 
 @functools.cache
@@ -116,9 +120,32 @@ class Wire:
         """Wait until nothing has passed for longer than an acknowledgement may be delayed."""
         before, since = self.receiver.counters("wire0"), time.monotonic()
         while time.monotonic() - since < 0.3:
+            time.sleep(0.02)
             now = self.receiver.counters("wire0")
             if now != before:
                 before, since = now, time.monotonic()
+
+
+@contextlib.contextmanager
+def bursts(*senders: socket.socket) -> Iterator[list[int]]:
+    """Meanwhile each sends bursts; how many packets each has sent is in the list."""
+    sent = [0]
+    done = threading.Event()
+
+    def send() -> None:
+        while not done.wait(_PAUSE):
+            for _ in range(_BURST):
+                for sender in senders:
+                    sender.send(bytes(sent[0] % 1000))
+                sent[0] += 1
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    try:
+        yield sent
+    finally:
+        done.set()
+        sending.join()
 
 
 def echo_request(family: int, sequence: int, size: int) -> bytes:
