@@ -127,22 +127,22 @@ class Wire:
 
 
 @contextlib.contextmanager
-def bursts(*senders: socket.socket) -> Iterator[list[int]]:
-    """Meanwhile each sends bursts; how many packets each has sent is in the list."""
-    sent = [0]
+def bursts(*senders: socket.socket) -> Iterator[None]:
+    """Meanwhile each sends bursts of packets of many sizes."""
     done = threading.Event()
 
     def send() -> None:
+        number = 0
         while not done.wait(_PAUSE):
             for _ in range(_BURST):
                 for sender in senders:
-                    sender.send(bytes(sent[0] % 1000))
-                sent[0] += 1
+                    sender.send(bytes(number % 1000))
+                number += 1
 
     sending = threading.Thread(target=send)
     sending.start()
     try:
-        yield sent
+        yield
     finally:
         done.set()
         sending.join()
