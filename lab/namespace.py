@@ -145,10 +145,9 @@ class Namespace:
         See: dev_seq_printf_stats() in net/core/net-procfs.c
         """
         with self.entered():
-            _, _, *lines = Path("/proc/thread-self/net/dev").read_text("ascii").splitlines()
-        rows = {
-            name.strip(): row.split() for name, _, row in (line.rpartition(":") for line in lines)
-        }
+            _, _, *lines = Path("/proc/thread-self/net/dev").read_bytes().splitlines()
+        named = (line.rpartition(b":") for line in lines)
+        rows = {os.fsdecode(name.strip()): row.split() for name, _, row in named}
         rx_bytes, rx_packets, *_, tx_bytes, tx_packets = map(int, rows[ifname][:10])
         return Counters(rx_packets, rx_bytes, tx_packets, tx_bytes)
 

@@ -15,16 +15,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from xdist.remote import Producer
+    from xdist.workermanage import WorkerController
 
 MACHINE = "tests/vm"
 
 
 class ByFile(LoadFileScheduling):
-    """One process boots the machine and asks it everything."""
+    """One process boots the machine and asks it everything, first of all: it takes longest."""
 
     def _split_scope(self, nodeid: str) -> str:
         scope = super()._split_scope(nodeid)
         return MACHINE if scope.startswith(f"{MACHINE}/") else scope
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if MACHINE in self.workqueue:
+            self.workqueue.move_to_end(MACHINE, last=False)
+        super()._assign_work_unit(node)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
