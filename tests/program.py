@@ -38,7 +38,6 @@ from trapstream_vtap.sinks import parse
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from trapstream_vtap.bpf.code import Objects
     from trapstream_vtap.schema import Layout
 
 PROGRAMS = ("vtap_ingress", "vtap_egress", "vtap_ingress_l3", "vtap_egress_l3")
@@ -135,9 +134,9 @@ def settings(
 class FlowProgram:
     """The loaded programs; the flow table is empty between two frames."""
 
-    def __init__(self, chosen: Settings, objects: Objects | None = None) -> None:
-        """Compile and load, or take over OBJECTS that are loaded; CHOSEN is of `settings`."""
-        self.objects = objects or load(source(chosen))
+    def __init__(self, chosen: Settings) -> None:
+        """Compile and load; CHOSEN is of `settings`."""
+        self.objects = load(source(chosen))
         self.hook = chosen.hook
         self._key = flow_layouts(chosen.key).key
         self._libbpf = ctypes.CDLL("libbpf.so.1")

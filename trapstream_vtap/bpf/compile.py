@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trapstream_vtap.bpf import kernel
 from trapstream_vtap.bpf.code import NO_BPF, NOT_ALLOWED, Code, Map, named_maps, renamed_maps
@@ -46,18 +46,22 @@ def compiled(source: Source) -> Code:
     with _heard() as said:
         try:
             # BCC's own macros come twice, from its text and from our headers
-            module = BPF(text=source.text, cflags=[f"-I{HERE}", "-Wno-macro-redefined"])
+            with BPF(text=source.text, cflags=[f"-I{HERE}", "-Wno-macro-redefined"]) as module:
+                return _code(module, source)
         except Exception as error:  # BCC raises bare Exception for all it meets
-            raise _refused(said() or str(error)) from error
-    with module:
-        functions = {p.code: module.dump_func(p.code.encode()) for p in source.programs}
-        wanted = [module[name].map_fd for name in source.maps]
-        used = [fd for function in functions.values() for fd in named_maps(function)]
-        descriptors = [*dict.fromkeys((*wanted, *used))]
-        return Code(
-            {name: renamed_maps(code, descriptors.index) for name, code in functions.items()},
-            tuple(Map(*kernel.describe_map(descriptor)) for descriptor in descriptors),
-        )
+            raise _refused(said() or repr(error)) from error
+
+
+def _code(module: Any, source: Source) -> Code:
+    """What BCC has made of SOURCE."""
+    functions = {p.code: module.dump_func(p.code.encode()) for p in source.programs}
+    wanted = [module[name].map_fd for name in source.maps]
+    used = [fd for function in functions.values() for fd in named_maps(function)]
+    descriptors = [*dict.fromkeys((*wanted, *used))]
+    return Code(
+        {name: renamed_maps(code, descriptors.index) for name, code in functions.items()},
+        tuple(Map(*kernel.describe_map(descriptor)) for descriptor in descriptors),
+    )
 
 
 def _refused(said: str) -> RunError:
