@@ -80,12 +80,13 @@ healthy := $(shell [[ "$$(cat $(READY) 2>&1)" == "$(CURDIR)" && -x $(BIN)/vtap-s
     2>/dev/null && echo yes)
 
 $(READY): setup.cfg setup.py pyproject.toml $(if $(healthy),,FORCE)
-	rm -rf .venv
+	rm -rf .venv trapstream_vtap/*.cpp trapstream_vtap/*.so
 	$(PYTHON) -m venv --system-site-packages .venv
 	$(BIN)/pip install -q --upgrade 'setuptools>=77' 'Cython>=3'
-	$(BIN)/pip install -q --no-build-isolation -e '.[test,lint]'
+	$(BIN)/pip install -q --no-compile --no-build-isolation -e '.[test,lint]'
 	echo '$(CURDIR)' > $@
 
+# With the environment they have been built already, and only what is older than its sources is built again.
 $(NATIVE): $(wildcard trapstream_vtap/*.pyx trapstream_vtap/*.hpp) $(READY)
-	$(BIN)/python setup.py -q build_ext --inplace --force
+	$(BIN)/python setup.py -q build_ext --inplace
 	@touch $@

@@ -11,6 +11,7 @@ import lzma
 import re
 import shutil
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -96,14 +97,14 @@ def _make(target: Path) -> None:
         root, new = Path(directory) / "root", Path(directory) / "new"
         new.mkdir()
         release, version = _newest()
-        for package in (
+        names = (
             f"linux-image-{release}",
             f"linux-headers-{release}",
             f"linux-headers-{release.removesuffix('-amd64')}-common",
             f"linux-kbuild-{SERIES}",
             f"linux-source-{SERIES}",
-        ):
-            packages.unpack(f"{package}={version}", root)
+        )
+        packages.unpack(root, *(f"{name}={version}" for name in names))
         built = _netdevsim(root, release)
         image = _decompressed((root / f"boot/vmlinuz-{release}").read_bytes())
         (new / f"vmlinux-{release}").write_bytes(image)
@@ -141,18 +142,26 @@ def _numbers(text: str) -> list[int]:
 
 def _netdevsim(root: Path, release: str) -> Path:
     """The module, built with unpacked headers from unpacked sources."""
-    headers, source = root / f"usr/src/linux-headers-{release}", f"linux-source-{SERIES}"
+    headers = root / f"usr/src/linux-headers-{release}"
     common = root / f"usr/src/linux-headers-{release.removesuffix('-amd64')}-common"
     (headers / "Makefile").write_text(f"include {common}/Makefile\n", encoding="ascii")
-    archive = root / f"usr/src/{source}.tar.xz"
-    packages.run("tar", "-xJf", str(archive), "-C", str(root), f"{source}/{NETDEVSIM}")
-    directory = root / source / NETDEVSIM
-    packages.run(
-        *("make", "-j2", "-C", str(headers), f"M={directory}", "CONFIG_NETDEVSIM=m", "modules")
-    )
-    module = directory / "netdevsim.ko"
-    packages.run("strip", "--strip-debug", str(module))
-    return module
+    directory = _source(root, NETDEVSIM)
+    choices = ("CONFIG_NETDEVSIM=m", "KCFLAGS=-g0")
+    packages.run("make", "-j2", "-C", str(headers), f"M={directory}", *choices, "modules")
+    return directory / "netdevsim.ko"
+
+
+def _source(root: Path, name: str) -> Path:
+    """The directory NAME of the kernel's sources: their archive is read no further than that."""
+    source = f"linux-source-{SERIES}"
+    directory = root / source / name
+    with tarfile.open(root / f"usr/src/{source}.tar.xz", "r|xz") as archive:
+        for member in archive:
+            if member.name.startswith(f"{source}/{name}"):
+                archive.extract(member, root)
+            elif directory.exists():
+                break
+    return directory
 
 
 def _decompressed(vmlinuz: bytes) -> bytes:

@@ -29,29 +29,29 @@ def unpacked(package: str) -> Path:
             with tempfile.TemporaryDirectory(dir=STORE, prefix=".new-") as directory:
                 new = Path(directory) / "files"
                 try:
-                    unpack(package, new)
+                    unpack(new, package)
                 except subprocess.CalledProcessError:
                     update()  # the lists were missing or old
-                    unpack(package, new)
+                    unpack(new, package)
                 new.rename(target)
     return target
 
 
-def unpack(package: str, directory: Path) -> None:
-    """Fetches a package and unpacks it into a directory.
+def unpack(directory: Path, *names: str) -> None:
+    """Fetches packages and unpacks them into one directory.
 
     Args:
-        package: Its name; `name=version` where it must be that one.
-        directory: Where to; it may hold files of other packages already.
+        directory: Where to.
+        names: Of the packages; `name=version` where it must be that one.
 
     Raises:
-        subprocess.CalledProcessError: When the distribution does not have it, or the lists are old.
+        subprocess.CalledProcessError: When the distribution lacks one, or the lists are old.
     """
     with tempfile.TemporaryDirectory() as fetched:
         # The sandbox user of apt may not write here.
-        run("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", package, cwd=fetched)
-        (archive,) = Path(fetched).glob("*.deb")
-        run("dpkg-deb", "-x", str(archive), str(directory))
+        run("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", *names, cwd=fetched)
+        for archive in Path(fetched).glob("*.deb"):
+            run("dpkg-deb", "-x", str(archive), str(directory))
 
 
 def update() -> None:
