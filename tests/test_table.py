@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NS = 10**9
 HOUR = 3600 * NS
-SECONDS = 2.0
+SECONDS = 1.0
 
 
 def frame(number: int = 0, size: int = 100) -> bytes:
@@ -110,7 +110,7 @@ def test_two_cpus(table: Table, flows: int) -> None:
         thread.start()
     rounds = 0
     while time.monotonic() < until:
-        table.sweep(force=rounds % 3 == 2)
+        table.sweep(force=rounds % 3 > 0)
         rounds += 1
     for thread in threads:
         thread.join()
@@ -121,9 +121,20 @@ def test_two_cpus(table: Table, flows: int) -> None:
     assert table.exported() == sum(ran)
     assert sum(record["bytes"] for record in table.records) == sum(ran) * len(frame())
     assert sum(record["payload_bytes"] for record in table.records) == sum(ran) * 100
-    # each packet but the first of each flow has exactly one inter-arrival time
-    assert sum(record["iat_count"] for record in table.records) == sum(ran) - flows
+    _gaps_are_real(table.records, sum(ran) - flows)
     _no_point_twice(table.records)
+
+
+def _gaps_are_real(records: list[dict[str, int]], expected: int) -> None:
+    """Of the EXPECTED inter-arrival times only those are missing that a record cuts in two.
+
+    It may have one CPU's gap, and the next record the packet, which then has none to tell of.
+    """
+    for record in records:
+        if record["iat_count"]:
+            assert record["iat_min"] <= record["iat_max"] < HOUR
+    alone = sum(record["packets"] > 0 and not record["iat_count"] for record in records)
+    assert 0 <= expected - sum(record["iat_count"] for record in records) <= 2 * alone
 
 
 def _no_point_twice(records: list[dict[str, int]]) -> None:

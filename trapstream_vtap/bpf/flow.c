@@ -268,44 +268,10 @@ static __always_inline void raise_to(u64 *extreme, u64 value)
 	}
 }
 
-static __always_inline void count(struct packet *p, struct flow *f, u64 now)
+/* GAP, forward or backward, and how long that is. */
+static __always_inline void count_gap(struct flow_key *key, struct flow *f, struct jitter_slot *j,
+				      u64 gap, u64 iat)
 {
-	struct flow_key *key = (struct flow_key *)p;
-	u64 packets = p->packets, bytes = p->bytes, payload = p->payload;
-	u64 end = *(volatile u64 *)&f->end;
-	u64 last, gap, iat;
-	struct jitter_slot *j;
-	struct slot *s;
-
-	if (unlikely(now >= LINE(end)))
-		end = close_intervals(key, f, now, true, false);
-	s = COUNTS(f, end);
-	j = JITTER(f, end);
-	last = __sync_lock_test_and_set(&f->last, now);
-#ifdef VTAP_SEQUENCE
-	check_sequence(p, f, s, now, packets); /* ahead of the arrival, with which it is closed */
-#endif
-	__sync_fetch_and_add(&s->arrivals, 1);
-	__sync_fetch_and_add(&s->bytes, bytes);
-	if (payload)
-		__sync_fetch_and_add(&s->payload, payload);
-	if (unlikely(packets > 1))
-		__sync_fetch_and_add(&s->merged, packets - 1);
-	/* Two CPUs may take their times in one order and get here in the other: the sum stays true */
-	gap = now - last;
-	iat = (s64)gap < 0 ? -gap : gap;
-	if (unlikely(!last || iat > STOP_GAP_NS)) {
-#ifndef LONG_NS
-		__sync_fetch_and_add(&s->stops, 1);
-#endif
-#ifdef VTAP_SMOOTHED
-		smooth_anew(f);
-#endif
-		return;
-	}
-#ifdef LONG_NS
-	__sync_fetch_and_add(&j->iat_count, 1);
-#endif
 #ifdef VTAP_DEVIATION
 	if ((s64)gap > (s64)EXPECTED_GAP_NS)
 		__sync_fetch_and_add(&j->iat_excess, gap - EXPECTED_GAP_NS);
@@ -324,6 +290,48 @@ static __always_inline void count(struct packet *p, struct flow *f, u64 now)
 #ifdef VTAP_GAPS
 	book_gap(key, iat);
 #endif
+#ifdef LONG_NS
+	__sync_fetch_and_add(&j->iat_count, 1); /* last: with it they are handed over */
+#endif
+}
+
+static __always_inline void count(struct packet *p, struct flow *f, u64 now)
+{
+	struct flow_key *key = (struct flow_key *)p;
+	u64 packets = p->packets, bytes = p->bytes, payload = p->payload;
+	u64 end = *(volatile u64 *)&f->end;
+	u64 last, gap, iat;
+	struct jitter_slot *j;
+	struct slot *s;
+
+	if (unlikely(now >= LINE(end)))
+		end = close_intervals(key, f, now, true, false);
+	s = COUNTS(f, end);
+	j = JITTER(f, end);
+	last = __sync_lock_test_and_set(&f->last, now);
+#ifdef VTAP_SEQUENCE
+	check_sequence(p, f, s, now, packets);
+#endif
+	/* Two CPUs may take their times in one order and get here in the other: the sum stays true */
+	gap = now - last;
+	iat = (s64)gap < 0 ? -gap : gap;
+	if (unlikely(!last || iat > STOP_GAP_NS)) {
+#ifndef LONG_NS
+		__sync_fetch_and_add(&s->stops, 1);
+#endif
+#ifdef VTAP_SMOOTHED
+		smooth_anew(f);
+#endif
+	} else {
+		count_gap(key, f, j, gap, iat);
+	}
+	__sync_fetch_and_add(&s->bytes, bytes);
+	if (payload)
+		__sync_fetch_and_add(&s->payload, payload);
+	if (unlikely(packets > 1))
+		__sync_fetch_and_add(&s->merged, packets - 1);
+	/* Last, as what has arrivals is handed over: whatever another CPU closes meanwhile, nothing stays behind */
+	__sync_fetch_and_add(&s->arrivals, 1);
 }
 
 static __always_inline struct flow *new_flow(struct flow_key *key)

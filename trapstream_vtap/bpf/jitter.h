@@ -51,14 +51,25 @@ static __always_inline void smooth_anew(struct flow *f)
 static __always_inline void hand_over_jitter(struct flow_record *r, struct flow *f,
 					     struct jitter_slot *j)
 {
+	u64 inverted;
+
 #ifdef LONG_NS
 	r->iat_count = __sync_lock_test_and_set(&j->iat_count, 0);
 #endif
 	r->iat_sum = __sync_lock_test_and_set(&j->iat_sum, 0);
 	r->iat_squares = __sync_lock_test_and_set(&j->iat_squares, 0);
 	r->iat_squares_coarse = __sync_lock_test_and_set(&j->iat_squares_coarse, 0);
-	r->iat_min = ~__sync_lock_test_and_set(&j->iat_min_inverted, 0);
 	r->iat_max = __sync_lock_test_and_set(&j->iat_max, 0);
+	inverted = __sync_lock_test_and_set(&j->iat_min_inverted, 0);
+	r->iat_min = ~inverted;
+	/*
+	 * Another CPU may be in the middle of its packet: then part of that has gone with the record before,
+	 * or goes with the next one.
+	 */
+	if (!inverted || (s64)r->iat_count < 0)
+		r->iat_count = 0;
+	else if (r->iat_max < r->iat_min)
+		r->iat_max = r->iat_min;
 #ifdef VTAP_DEVIATION
 	r->iat_excess = __sync_lock_test_and_set(&j->iat_excess, 0);
 	r->expected_gap = EXPECTED_GAP_NS;
