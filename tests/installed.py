@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import shutil
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 from lab import wheel
@@ -36,8 +37,10 @@ def environment() -> Path:
             (target / "venv").mkdir(parents=True)
             made = wheel.build(target)
             there = within(target / "venv")
-            _run(*there, "/usr/bin/python3", "-m", "venv", "--system-site-packages", PLACE)
-            _run(*there, f"{PLACE}/bin/pip", "-q", "install", str(made))
+            new = ("-m", "venv", "--system-site-packages", "--without-pip", PLACE)
+            _run(*there, "/usr/bin/python3", *new)
+            pip = (sys.executable, "-m", "pip", "--python", f"{PLACE}/bin/python")
+            _run(*there, *pip, "-q", "install", str(made))
             (target / "ready").touch()
     return target / "venv"
 

@@ -19,8 +19,9 @@ from waiting import wait_for
 
 from trapstream_vtap.errors import UsageError
 from trapstream_vtap.ledger import Held
-from trapstream_vtap.sinks import HttpSink, Payload, http, parse, tls
+from trapstream_vtap.sinks import Payload, http, parse, tls
 from trapstream_vtap.sinks.division import MOST_REQUESTS
+from trapstream_vtap.sinks.http import HttpSink
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,8 @@ from flowlines import TIME, Handing, held, line, packets
 from lab.command import VtapStream
 from lab.namespace import Namespace
 from lab.servers import Influxd, VictoriaMetrics
-from trapstream_vtap.sinks import HttpSink, parse
+from trapstream_vtap.sinks import parse
+from trapstream_vtap.sinks.http import HttpSink
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -22,7 +22,8 @@ from waiting import wait_for
 
 from lab.namespace import Namespace
 from trapstream_vtap.errors import UsageError
-from trapstream_vtap.sinks import KafkaSink, kafka, parse
+from trapstream_vtap.sinks import kafka, parse
+from trapstream_vtap.sinks.kafka import KafkaSink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,8 @@ from flowlines import Handing, held, line, number_of
 from realbroker import Broker
 from waiting import wait_for
 
-from trapstream_vtap.sinks import KafkaSink, kafka, parse
+from trapstream_vtap.sinks import kafka, parse
+from trapstream_vtap.sinks.kafka import KafkaSink
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,7 +22,8 @@ from traffic import Wire
 from waiting import wait_for
 
 from lab.command import COMMAND
-from trapstream_vtap.sinks import TlsSink, parse, tls
+from trapstream_vtap.sinks import parse, tls
+from trapstream_vtap.sinks.tcp_tls import TlsSink
 
 if TYPE_CHECKING:
     from collections.abc import Callable

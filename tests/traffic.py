@@ -43,8 +43,8 @@ int forget_departure(struct __sk_buff *skb)
 }
 """
 
-_BURST = 64  # packets of each sender, one right after the other
-_PAUSE = 0.001  # seconds: without it, packets leave no time for what is started meanwhile
+_BURST = 32  # packets of each sender, one right after the other
+_PAUSE = 0.002  # seconds: without it, packets leave no time for what is started meanwhile
 
 
 @functools.cache

@@ -7,10 +7,8 @@ The words stand in `data/traps.toml` and `data/drop_reasons.toml`, read at the f
 from __future__ import annotations
 
 import re
-import tomllib
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 
 SEVERITIES = ("Error", "Warning", "Notice")
 TYPES = ("drop", "exception", "control")
@@ -71,6 +69,9 @@ def drop_reasons() -> dict[str, Cause]:
 
 
 def _read(file: str) -> dict[str, Cause]:
+    import tomllib  # noqa: PLC0415 - who tells of no drops starts without
+    from importlib import resources  # noqa: PLC0415 - likewise
+
     text = resources.files(__package__).joinpath("data", file).read_text(encoding="utf-8")
     return {
         name: Cause(name=name, **({"type": "drop"} | values))

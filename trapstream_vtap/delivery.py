@@ -17,7 +17,7 @@ from trapstream_vtap.config import JSON_LINE_LIMIT, NS, PROBES
 from trapstream_vtap.errors import RunError, UsageError
 from trapstream_vtap.layouts import DROP_EVENT
 from trapstream_vtap.ledger import NOTHING, Handed, Held
-from trapstream_vtap.sinks import Address, FileSink, Pace, Payload, Sender, http, make_sink
+from trapstream_vtap.sinks import Address, FileSink, Pace, Payload, Sender, make_sink
 from trapstream_vtap.spool import Spool, directory_name
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def shape(address: Address, settings: Settings) -> Shape:
                 f"{address}: InfluxDB's HTTP interface takes line protocol only: leave -f "
                 f"{settings.format} out, and run another vtap-stream for the {settings.format}."
             )
+        from trapstream_vtap.sinks import http  # noqa: PLC0415 - see trapstream_vtap.sinks
+
         most_records = min(settings.batch_size, http.MOST_LINES)
         return Shape(formats.INFLUX, most_records, http.MOST_BYTES)
     if address.scheme in ("kafka", "file", "-"):

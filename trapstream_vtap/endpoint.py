@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import gzip
-import http.server
 import socket
 import sys
 import threading
@@ -15,6 +14,7 @@ import orjson
 from trapstream_vtap.errors import RunError
 
 if TYPE_CHECKING:
+    import http.server
     from collections.abc import Callable, Mapping
 
 _WORTH_COMPRESSING = 1400  # bytes; less fits into a packet as it is
@@ -112,6 +112,8 @@ class Endpoints:
 def _server(
     address: tuple[str, int], answer: Callable[[str, str], Page]
 ) -> http.server.ThreadingHTTPServer:
+    import http.server  # noqa: PLC0415 - large, and few ask for pages
+
     class Handler(http.server.BaseHTTPRequestHandler):
         timeout = 10
 

@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sinks: one class per way to a collector, one interface, and the sender that feeds them."""
+"""Sinks: one class per way to a collector, one interface, and the sender that feeds them.
+
+What few want brings large libraries (HTTP, Kafka, TLS): its module is loaded where it is used.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trapstream_vtap.sinks import tls
 from trapstream_vtap.sinks.address import Address, parse, plain
 from trapstream_vtap.sinks.file import FileSink, Rotation
-from trapstream_vtap.sinks.http import HttpSink
-from trapstream_vtap.sinks.kafka import KafkaSink
 from trapstream_vtap.sinks.output import OutputSink
 from trapstream_vtap.sinks.pace import Pace
 from trapstream_vtap.sinks.sender import EndError, Payload, Refusal, Sender, Sink, TryLaterError
 from trapstream_vtap.sinks.tcp import TcpSink
-from trapstream_vtap.sinks.tcp_tls import TlsSink
 from trapstream_vtap.sinks.udp import UdpSink
 
 if TYPE_CHECKING:
@@ -26,8 +25,6 @@ __all__ = [
     "Address",
     "EndError",
     "FileSink",
-    "HttpSink",
-    "KafkaSink",
     "OutputSink",
     "Pace",
     "Payload",
@@ -36,7 +33,6 @@ __all__ = [
     "Sender",
     "Sink",
     "TcpSink",
-    "TlsSink",
     "TryLaterError",
     "UdpSink",
     "make_sink",
@@ -52,11 +48,14 @@ def make_sink(address: Address, settings: Settings) -> Sink:
         UsageError: It says what that kind of sink does not know, or the sink's options do.
     """
     match address.scheme:
-        case "http":
-            sink: Sink = HttpSink(address, settings.token_file, None)
-        case "https":
-            sink = HttpSink(address, settings.token_file, _context(settings))
+        case "http" | "https":
+            from trapstream_vtap.sinks.http import HttpSink  # noqa: PLC0415 - see above
+
+            context = _context(settings) if address.scheme == "https" else None
+            sink: Sink = HttpSink(address, settings.token_file, context)
         case "kafka":
+            from trapstream_vtap.sinks.kafka import KafkaSink  # noqa: PLC0415 - likewise
+
             sink = KafkaSink(address, settings.kafka_config)
         case "file":
             rotation = Rotation(settings.file_size, settings.file_age, settings.file_keep)
@@ -66,6 +65,8 @@ def make_sink(address: Address, settings: Settings) -> Sink:
         case "udp":
             sink = UdpSink(plain(address))
         case _ if settings.tls:
+            from trapstream_vtap.sinks.tcp_tls import TlsSink  # noqa: PLC0415 - likewise
+
             sink = TlsSink(plain(address), _context(settings))
         case _:
             sink = TcpSink(plain(address))
@@ -73,4 +74,6 @@ def make_sink(address: Address, settings: Settings) -> Sink:
 
 
 def _context(settings: Settings) -> ssl.SSLContext:
+    from trapstream_vtap.sinks import tls  # noqa: PLC0415 - likewise
+
     return tls.context(settings.tls_ca, settings.tls_cert, settings.tls_key)
