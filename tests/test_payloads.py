@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -142,10 +143,10 @@ def test_nothing_makes_no_payload() -> None:
 def test_large_batch() -> None:
     """A batch of many thousand records is rendered without a limit of its own."""
     plan = plan_of(INFLUX)
-    batch = b"".join(
-        flow_layouts(KEY_FIELDS).record.pack({"family": 4, "interface": 1, "time": i})
-        for i in range(50_000)
-    )
+    layout = flow_layouts(KEY_FIELDS).record
+    record = layout.pack({"family": 4, "interface": 1})
+    before, behind = record[: layout.offsets["time"]], record[layout.offsets["time"] + 8 :]
+    batch = b"".join(before + i.to_bytes(8, sys.byteorder) + behind for i in range(50_000))
 
     ((data, count, booked),), _ = plan.render(batch, 10**6, UNLIMITED)
 
