@@ -40,7 +40,7 @@ test: PACKAGES += netsniff-ng iperf3 tshark bmon nftables  # independent traffic
 test: PACKAGES += socat  # TLS in front of a Kafka broker
 test: PACKAGES += systemd systemd-container  # the unit, started by a real systemd
 test: PACKAGES += $(if $(shell command -v npm),,npm)  # Grafana's own types, the judge of our dashboards
-test: PACKAGES += qemu-system-x86 gcc binutils xz-utils  # another kernel in an emulator, and a module for it
+test: PACKAGES += qemu-system-x86 gcc binutils  # another kernel in an emulator, and a module for it
 test: setup  ## run every test; PYTEST_ARGS='-k name' to choose
 	$(BIN)/python -m pytest -n 4 $(PYTEST_ARGS)
 
