@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from pathlib import Path
@@ -12,13 +13,13 @@ import click
 
 from trapstream_vtap import __version__, config, configfile
 from trapstream_vtap.dropped import TRAP_TAGS
-from trapstream_vtap.errors import RunError, UsageError
+from trapstream_vtap.errors import RunError, UsageError, printable
 from trapstream_vtap.interfaces import choose, present
 from trapstream_vtap.sinks import Address, parse
 from trapstream_vtap.stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _MIB = 1 << 20
@@ -161,7 +162,30 @@ def _plain(option: click.Option, key: str, value: Any) -> Any:
     return value
 
 
-@click.command(context_settings=_CONTEXT)
+class _Command(click.Command):
+    """The command, whose errors may say words of others: names, keys of files."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """As click does, out of the arguments."""
+        with _printable_errors():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click does, with the arguments."""
+        with _printable_errors():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _printable_errors() -> Iterator[None]:
+    """Errors on their way out say nothing that is not printed."""
+    try:
+        yield
+    except click.UsageError as error:
+        raise click.UsageError(printable(error.format_message()), error.ctx) from error
+
+
+@click.command(cls=_Command, context_settings=_CONTEXT)
 @click.argument("host", metavar="[COLLECTOR_IP", required=False)
 @click.argument("port", metavar="COLLECTOR_PORT]", type=_Port(), required=False)
 @click.option(
@@ -533,7 +557,7 @@ def main(host: str | None, port: int | None, **options: Any) -> None:
     except UsageError as error:
         raise click.UsageError(str(error)) from error
     except RunError as error:
-        print(f"vtap-stream: {error}", file=sys.stderr)  # noqa: T201
+        print(f"vtap-stream: {printable(str(error))}", file=sys.stderr)  # noqa: T201
         sys.exit(1)
 
 

@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from trapstream_vtap.endpoint import json_page
+from trapstream_vtap.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -70,7 +71,7 @@ class Health:
 
     def status(self, sentence: str) -> None:
         """What systemctl status shall show."""
-        self._notify(f"STATUS={sentence}")
+        self._notify(f"STATUS={printable(sentence)}")
 
     def stopping(self) -> None:
         """The end has begun."""
@@ -96,7 +97,7 @@ class Health:
     def _ready(self, _accept: str) -> Page:
         sinks = self._sinks()
         ready = self._measuring and (any(sinks.values()) or not sinks)
-        states = {name: "up" if up else "down" for name, up in sinks.items()}
+        states = {printable(name): "up" if up else "down" for name, up in sinks.items()}
         word = "measuring" if self._measuring else "not measuring"
         return json_page(200 if ready else 503, {"status": word, "sinks": states})
 

@@ -18,7 +18,7 @@ from trapstream_vtap.config import NS
 from trapstream_vtap.delivery import Delivery, Schemas
 from trapstream_vtap.drops import Drops
 from trapstream_vtap.endpoint import Endpoints
-from trapstream_vtap.errors import RunError, UsageError
+from trapstream_vtap.errors import RunError, UsageError, printable
 from trapstream_vtap.health import Health
 from trapstream_vtap.interfaces import present
 from trapstream_vtap.keeper.client import Keeper
@@ -56,7 +56,7 @@ _speaking = threading.Lock()
 def report(sentence: str) -> None:
     """Say something to the person at the terminal; from any thread, each a line of its own."""
     with _speaking:
-        sys.stderr.write(f"vtap-stream: {sentence}\n")
+        sys.stderr.write(f"vtap-stream: {printable(sentence)}\n")
         sys.stderr.flush()
 
 
