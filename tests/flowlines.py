@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, Self
 
 from trapstream_vtap.ledger import Held
@@ -58,7 +59,8 @@ class Handing:
         numbers = list(numbers)
         self._handed += held(numbers)
         joined = b"".join(map(line, numbers)) if data is None else data
-        self.sender.put(Payload(joined, held(numbers)))
+        weights = memoryview(array("Q", map(packets, numbers)))
+        self.sender.put(Payload(joined, held(numbers), weights=weights))
 
     def account(self) -> tuple[Held, dict[str, Held]]:
         """What was delivered, and lost by reason, when all has settled; the sum is checked."""

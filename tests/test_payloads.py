@@ -95,12 +95,14 @@ def test_payloads(
     payloads, (too_large, lost) = plan.render(b"".join(records), most_records, most_bytes)
 
     left = [(text, flow) for text, flow, fit in zip(texts, flows, fits, strict=True) if fit]
-    for i, (data, count, booked) in enumerate(payloads):
+    for i, (data, weights, booked) in enumerate(payloads):
+        count = len(weights)
         assert len(data) <= most_bytes
         assert 1 <= count <= most_records
         here, left = left[:count], left[count:]
         assert opening + separator.join(text for text, _ in here) + ending == data
         assert tally([flow for _, flow in here]) == booked
+        assert [flow.counts["packets"] for _, flow in here] == weights.tolist()
         if i + 1 < len(payloads):  # no earlier than need be
             longer = len(data) + len(separator) + len(left[0][0])
             assert count == most_records or longer > most_bytes
@@ -148,10 +150,10 @@ def test_large_batch() -> None:
     before, behind = record[: layout.offsets["time"]], record[layout.offsets["time"] + 8 :]
     batch = b"".join(before + i.to_bytes(8, sys.byteorder) + behind for i in range(50_000))
 
-    ((data, count, booked),), _ = plan.render(batch, 10**6, UNLIMITED)
+    ((data, weights, booked),), _ = plan.render(batch, 10**6, UNLIMITED)
 
     times = [int(line.rpartition(b" ")[2]) for line in data.splitlines()]
-    assert (list(range(50_000)), 50_000) == (times, count)
+    assert (list(range(50_000)), 50_000) == (times, len(weights))
     assert booked == {1: (50_000, 0, 0)}
 
 
@@ -160,9 +162,9 @@ def test_text_of_accounts_is_not_counted_as_flows() -> None:
     plan = formats.compile_plan(INFLUX, AGENT, formats.Labels("d", {1: "a", 2: "b"}))
     batch = b"".join(AGENT.layout.pack({"interface": i}) for i in (1, 2, 1))
 
-    ((_, count, booked),), _ = plan.render(batch, 10, UNLIMITED)
+    ((_, weights, booked),), _ = plan.render(batch, 10, UNLIMITED)
 
-    assert (count, booked) == (3, {1: (2, 0, 0), 2: (1, 0, 0)})
+    assert (weights.tolist(), booked) == ([0, 0, 0], {1: (2, 0, 0), 2: (1, 0, 0)})
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

@@ -190,6 +190,7 @@ struct Slot {
 struct Payload {
     size_t at = 0, length = 0;
     uint64_t records = 0;
+    std::vector<uint64_t> weights;  // packets of each record
     std::vector<Tally> tallies;
 };
 
@@ -513,6 +514,7 @@ struct Plan {
                 to = put(to, open) + length;
             }
             payload.records++;
+            payload.weights.push_back(packets);
             book(payload.tallies, interface, 1, packets, bytes);
         }
         if (payload.records) finish();

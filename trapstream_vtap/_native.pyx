@@ -51,6 +51,7 @@ cdef extern from "_native.hpp" namespace "vtap" nogil:
         size_t at
         size_t length
         uint64_t records
+        vector[uint64_t] weights
         vector[Tally_] tallies
 
     cdef cppclass Plan_ "vtap::Plan":
@@ -88,6 +89,11 @@ cdef extern from "_native.hpp" namespace "vtap" nogil:
         void begin()
         int step(uint64_t now, cbool force) except +
         const SweepResult_& result()
+
+
+cdef object _weights(const vector[uint64_t]& weights):
+    cdef const char *octets = <const char *>weights.data()
+    return memoryview(octets[: weights.size() * sizeof(uint64_t)]).cast("Q")
 
 
 cdef dict _tallies(vector[Tally_] tallies):
@@ -204,9 +210,10 @@ cdef class Plan:
         """Write the records in `batch` into payloads.
 
         Returns:
-            The payloads, each as its bytes, the number of records in it, and what it holds of each
-            interface: {index: (records, packets, bytes)}. And the same, without bytes, of the
-            records that exceed `most_bytes` each by itself.
+            The payloads, each as its bytes, the packets of each record in it (0 where it has none;
+            64-bit integers), and what it holds of each interface:
+            {index: (records, packets, bytes)}. And of the records that exceed `most_bytes` each by
+            itself how many they are, and what they hold.
         """
         cdef vector[Payload_] payloads
         cdef Payload_ too_large
@@ -216,7 +223,7 @@ cdef class Plan:
                 self.plan.render(&batch[0], count, most_records, most_bytes, payloads, too_large)
         return (
             [
-                (self.plan.text.data()[p.at : p.at + p.length], p.records, _tallies(p.tallies))
+                (self.plan.text.data()[p.at : p.at + p.length], _weights(p.weights), _tallies(p.tallies))
                 for p in payloads
             ],
             (too_large.records, _tallies(too_large.tallies)),

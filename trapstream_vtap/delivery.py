@@ -16,7 +16,7 @@ from trapstream_vtap._native import tally
 from trapstream_vtap.config import JSON_LINE_LIMIT, NS, PROBES
 from trapstream_vtap.errors import RunError, UsageError
 from trapstream_vtap.layouts import DROP_EVENT
-from trapstream_vtap.ledger import NOTHING, Handed, Held
+from trapstream_vtap.ledger import Handed, Held
 from trapstream_vtap.sinks import Address, FileSink, Pace, Payload, Sender, make_sink
 from trapstream_vtap.spool import Spool, directory_name
 
@@ -301,8 +301,10 @@ class Delivery:
         for shape, plan in plans.items():
             payloads, (_, too_large) = plan.render(batch, shape.most_records, shape.most_bytes)
             senders = self._by_shape[shape]
-            for data, _, tallies in payloads:
-                payload = Payload(data, _held(tallies) if counts else NOTHING)
+            for data, weights, tallies in payloads:
+                payload = (
+                    Payload(data, _held(tallies), weights=weights) if counts else Payload(data)
+                )
                 for sender in senders:
                     sender.put(payload)
             if counts and too_large:

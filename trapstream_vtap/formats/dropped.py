@@ -187,7 +187,7 @@ class DropPlan:
 
     def render(
         self, batch: bytes | bytearray, most_records: int, most_bytes: int
-    ) -> tuple[list[tuple[bytes, int, Tallies]], tuple[int, Tallies]]:
+    ) -> tuple[list[tuple[bytes, memoryview, Tallies]], tuple[int, Tallies]]:
         """Write the records in `batch`, oldest first; otherwise as `Plan.render`."""
         if max(self._counts()) > _MOST_NAMES:
             self._begin()

@@ -8,17 +8,18 @@ a thread of its own, so that a disk that hangs holds up neither measuring nor se
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from trapstream_vtap.errors import worth_saying
 from trapstream_vtap.ledger import NOTHING, Account, Held
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from trapstream_vtap.segment import Frame
     from trapstream_vtap.sinks.sender import Refusal
@@ -27,16 +28,48 @@ if TYPE_CHECKING:
 _NS = 1_000_000_000
 _SYNC_SECONDS = 1.0  # what a power failure may cost
 _RETRY_SECONDS = 1.0  # until the next attempt to write to a full disk
+_MARK = b"\xffVTW"  # no text in UTF-8 holds it
+_WEIGHTS = struct.Struct("=4sI")  # the mark, and how many weights follow
 _PATIENCE = 1.0  # seconds that measuring waits for the disk before it gives records up
 
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """Bytes that are sent as a whole, what they hold, and since when (CLOCK_MONOTONIC, s)."""
+    """Bytes that are sent as a whole, what they hold, and since when (CLOCK_MONOTONIC, s).
+
+    Args:
+        data: The bytes.
+        held: What is booked of them.
+        born: When they were made.
+        weights: Packets of each record (64-bit integers), as the renderer says; None: not known.
+    """
 
     data: bytes
     held: Held = NOTHING
     born: float = field(default_factory=time.monotonic)
+    weights: memoryview | None = None
+
+    def part(self, numbers: Collection[int]) -> Held:
+        """What is booked of the records with these NUMBERS, from 0; all, if that is not known."""
+        if self.weights is None or self.held == NOTHING:
+            return self.held
+        return Held(len(numbers), sum(self.weights[number] for number in numbers))
+
+    def packed(self) -> bytes:
+        """Data and weights in one, for the spool."""
+        if self.weights is None:
+            return self.data
+        return _WEIGHTS.pack(_MARK, len(self.weights)) + self.weights.tobytes() + self.data
+
+    @classmethod
+    def unpacked(cls, octets: bytes, held: Held, born: float) -> Self:
+        """From what `packed` made."""
+        if not octets.startswith(_MARK):
+            return cls(octets, held, born)
+        _, count = _WEIGHTS.unpack_from(octets)
+        end = _WEIGHTS.size + 8 * count
+        weights = memoryview(octets[_WEIGHTS.size : end]).cast("Q")
+        return cls(octets[end:], held, born, weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +155,7 @@ class Backlog:
         if not frame:
             return None
         age = max(time.time_ns() - frame.born, 0) / _NS
-        payload = Payload(frame.data, frame.held, time.monotonic() - age)
+        payload = Payload.unpacked(frame.data, frame.held, time.monotonic() - age)
         with self._changed:
             self._memory += len(payload.data)
             return self._send(_Sent(payload, frame))
@@ -298,7 +331,7 @@ class Backlog:
     @staticmethod
     def _append(spool: Spool, payload: Payload) -> None:
         born = time.time_ns() - round((time.monotonic() - payload.born) * _NS)
-        spool.append(payload.data, payload.held, born)
+        spool.append(payload.packed(), payload.held, born)
 
     def _failed(self, error: OSError) -> None:
         self._failures += 1

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trapstream_vtap.ledger import NOTHING, Held
 from trapstream_vtap.sinks.sender import Payload, Refusal
 
 if TYPE_CHECKING:
@@ -16,8 +14,6 @@ if TYPE_CHECKING:
 
 MOST_REQUESTS = 64
 """For one payload; 25 to 30 find one bad line among 5,000."""
-
-_PACKETS = re.compile(rb"[ ,]packets=(\d+)i")  # in names and tags `=` is escaped
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +29,14 @@ class Rejection:
     whole: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Some lines of a payload, and the number of the first."""
+
+    first: int
+    lines: bytes
+
+
 class Division:
     """One payload of line protocol on its way to a collector.
 
@@ -43,9 +47,9 @@ class Division:
 
     def __init__(self, payload: Payload) -> None:
         self.payload = payload
-        self._pieces = deque([payload.data])
+        self._pieces = deque([_Piece(0, payload.data)])
         self._requests = 0
-        self._refused: list[bytes] = []
+        self._refused: list[_Piece] = []
         self._why = ""
 
     def write(self, post: Callable[[bytes], Rejection | None]) -> Refusal | None:
@@ -59,32 +63,36 @@ class Division:
         """
         while self._pieces and self._requests < MOST_REQUESTS:
             piece = self._pieces[0]
-            rejection = post(piece)
+            rejection = post(piece.lines)
             self._pieces.popleft()
             self._requests += 1
             if rejection:
                 self._why = self._why or rejection.why
                 self._reject(piece, rejection)
         if self._pieces:
-            undecided = sum(piece.count(b"\n") for piece in self._pieces)
+            undecided = sum(piece.lines.count(b"\n") for piece in self._pieces)
             self._why += f" ({undecided} of them not told apart after {MOST_REQUESTS} requests)"
             self._refused += self._pieces
             self._pieces.clear()
         return self._refusal() if self._refused else None
 
-    def _reject(self, piece: bytes, rejection: Rejection) -> None:
-        middle = 0 if rejection.whole else _middle(piece)
+    def _reject(self, piece: _Piece, rejection: Rejection) -> None:
+        middle = 0 if rejection.whole else _middle(piece.lines)
         if middle:
-            self._pieces += piece[:middle], piece[middle:]
+            before, behind = piece.lines[:middle], piece.lines[middle:]
+            second = piece.first + before.count(b"\n")
+            self._pieces += _Piece(piece.first, before), _Piece(second, behind)
         else:
             self._refused.append(piece)
 
     def _refusal(self) -> Refusal:
-        lines = b"".join(self._refused)
-        held = self.payload.held
-        if held != NOTHING and len(lines) < len(self.payload.data):
-            held = Held(lines.count(b"\n"), sum(int(n) for n in _PACKETS.findall(lines)))
-        return Refusal(held, self._why, len(lines))
+        numbers = [
+            number
+            for piece in self._refused
+            for number in range(piece.first, piece.first + piece.lines.count(b"\n"))
+        ]
+        octets = sum(len(piece.lines) for piece in self._refused)
+        return Refusal(self.payload.part(numbers), self._why, octets)
 
 
 def _middle(lines: bytes) -> int:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trapstream_vtap.errors import UsageError
-from trapstream_vtap.ledger import NOTHING, Held
 from trapstream_vtap.sinks import series
 from trapstream_vtap.sinks.sender import Refusal
 
@@ -242,9 +241,8 @@ class _Batch:
             return None
         lines = self.payload.data.splitlines()
         refused = [lines[number] for number in self._refused]
-        counted = self.payload.held != NOTHING
-        held = sum(map(series.held, refused), Held()) if counted else NOTHING
-        return Refusal(held, self._why, sum(len(line) + 1 for line in refused))
+        octets = sum(len(line) + 1 for line in refused)
+        return Refusal(self.payload.part(self._refused), self._why, octets)
 
 
 def _prefix(address: Address) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a rendered record back to its series, time and packets, in either format."""
+"""From a rendered record back to its series and time, in either format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import orjson
 
 from trapstream_vtap.formats import INFLUX
-from trapstream_vtap.ledger import Held
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,9 +17,6 @@ _MS = 1_000_000  # ns
 _SPACE = re.compile(rb"(?<!\\) ")  # in a tag there is a backslash before it, and nowhere else
 _TEXT = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
 _TAGS = re.compile(rb'"name":%b(?:,"[A-Za-z_]+":%b)*' % (_TEXT, _TEXT))
-_PACKETS = re.compile(  # in tags `=` and `"` are escaped; dropped packets have a count
-    rb'[ ,](?:packets=|count=|"packets":|"count":)(\d+)'
-)
 
 
 def records(payload: bytes) -> Iterator[tuple[bytes, bytes, int]]:
@@ -36,12 +32,6 @@ def records(payload: bytes) -> Iterator[tuple[bytes, bytes, int]]:
 def measurement(series: bytes) -> str:
     """Of a SERIES."""
     return series.partition(b",")[0].decode()
-
-
-def held(record: bytes) -> Held:
-    """What a RECORD that is counted holds."""
-    found = _PACKETS.search(record)
-    return Held(1, int(found[1]) if found else 0)
 
 
 def _line(record: bytes) -> tuple[bytes, bytes, int]:
