@@ -223,7 +223,11 @@ cdef class Plan:
                 self.plan.render(&batch[0], count, most_records, most_bytes, payloads, too_large)
         return (
             [
-                (self.plan.text.data()[p.at : p.at + p.length], _weights(p.weights), _tallies(p.tallies))
+                (
+                    self.plan.text.data()[p.at : p.at + p.length],
+                    _weights(p.weights),
+                    _tallies(p.tallies),
+                )
                 for p in payloads
             ],
             (too_large.records, _tallies(too_large.tallies)),

@@ -19,6 +19,7 @@ LOSSES = {
     "undelivered": "lost: the run ended, and the collector did not take them in time",
     "too_large": "lost: too large for a payload by themselves",
     "refused": "lost: the collector will not take them, whenever they come",
+    "failed": "lost: an error of the exporter itself, of which a message tells, and they were sent",
     "spool_full": "lost: `--spool-size` was reached, and they were the oldest on disk",
     "spool_corrupt": "lost: the disk did not give back what was spooled",
 }

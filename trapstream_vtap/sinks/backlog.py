@@ -15,6 +15,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
+from trapstream_vtap import threads
 from trapstream_vtap.errors import worth_saying
 from trapstream_vtap.ledger import NOTHING, Account, Held
 
@@ -110,8 +111,7 @@ class Backlog:
         self._thread: threading.Thread | None = None
         if spool:
             spool.begin(self.account)
-            self._thread = threading.Thread(target=self._keep, name="spool", daemon=True)
-            self._thread.start()
+            self._thread = threads.start(f"Spool {spool.directory}", self._keep, report)
 
     def put(self, payload: Payload) -> None:
         """Queue PAYLOAD; waits for nothing but the disk, and not long for that."""
@@ -173,20 +173,37 @@ class Backlog:
         """Whether something was taken that has not settled."""
         return bool(self._in_flight)
 
+    @property
+    def oldest_in_flight(self) -> Payload | None:
+        """The payload that settles next, if there is one."""
+        return self._in_flight[0].payload if self._in_flight else None
+
     def settled(self, outcomes: Sequence[Refusal | None]) -> None:
         """What became of the oldest payloads in flight: None is delivered."""
         for refusal in outcomes:
-            sent = self._in_flight[0]
-            held, octets = sent.payload.held, len(sent.payload.data)
-            if sent.frame and self._spool:
-                self._spool.settle(sent.frame)
+            payload = self._settle()
             refused, less = (refusal.held, refusal.octets) if refusal else (NOTHING, 0)
             self.account.lost("refused", refused)
-            self.account.delivered(held - refused, octets - less)
-            with self._changed:
-                self._in_flight.popleft()
-                self._memory -= octets
-                self._changed.notify_all()
+            self.account.delivered(payload.held - refused, len(payload.data) - less)
+            self._let_go()
+
+    def failed(self) -> None:
+        """The oldest payload in flight is given up, because of an error of our own."""
+        self.account.lost("failed", self._settle().held)
+        self._let_go()
+
+    def _settle(self) -> Payload:
+        """The oldest payload in flight, which the spool need not keep any more."""
+        sent = self._in_flight[0]
+        if sent.frame and self._spool:
+            self._spool.settle(sent.frame)
+        return sent.payload
+
+    def _let_go(self) -> None:
+        """Have no oldest payload in flight any more, after it was booked."""
+        with self._changed:
+            self._memory -= len(self._in_flight.popleft().payload.data)
+            self._changed.notify_all()
 
     def again(self) -> None:
         """The connection is lost: what is in flight is sent once more, ahead of the others."""
@@ -314,12 +331,14 @@ class Backlog:
         """PAYLOAD to the spool, or back to the head of the queue."""
         try:
             self._append(spool, payload)
-        except OSError as error:
+        except Exception as error:
             with self._changed:
                 self._moving, self._stuck = None, True
                 self._retry = time.monotonic() + _RETRY_SECONDS
                 self._queue.appendleft(payload)
                 self._changed.notify_all()
+            if not isinstance(error, OSError):
+                raise
             self._failed(error)
             return
         with self._changed:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import tenacity
 
+from trapstream_vtap import threads
 from trapstream_vtap.errors import worth_saying
 from trapstream_vtap.sinks.backlog import Backlog, Payload
 
@@ -116,10 +117,11 @@ class Sender:
         self._closing = threading.Event()
         self._failures = 0  # connections lost since a payload has settled
         self._refusals = 0
+        self._sending: Payload | None = None  # that the sink is being handed
+        self._condemned: Payload | None = None  # in which we failed: it is not sent again
         self._down = False
         self._up = False
-        self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
-        self._thread.start()
+        self._thread = threads.start(f"Collector {sink}", self._run, report)
 
     def put(self, payload: Payload) -> None:
         """Queue PAYLOAD; waits for nothing but the spool's disk, and not long for that."""
@@ -161,16 +163,35 @@ class Sender:
                 return
             except OSError as error:
                 self._lost_connection(error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others are delivered
+                self._condemned = self._sending or self._backlog.oldest_in_flight
+                self._lost_connection(OSError(0, threads.own_error(error)))
 
     def _bring(self) -> None:
         """One payload more to the sink; if there is none, see to those on their way."""
         payload = self._backlog.take(_SETTLE_SECONDS if self._backlog.in_flight else _IDLE_SECONDS)
-        if payload:
+        if payload and payload is self._condemned:
+            self._drop(payload)
+        elif payload:
             self._wait_for_turn()
+            self._sending = payload
             self._sink.send(payload)
+            self._sending = None
         self._settle()
         if not payload:
             self._sink.check()
+
+    def _drop(self, payload: Payload) -> None:
+        """Give up PAYLOAD, the latest in flight, when those ahead of it have settled."""
+        while self._backlog.oldest_in_flight is not payload:
+            self._settle()
+            self._sink.check()
+            if self._give_up.wait(_SETTLE_SECONDS):
+                return
+        self._condemned = None
+        self._backlog.failed()
+        if payload.held.records:
+            self._report(f"Collector {self._sink}: {payload.held.records} records are given up.")
 
     def _wait_for_turn(self) -> None:
         if self._pace:
@@ -206,6 +227,7 @@ class Sender:
 
     def _lost_connection(self, error: OSError) -> None:
         """Have what has not settled sent again, and wait ever longer."""
+        self._sending = None
         if self._give_up.is_set():
             return
         self._backlog.again()
