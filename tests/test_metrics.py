@@ -60,7 +60,10 @@ def sums(expected: list[captured.Packet]) -> dict[str, tuple[int, int, int]]:
 class Run:
     """What is left of one run: the capture, Prometheus, and the last scrape."""
 
-    def __init__(self, packets: list[captured.Packet], prometheus: Prometheus) -> None:
+    def __init__(
+        self, packets: list[captured.Packet], prometheus: Prometheus, tap: Namespace, port: int
+    ) -> None:
+        self.tap, self.port = tap, port
         self.packets = packets
         self.prometheus = prometheus
         self.last: scraping.Samples = {}
@@ -90,7 +93,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
                     wait_for(lambda: tap.counters(NAME).rx_packets == sent)
                     capture.stop()
                 inbound = [p for p in captured.packets(path) if p.flow.src_ip in (V4[0], V6[0])]
-                found = Run(inbound, prometheus)
+                found = Run(inbound, prometheus, tap, port)
                 query = "sum(vtap_protocol_packets_total)"
                 wait_for(lambda: found.of_prometheus(query) >= len(inbound))
                 found.last = scraping.scrape(tap, port)
@@ -193,6 +196,44 @@ def test_account(run: Run) -> None:
         uncounted = f"sum(vtap_agent_uncounted_{name}_total)"
         assert run.of_prometheus(f"sum(vtap_agent_seen_{name}_total) - {uncounted}") == counted
     assert run.of_prometheus("vtap_sink_up or vector(7)") == 7  # there is no sink
+
+
+def test_connection_is_kept(run: Run) -> None:
+    """Prometheus scrapes over one connection, which is one flow."""
+
+    def clients() -> list[str]:
+        rows = run.tap.run("cat", "/proc/net/tcp").stdout.splitlines()[1:]
+        columns = [row.split()[1:4] for row in rows]
+        ours = f":{run.port:04X}"
+        return [theirs for here, theirs, state in columns if here.endswith(ours) and state == "01"]
+
+    before = clients()
+    scrapes: set[str] = set()
+    wait_for(lambda: scrapes.add(run.prometheus.targets()[0]["lastScrape"]) or len(scrapes) > 5)
+    assert len(before) == 1
+    assert clients() == before
+
+
+def test_best_format(run: Run) -> None:
+    """The format is the one that the client weighs more; in doubt the classic one."""
+    both = "application/openmetrics-text;version=1.0.0"
+    wanted = {
+        f"{both};q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,text/plain;q=0.3": True,
+        f"{both};q=0.2,text/plain;q=0.3,*/*;q=0.1": False,
+        f"{both};q=0": False,
+        f"{both};q=0.0, */*": False,
+        "text/plain;q=0, */*;q=0.1": True,
+        "*/*": False,
+        "application/json": False,
+        f"{both}, text/plain": True,
+        f"{both};version=nonsense": True,
+    }
+    for header, modern in wanted.items():
+        answer = scraping.get(run.tap, run.port, Accept=header)
+        kind = (
+            "application/openmetrics-text; version=1.0.0" if modern else "text/plain; version=0.0.4"
+        )
+        assert answer.headers["Content-Type"].startswith(kind), header
 
 
 def test_format(run: Run) -> None:

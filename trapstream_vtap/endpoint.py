@@ -3,21 +3,15 @@
 
 from __future__ import annotations
 
-import gzip
-import socket
-import sys
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
-from trapstream_vtap.errors import RunError
+from trapstream_vtap.errors import RunError, worth_saying
 
 if TYPE_CHECKING:
-    import http.server
     from collections.abc import Callable, Mapping
-
-_WORTH_COMPRESSING = 1400  # bytes; less fits into a packet as it is
 
 
 class Page(NamedTuple):
@@ -39,16 +33,23 @@ class Endpoint:
     Args:
         address: Where to listen; port 0: a free one.
         option: That says so.
+        report: Takes a sentence for the person at the terminal.
 
     Raises:
         RunError: It cannot be listened on.
     """
 
-    def __init__(self, address: tuple[str, int], option: str) -> None:
+    def __init__(
+        self, address: tuple[str, int], option: str, report: Callable[[str], None]
+    ) -> None:
+        self._report = report
+        self._failures = 0
         self._pages: dict[str, Callable[[str], Page]] = {}
         self._answers = False
+        from trapstream_vtap.http_server import Server  # noqa: PLC0415 - large, few ask for pages
+
         try:
-            self._server = _server(address, self._answer)
+            self._server = Server(address, self._answer, self._failed)
         except OSError as error:
             raise RunError(
                 f"Cannot listen on {address[0]} port {address[1]} ({error.strerror}): give another "
@@ -77,15 +78,30 @@ class Endpoint:
         self._server.server_close()
 
     def _answer(self, path: str, accept: str) -> Page:
-        if path in self._pages:
+        if path not in self._pages:
+            return json_page(404, {"status": f"there are {' and '.join(self._pages)}"})
+        try:
             return self._pages[path](accept)
-        return json_page(404, {"status": f"there are {' and '.join(self._pages)}"})
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next request is answered
+            self._failed(error)
+            return json_page(500, {"status": "failed; standard error says why"})
+
+    def _failed(self, error: BaseException) -> None:
+        """One request has, and nothing else."""
+        self._failures += 1
+        if worth_saying(self._failures):
+            self._report(f"A request to {self.url} failed ({error!r}).")
 
 
 class Endpoints:
-    """The servers of a run; what needs rights is done by `at`."""
+    """The servers of a run; what needs rights is done by `at`.
 
-    def __init__(self) -> None:
+    Args:
+        report: Takes a sentence for the person at the terminal.
+    """
+
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self._report = report
         self._endpoints: dict[tuple[str, int], Endpoint] = {}
 
     def at(self, address: tuple[str, int] | None, option: str) -> Endpoint | None:
@@ -95,7 +111,7 @@ class Endpoints:
             RunError: It cannot be listened on.
         """
         if address and address not in self._endpoints:
-            self._endpoints[address] = Endpoint(address, option)
+            self._endpoints[address] = Endpoint(address, option, self._report)
         return self._endpoints[address] if address else None
 
     def start(self) -> None:
@@ -107,42 +123,3 @@ class Endpoints:
         """Answer no more."""
         for endpoint in self._endpoints.values():
             endpoint.close()
-
-
-def _server(
-    address: tuple[str, int], answer: Callable[[str, str], Page]
-) -> http.server.ThreadingHTTPServer:
-    import http.server  # noqa: PLC0415 - large, and few ask for pages
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        timeout = 10
-
-        def do_GET(self) -> None:
-            page = answer(self.path.partition("?")[0], self.headers.get("Accept", ""))
-            data = page.body
-            self.send_response(page.status)
-            self.send_header("Content-Type", page.kind)
-            accepted = self.headers.get("Accept-Encoding", "")
-            if len(data) > _WORTH_COMPRESSING and "gzip" in accepted:
-                data = gzip.compress(data, compresslevel=1)
-                self.send_header("Content-Encoding", "gzip")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(data)
-
-        do_HEAD = do_GET  # noqa: N815 - the library's name
-
-        def log_message(self, *_: object) -> None:
-            """Not a word: it would be said every few seconds."""
-
-    class Server(http.server.ThreadingHTTPServer):
-        def handle_error(self, *about: Any) -> None:
-            """Whoever goes away in the middle has no use for an answer, nor a person for a word."""
-            if not isinstance(sys.exception(), OSError):
-                super().handle_error(*about)
-
-        address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        daemon_threads = True
-
-    return Server(address, Handler)

@@ -117,7 +117,7 @@ class Stream:
             woken = stack.enter_context(self._signals())
             self._links = stack.enter_context(contextlib.closing(Links()))
             self._keeper = stack.enter_context(contextlib.closing(Keeper(settings, self._again)))
-            endpoints = stack.enter_context(contextlib.closing(Endpoints()))
+            endpoints = stack.enter_context(contextlib.closing(Endpoints(report)))
             health = endpoints.at(settings.health, "--health")
             self._health = stack.enter_context(
                 contextlib.closing(Health(health, self._delivery.up))

@@ -19,6 +19,7 @@ from prometheus_client.exposition import choose_encoder
 
 from trapstream_vtap import __version__
 from trapstream_vtap._totals import Totals
+from trapstream_vtap.accept import media_type_weight, weights
 from trapstream_vtap.config import NS
 from trapstream_vtap.endpoint import Page
 from trapstream_vtap.formats.openmetrics import label_plan
@@ -44,6 +45,7 @@ _COUNTED = (*families.MEASURED, *(f"seq_{kind}" for kind in families.SEQUENCE_KI
 _GAPS = ("iat_count", "iat_sum", "iat_squares", "iat_squares_coarse")
 _MEASURED = len(families.MEASURED)
 _MOST_REMEMBERED = 65_536  # flows that are ranked, 240 bytes each
+_CLASSIC, _OPENMETRICS = "text/plain", "application/openmetrics-text"
 _REST = '{flow="rest"}'
 _DIRECTIONS = Labels("").of("direction")
 _PROTOCOLS = {**Labels("").of("protocol"), 256: ""}  # flows are not told apart by it
@@ -180,8 +182,8 @@ class Metrics:
         return found
 
     def page(self, accept: str) -> Page:
-        """All metrics, in the format that the scraper would ACCEPT best."""
-        encoder, kind = choose_encoder(accept)
+        """All metrics, in the format that the scraper would ACCEPT best; classic if in doubt."""
+        encoder, kind = choose_encoder(_wanted(accept))
         end = encoder(_Only())  # of a format that marks it
         parts = []
         for metric, lines in self._metrics():
@@ -254,6 +256,15 @@ class Metrics:
             metric.add_sample(f"{metric.name}_count", where, so_far)
             metric.add_sample(f"{metric.name}_sum", where, total / NS)
         return metric
+
+
+def _wanted(accept: str) -> str:
+    """The one of the two formats that an Accept header weighs more, as the library wants it."""
+    classic, modern = (media_type_weight(accept, name) for name in (_CLASSIC, _OPENMETRICS))
+    named = _OPENMETRICS in weights(accept)
+    if modern > classic or (modern == classic and modern and named):
+        return f"{_OPENMETRICS}; version=1.0.0"
+    return f"{_CLASSIC}; version=0.0.4"
 
 
 def _metric(family: Family, samples: Sequence[tuple[Mapping[str, str], float]]) -> Metric:
