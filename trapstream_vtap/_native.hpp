@@ -588,7 +588,8 @@ class Sweep {
             result_.flows++;
             if (!arrivals && !gaps) continue;
             book(result_.pending, load<uint32_t>(key + layout_.interface_at), 1, arrivals + packets, bytes);
-            if (!force && now < (load<uint64_t>(value + layout_.end_at) & ~uint64_t{3})) continue;
+            const uint64_t line = load<uint64_t>(value + layout_.end_at) & ~uint64_t{3};
+            if (!force && static_cast<int64_t>(now - line) < 0) continue;  // moments are modulo 2^64
             frame.insert(frame.end(), key, key + layout_.key_size);
             result_.closed++;
             if (frame.size() < kHead + size_t{keys_per_run_} * layout_.key_size) continue;

@@ -104,7 +104,7 @@ class _One:
         self._handed = Handed()
         self._line = self._next_line()
         self._read_at = self._empty_at = _NEVER
-        self._read = self._emptied = 0  # when last
+        self._read = self._emptied = -_NEVER  # when last
 
     def _next_line(self) -> int:
         """The next line of the grid of intervals, which is aligned to the wall clock."""

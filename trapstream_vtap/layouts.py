@@ -85,7 +85,7 @@ FLOW_STATE = Layout(
     "flow",
     (
         Column("end", "u64", "grid line that ends the interval; lowest bits: which slots gather"),
-        Column("last", "u64", "arrival of the latest packet, 0 before the first"),
+        Column("last", "u64", "arrival of the latest packet"),
         Column("start", "u64", "beginning of the current interval"),
         Column("overdue", "u64", "1: the ring was full, packets of later intervals were let in"),
         Column("slot", "struct slot[2]", "one gathers while the other is handed over", FLOW_SLOT),
@@ -275,7 +275,7 @@ CONTROL = Layout(
     (
         Column("clock_offset", "u64", "CLOCK_REALTIME - CLOCK_MONOTONIC, ns, times 4"),
         Column("inserts", "u64", "new flows since all last handed over"),
-        Column("began", "u64", "when this program took over from another one, or 0"),
+        Column("began", "u64", "when this program took over from another one, or long before"),
     ),
 )
 """What user space and the kernel program tell each other."""

@@ -341,7 +341,7 @@ class Stream:
             poll.unregister(descriptor)
         self._drain_events()
         for attempt in range(_LAST_SWEEPS):
-            self._sweep(force=True, now=0 if attempt else moment)
+            self._sweep(force=True, now=None if attempt else moment)
             if not old.held():
                 break
         self._seen.end()
@@ -369,7 +369,7 @@ class Stream:
             report("the clock was set; the grid of intervals follows it")
         return was_set
 
-    def _sweep(self, *, force: bool = False, now: int = 0) -> None:
+    def _sweep(self, *, force: bool = False, now: int | None = None) -> None:
         counters = self._probe.counters()
         for _ in self._probe.sweep(force=force, now=now):
             self._drain()

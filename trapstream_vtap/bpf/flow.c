@@ -14,6 +14,7 @@
  * where there are rules RULES, how many, and the function wanted() that they are (wanted.py).
  */
 #include <uapi/linux/bpf.h>
+#include "moment.h"
 #include "packet.h"
 
 /* A packet begins with its key */
@@ -96,20 +97,12 @@ static __always_inline struct packet *forgotten(struct packet *p)
 #include "jitter.h"
 #include "gaps.h"
 
-/* The line behind NOW (both CLOCK_MONOTONIC) of a grid that is aligned to the wall clock. */
+/* The line behind NOW of a grid that is aligned to the wall clock. */
 static __always_inline u64 next_line(struct control *c, u64 now, u64 interval)
 {
 	u64 wall = now + c->clock_offset;
 
 	return wall - wall % interval + interval - c->clock_offset;
-}
-
-/* Of two times the later; without a branch, as the verifier would follow both in each round of a sweep. */
-static __always_inline u64 later(u64 a, u64 b)
-{
-	s64 ahead = a - b;
-
-	return b + (ahead & ~(ahead >> 63));
 }
 
 /* Whether the slots of KINDS, bits of END, that gather by END have anything to hand over. */
@@ -155,7 +148,7 @@ static __always_inline u64 close_interval(struct flow_key *key, struct flow *f, 
 
 	if (by_packet) /* a receive timestamp runs ahead where the wall clock has just been set forward */
 		now = bpf_ktime_get_ns();
-	if (now < LINE(end) && !force)
+	if (is_before(now, LINE(end)) && !force)
 		return end;
 	c = control();
 	if (!c)
@@ -163,7 +156,7 @@ static __always_inline u64 close_interval(struct flow_key *key, struct flow *f, 
 	line = now;
 	/* Not always LINE(end), even if that is still to come: when the clock is set the grid moves */
 	next = next_line(c, later(now, f->start), INTERVAL_NS);
-	if (now >= LINE(end)) {
+	if (!is_before(now, LINE(end))) {
 		line = LINE(end);
 		/* What came too late for its own interval makes the record end where it really ends. */
 		if (*(volatile u64 *)&f->overdue)
@@ -172,18 +165,18 @@ static __always_inline u64 close_interval(struct flow_key *key, struct flow *f, 
 #ifdef LONG_NS
 	long_line = next_line(c, LINE(end) - 1, LONG_NS);
 	long_next = next_line(c, now, LONG_NS) - LONG_NS;
-	if (long_next < line)
+	if (is_before(long_next, line))
 		long_next = line;
-	if (line >= long_line || (force && now < long_line))
+	if (!is_before(line, long_line) || (force && is_before(now, long_line)))
 		kinds |= 2;
-	else if (now >= long_line) /* the flow has paused across it: one line after the other */
+	else if (!is_before(now, long_line)) /* the flow has paused across it: one line after the other */
 		next = long_line;
 #endif
 	next |= (end ^ kinds) & 3;
 	if (!gathered(f, end, kinds)) {
 		if (__sync_val_compare_and_swap(&f->end, end, next) != end)
 			return *(volatile u64 *)&f->end;
-		if (now < LINE(end))
+		if (is_before(now, LINE(end)))
 			return next;
 		f->start = later(LINE(next) - INTERVAL_NS, LINE(end));
 #ifdef LONG_NS
@@ -203,7 +196,7 @@ static __always_inline u64 close_interval(struct flow_key *key, struct flow *f, 
 		return end;
 	}
 	start = f->start;
-	if (now <= start) { /* the interval has begun since the sweep did: it is not its turn */
+	if (!is_before(start, now)) { /* the interval has begun since the sweep did: it is not its turn */
 		summaries.ringbuf_discard(r, BPF_RB_NO_WAKEUP);
 		return end;
 	}
@@ -215,7 +208,7 @@ static __always_inline u64 close_interval(struct flow_key *key, struct flow *f, 
 		return *(volatile u64 *)&f->end;
 	}
 	f->overdue = 0;
-	f->start = now < LINE(end) ? now : later(LINE(next) - INTERVAL_NS, line);
+	f->start = is_before(now, LINE(end)) ? now : later(LINE(next) - INTERVAL_NS, line);
 #ifdef LONG_NS
 	__builtin_memset(r, 0, sizeof(*r));
 	if (kinds & 2)
@@ -247,7 +240,7 @@ static __always_inline u64 close_intervals(struct flow_key *key, struct flow *f,
 	u64 before = *(volatile u64 *)&f->end;
 	u64 end = close_interval(key, f, now, by_packet, force);
 
-	if (likely(end == before || now < LINE(end)))
+	if (likely(end == before || is_before(now, LINE(end))))
 		return end;
 #endif
 	return close_interval(key, f, now, by_packet, force);
@@ -304,7 +297,7 @@ static __always_inline void count(struct packet *p, struct flow *f, u64 now)
 	struct jitter_slot *j;
 	struct slot *s;
 
-	if (unlikely(now >= LINE(end)))
+	if (unlikely(!is_before(now, LINE(end))))
 		end = close_intervals(key, f, now, true, false);
 	s = COUNTS(f, end);
 	j = JITTER(f, end);
@@ -315,7 +308,7 @@ static __always_inline void count(struct packet *p, struct flow *f, u64 now)
 	/* Two CPUs may take their times in one order and get here in the other: the sum stays true */
 	gap = now - last;
 	iat = (s64)gap < 0 ? -gap : gap;
-	if (unlikely(!last || iat > STOP_GAP_NS)) {
+	if (unlikely(iat > STOP_GAP_NS)) {
 #ifndef LONG_NS
 		__sync_fetch_and_add(&s->stops, 1);
 #endif
@@ -344,13 +337,13 @@ static __always_inline struct flow *new_flow(struct flow_key *key)
 	if (!c || !fresh)
 		return NULL;
 	fresh->end = next_line(c, now, INTERVAL_NS);
-	fresh->start = fresh->end - INTERVAL_NS;
-	if (fresh->start < c->began)
-		fresh->start = c->began;
+	fresh->start = later(fresh->end - INTERVAL_NS, c->began);
+	fresh->last = LONG_BEFORE(now); /* so that the first packet ends no gap */
+#ifdef VTAP_SEQUENCE
+	fresh->event_time = LONG_BEFORE(now);
+#endif
 #ifdef LONG_NS
-	fresh->long_start = next_line(c, now, LONG_NS) - LONG_NS;
-	if (fresh->long_start < c->began)
-		fresh->long_start = c->began;
+	fresh->long_start = later(next_line(c, now, LONG_NS) - LONG_NS, c->began);
 #endif
 	flows.insert(key, fresh); /* fails when another CPU was faster, which is as good */
 	/* So many new flows evict others before the next sweep: have user space sweep at once */

@@ -150,19 +150,19 @@ static __always_inline void read_number(struct context *ctx, struct packet *p)
 BPF_RINGBUF_OUTPUT(events, EVENT_PAGES);
 #include "allowance.h"
 
-/* A time that no other event of the flow has, or 0: that of the packet, if need be 1 ns behind the last. */
-static __always_inline u64 event_time(struct flow *f, u64 now)
+/* A TIME that no other event of the flow has: that of the packet, if need be 1 ns behind the last. */
+static __always_inline bool event_time(struct flow *f, u64 now, u64 *time)
 {
-	u64 last, time;
+	u64 last;
 	int i;
 
 	for (i = 0; i < SEQ_TRIES; i++) {
 		last = *(volatile u64 *)&f->event_time;
-		time = now > last ? now : last + 1;
-		if (__sync_val_compare_and_swap(&f->event_time, last, time) == last)
-			return time;
+		*time = is_before(last, now) ? now : last + 1;
+		if (__sync_val_compare_and_swap(&f->event_time, last, *time) == last)
+			return true;
 	}
-	return 0;
+	return false;
 }
 
 /* Count an error in COUNTER, and tell user space at once if there is room. */
@@ -181,8 +181,7 @@ static __always_inline void sequence_error(struct flow_key *key, struct flow *f,
 		return;
 	if (!event_allowed())
 		goto suppressed;
-	time = event_time(f, now);
-	if (!time)
+	if (!event_time(f, now, &time))
 		goto suppressed;
 	e = events.ringbuf_reserve(sizeof(*e));
 	if (!e)

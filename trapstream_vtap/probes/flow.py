@@ -43,6 +43,8 @@ _RING_HEADER = 8  # bytes that the ring buffer adds to each record
 _SMALLEST_RING = 256 << 10
 _LARGEST_RING = 8 << 20  # mapped twice into our memory
 _CLOCK_STEP_NS = 1_000_000
+_LONG_BEFORE = 1 << 62  # ns, as in bpf/moment.h
+_MOMENTS = 1 << 64
 _FEWEST_LINKS = 64
 _SWITCH_NS = 5_000_000  # programs are exchanged no closer than that ahead of a grid line
 _SO_TIMESTAMP = 29  # include/uapi/asm-generic/socket.h
@@ -318,8 +320,8 @@ class FlowProbe:
         self._settings = settings
         self._holder = holder or Holder()
         self.notes: list[str] = []  # sentences for the person at the terminal
-        self._clock_offset = 0
-        self._began = 0
+        self._clock_offset = clock_offset()
+        self._began = time.monotonic_ns() - _LONG_BEFORE & ~3
         self._period = 0  # in which everything was handed over for the last time
 
     def attach(self) -> None:
@@ -354,8 +356,7 @@ class FlowProbe:
         while self.next_line() - time.monotonic_ns() < _SWITCH_NS:  # a line must not come between
             time.sleep(_SWITCH_NS / 1e9)
         self._began = time.monotonic_ns() & ~3
-        self._clock_offset = 0
-        self.keep_clock()
+        self._follow_clock(clock_offset())
         self.notes += self._holder.put(places(self._settings), self._objects.programs, renewed)
         kernel.wait_for_programs()
         return self._began
@@ -395,7 +396,7 @@ class FlowProbe:
             for place, interface in enumerate(self._settings.interfaces):
                 begin = (place * _GAPS_EACH).to_bytes(4, "little")
                 kernel.write_element(self._maps["gap_places"], interface.index, begin)
-        self.keep_clock()
+        self._follow_clock(clock_offset())
         self._period = self.wall(time.monotonic_ns()) // self._settings.intervals[1]
 
     def detach(self) -> None:
@@ -409,9 +410,12 @@ class FlowProbe:
         offset = clock_offset()
         if abs(offset - self._clock_offset) < _CLOCK_STEP_NS:
             return False
+        self._follow_clock(offset)
+        return True
+
+    def _follow_clock(self, offset: int) -> None:
         self._clock_offset = offset
         self._write_control()
-        return True
 
     def next_line(self) -> int:
         """The next grid line, CLOCK_MONOTONIC in ns."""
@@ -454,14 +458,14 @@ class FlowProbe:
         """Up to MOST records of `event_schema` out of their ring buffer."""
         return self._events.read(most) if self._events else bytearray()
 
-    def sweep(self, *, force: bool = False, now: int = 0) -> Iterator[None]:
+    def sweep(self, *, force: bool = False, now: int | None = None) -> Iterator[None]:
         """Close what no packet closed, in steps: read the ring after each.
 
         Args:
             force: Close all that hold anything, whether their interval is over or not.
             now: When it is (CLOCK_MONOTONIC, ns), if not when this is called.
         """
-        now = now or time.monotonic_ns()
+        now = time.monotonic_ns() if now is None else now
         period = self.wall(now) // self._settings.intervals[1]
         if force or period != self._period:  # else flows may still hold what is not handed over yet
             self._period = period
@@ -503,11 +507,9 @@ class FlowProbe:
 
     def _write_control(self) -> None:
         """Also sets the number of new flows to zero: all are about to hand over what they have."""
-        kernel.write_element(
-            self._maps["controls"],
-            0,
-            CONTROL.pack({"clock_offset": self._clock_offset, "began": self._began}),
-        )
+        moments = {"clock_offset": self._clock_offset, "began": self._began}
+        control = CONTROL.pack({name: ns % _MOMENTS for name, ns in moments.items()})
+        kernel.write_element(self._maps["controls"], 0, control)
 
 
 def receive_timestamps() -> socket.socket:

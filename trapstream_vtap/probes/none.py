@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trapstream_vtap.bpf import kernel
-from trapstream_vtap.probes.flow import FlowProbe, clock_offset
+from trapstream_vtap.probes.flow import FlowProbe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,6 @@ class NoFlows(FlowProbe):
     def __init__(self, settings: Settings, holder: Holds | None = None) -> None:
         super().__init__(settings, holder)
         self.schema = self.event_schema = None
-        self._clock_offset = clock_offset()
 
     def attach(self) -> None:
         """There is nothing to attach."""
@@ -57,7 +56,7 @@ class NoFlows(FlowProbe):
         """There are no events."""
         return bytearray()
 
-    def sweep(self, *, force: bool = False, now: int = 0) -> Iterator[None]:  # noqa: ARG002
+    def sweep(self, *, force: bool = False, now: int | None = None) -> Iterator[None]:  # noqa: ARG002
         """There is no table."""
         yield from ()
 
