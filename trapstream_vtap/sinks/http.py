@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import email.utils
 import http.client
-import json
+import logging
 import os
 import re
 import socket
@@ -22,7 +22,11 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from trapstream_vtap.errors import UsageError
+from trapstream_vtap.sinks.answer import Answer
+from trapstream_vtap.sinks.connection import Route, Stream
 from trapstream_vtap.sinks.division import Division, Rejection
 from trapstream_vtap.sinks.sender import Refusal, TryLaterError
 
@@ -38,7 +42,6 @@ MOST_LINES = 5000
 MOST_BYTES = 5_000_000
 """In one request, before compression."""
 
-_CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 30.0  # for the request to be sent, and again for the answer
 _LONGEST_WAIT = 3600.0  # that `Retry-After` is believed
 _GZIP_LEVEL = 1  # level 9, the library's, takes five times as long for a fifth less
@@ -71,40 +74,57 @@ class HttpSink:
         self._place = _place(address)
         self._token = _token(token_file)
         self._given_up = threading.Event()
-        self._socket: socket.socket | None = None
+        self._route = Route(address.hosts[0], socket.SOCK_STREAM, self._given_up)
         self._division: Division | None = None
         self._outcomes: list[Refusal | None] = []
-        self._connect(context)
+        self._context = context
+        self._make_client()
 
     def __str__(self) -> str:
         """The collector as messages name it."""
         return str(self._address)
 
-    def _connect(self, context: ssl.SSLContext | None) -> None:
+    def _make_client(self) -> None:
         """Make the client; it connects when there is something to send."""
         # 0.1 s and 18 MB: not for those who stream elsewhere
         import urllib3  # noqa: PLC0415
         from influxdb_client import InfluxDBClient, WriteService  # noqa: PLC0415
 
+        logging.getLogger("urllib3").setLevel(logging.CRITICAL)  # what there is to say, we say
         self._failures = (urllib3.exceptions.HTTPError, http.client.HTTPException)
         client = InfluxDBClient(
             str(replace(self._address, path=self._address.path.rstrip("/"), query=())),
             self._token,
-            timeout=(_CONNECT_SECONDS * 1000, _ANSWER_SECONDS * 1000),
             auth_basic=":" in self._token,
-            ssl_context=context,
             retries=False,  # the sender sends again
         )
         self._api = client.api_client
         self._write_service = WriteService(self._api)
         self._pools = self._api.rest_client.pool_manager
         self._pools.pool_classes_by_scheme = {
-            scheme: _watched(pool, self._connected)
+            scheme: _connecting(pool, self._connect)
             for scheme, pool in (
                 ("http", urllib3.HTTPConnectionPool),
                 ("https", urllib3.HTTPSConnectionPool),
             )
         }
+
+    def _connect(self) -> Stream:
+        """A new connection to the server.
+
+        Raises:
+            OSError: There is none, or not in time.
+        """
+        connection = self._route.connect()
+        stream = Stream(connection, _ANSWER_SECONDS, self._given_up)
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._context:
+                stream.secure(self._context, self._address.hosts[0][0])
+        except BaseException:
+            stream.close()
+            raise
+        return stream
 
     def open(self) -> None:
         """Nothing is known of the collector until there is something to send."""
@@ -132,25 +152,10 @@ class HttpSink:
     def give_up(self) -> None:
         """Have a request that waits for its answer fail."""
         self._given_up.set()
-        connection = self._socket
-        if connection:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection, if there is one."""
         self._pools.clear()
-
-    def _connected(self, connection: socket.socket) -> None:
-        """A new connection is there.
-
-        Raises:
-            OSError: Given up meanwhile.
-        """
-        self._socket = connection
-        if self._given_up.is_set():
-            raise TimeoutError("given up")
-        connection.settimeout(_ANSWER_SECONDS)  # until now, that of connecting
 
     def _post(self, lines: bytes) -> Rejection | None:
         """One request; None when all LINES were taken.
@@ -166,8 +171,7 @@ class HttpSink:
             return self._judge(error, lines.count(b"\n"))
         except self._failures as error:
             raise OSError(0, self._hidden(_cause(error))) from error
-        except UnicodeDecodeError as error:
-            raise OSError(0, "the answer is not text") from error
+        self._route.worked()
         return None
 
     def _write(self, body: bytes) -> None:
@@ -197,16 +201,16 @@ class HttpSink:
         Raises:
             OSError: It may succeed later.
         """
-        if not error.status:  # TLS
-            raise OSError(0, self._hidden(" ".join(str(error.reason).split())))
         body = self._hidden(error.body or "")
-        why = f"HTTP {error.status}, {_reason(body) or error.reason}"
+        said = _reason(body) or self._hidden(str(error.reason))[:_LONGEST_REASON]
+        why = f"HTTP {error.status}, {said}"
         if error.status in _AGAIN or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             seconds = _retry_after(error.headers.get("Retry-After"))
             raise OSError(0, why) if seconds is None else TryLaterError(why, seconds)
         if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return Rejection(why, whole=False)
-        dropped = re.findall(r"dropped=(\d+)", body)  # 1.x, 2.x: of those that could be parsed
+        # 1.x, 2.x: of those that could be parsed
+        dropped = re.findall(r"dropped=([0-9]{1,9})(?![0-9])", body)
         of_some = error.status in _OF_LINES and re.search(r"partial write|pars(e|ing)\b", body)
         return Rejection(why, whole=not of_some or bool(dropped and int(dropped[-1]) >= lines))
 
@@ -257,13 +261,15 @@ def _token(path: str | None) -> str:
     return token
 
 
-def _watched(pool: type[Any], connected: Callable[[socket.socket], None]) -> type[Any]:
-    """A kind of POOL, of urllib3, that tells of each socket as soon as it is connected."""
+def _connecting(pool: type[Any], connect: Callable[[], Stream]) -> type[Any]:
+    """A kind of POOL, of urllib3, whose connections are those that CONNECT makes."""
 
     class Connection(pool.ConnectionCls):  # type: ignore[misc, name-defined]
+        response_class = Answer
+
         def connect(self) -> None:
-            super().connect()
-            connected(self.sock)
+            self.sock = connect()
+            self.is_verified = True  # or there would be none
 
     return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
 
@@ -287,7 +293,7 @@ def _reason(body: str) -> str:
     """What the collector says, on one line: 1.x `error`, 2.x `message`, 3.x also `data`."""
     said: Any = body
     with suppress(ValueError):
-        answer = json.loads(body)
+        answer = orjson.loads(body)
         if isinstance(answer, dict) and not answer.get("data"):
             said = answer.get("message") or answer.get("error") or body
     return " ".join(str(said).split())[:_LONGEST_REASON]
@@ -300,11 +306,11 @@ def _retry_after(text: str | None) -> float | None:
     """
     if text is None:
         return None
-    if re.fullmatch(r"\d+", text):
+    if re.fullmatch(r"[0-9]+", text):
         seconds = float(text)
     else:
         try:
             seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
-        except (ValueError, OverflowError):
+        except Exception:  # noqa: BLE001 - whatever the library makes of what is no date
             return None
     return min(max(seconds, 0.0), _LONGEST_WAIT)

@@ -13,12 +13,14 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from trapstream_vtap.sinks.connection import Route
+
 if TYPE_CHECKING:
     from trapstream_vtap.sinks.address import Address
     from trapstream_vtap.sinks.sender import Payload
 
-_CONNECT_SECONDS = 5.0
 _POLL_MS = 200
+_MOST_TAKEN_IN = 64  # times 64 KiB of what a collector says, between two other steps
 _MOST_UNANSWERED = 5
 """Retransmissions, or probes of a closed window, that may stay without an answer.
 
@@ -40,6 +42,7 @@ class TcpSink:
     def __init__(self, address: Address) -> None:
         self._address = address
         self._given_up = threading.Event()
+        self._route = Route(address.hosts[0], socket.SOCK_STREAM, self._given_up)
         self._socket: socket.socket | None = None
         self._written = 0
         self._ends: deque[int] = deque()
@@ -55,13 +58,12 @@ class TcpSink:
             OSError: It is not to be had now.
         """
         self.close()
-        connection = socket.create_connection(self._address.hosts[0], _CONNECT_SECONDS)
+        connection = self._route.connect()
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._written = 0
             self._ends.clear()
             self._greet(connection)
-            connection.setblocking(False)  # noqa: FBT003 - the standard library's signature
         except BaseException:
             connection.close()
             raise
@@ -83,9 +85,12 @@ class TcpSink:
         connection = self._connected()
         rest = memoryview(data)
         writable = select.poll()  # select(2) takes no descriptor above 1023
-        writable.register(connection, select.POLLOUT)
+        writable.register(connection, select.POLLOUT | select.POLLIN)
         while rest:
-            if writable.poll(_POLL_MS):
+            ready = writable.poll(_POLL_MS)
+            if ready and ready[0][1] & select.POLLIN:
+                self._take_in(connection)  # or a collector that answers waits for us for ever
+            if ready and ready[0][1] & ~select.POLLIN:
                 done = connection.send(rest)
                 self._written += done
                 rest = rest[done:]
@@ -107,7 +112,9 @@ class TcpSink:
         while self._ends and self._ends[0] <= acknowledged:
             self._ends.popleft()
             count += 1
-        if not count and self._ends:
+        if count:
+            self._route.worked()
+        elif self._ends:
             self._listen(connection)
             self._hear(connection)
         return [None] * count
@@ -132,7 +139,16 @@ class TcpSink:
 
     def _listen(self, connection: socket.socket) -> None:
         with suppress(BlockingIOError):
-            self._received(connection)  # answers are nothing to us
+            for _ in range(_MOST_TAKEN_IN):  # it may go on for ever
+                self._take_in(connection)
+
+    def _take_in(self, connection: socket.socket) -> None:
+        """What the collector says, which is nothing to us.
+
+        Raises:
+            OSError: It has gone, or says nothing (BlockingIOError).
+        """
+        self._received(connection)
 
     @staticmethod
     def _hear(connection: socket.socket) -> None:

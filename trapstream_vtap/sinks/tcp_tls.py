@@ -7,11 +7,13 @@ socket is our own.
 
 from __future__ import annotations
 
+import select
 import ssl
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from trapstream_vtap.sinks.connection import CONNECT_SECONDS, Step, refused
 from trapstream_vtap.sinks.tcp import TcpSink
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ class TlsSink(TcpSink):
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         name = self._address.hosts[0][0]
         self._tls = self._context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        step = Step(CONNECT_SECONDS, self._given_up, "no TLS handshake in time")
         shaken = False
         while not shaken:
             try:
@@ -59,14 +62,22 @@ class TlsSink(TcpSink):
                 pass
             except ssl.SSLError as error:
                 with suppress(OSError):
-                    connection.sendall(self._outgoing.read())  # so that the server knows why
-                raise _refused(error) from error
-            connection.sendall(said := self._outgoing.read())
-            self._written += len(said)
+                    connection.send(self._outgoing.read())  # so that the server knows why
+                raise refused(error) from error
+            while said := self._outgoing.read(_CHUNK):
+                self._say(connection, said, step)
             if not shaken:
+                step.wait(connection, select.POLLIN)
                 self._incoming.write(self._received(connection))
         doubtful = self._tls.version() == "TLSv1.3"
         self._settles_from = time.monotonic() + _DOUBT_SECONDS if doubtful else 0.0
+
+    def _say(self, connection: socket.socket, said: bytes, step: Step) -> None:
+        while said:
+            step.wait(connection, select.POLLOUT)
+            done = connection.send(said)
+            self._written += done
+            said = said[done:]
 
     def _put(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -84,10 +95,11 @@ class TlsSink(TcpSink):
         return super().settled() if time.monotonic() >= self._settles_from else []
 
     def _listen(self, connection: socket.socket) -> None:
-        try:
-            self._incoming.write(self._received(connection))
-        except BlockingIOError:
-            return
+        super()._listen(connection)
+        super()._put(self._outgoing.read())  # what TLS itself has to say to it
+
+    def _take_in(self, connection: socket.socket) -> None:
+        self._incoming.write(self._received(connection))
         tls = self._secured()
         try:
             while tls.read(1 << 16):
@@ -95,8 +107,7 @@ class TlsSink(TcpSink):
         except ssl.SSLWantReadError:
             self._settles_from = 0.0
         except ssl.SSLError as error:
-            raise _refused(error) from error
-        super()._put(self._outgoing.read())
+            raise refused(error) from error
 
     def close(self) -> None:
         """Say that this is the end, and close the connection, if there is one."""
@@ -113,12 +124,3 @@ class TlsSink(TcpSink):
         if not self._tls:
             raise ConnectionError("not connected")
         return self._tls
-
-
-def _refused(error: ssl.SSLError) -> OSError:
-    """ERROR in words for a person."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return ConnectionError(0, f"its certificate is not trusted: {error.verify_message}")
-    if isinstance(error, ssl.SSLZeroReturnError):
-        return ConnectionResetError("the collector closed the connection")
-    return ConnectionError(0, f"TLS: {error.reason or error}")
