@@ -251,6 +251,7 @@ def test_broken_line_stays_alone(tmp_path: Path) -> None:
         ("file:/tmp/", "--sink 'file:/tmp/': give file:/path."),
         ("file:/tmp", "--sink file:/tmp: is not a plain file; for a pipe use --sink -."),
         ("file:/dev/null", "--sink file:/dev/null: is not a plain file; .*"),
+        ("file:/proc/self/exe", "--sink file:/proc/self/exe: is a link: name the file itself."),
         ("file:/none/a", "--sink file:/none/a: there is no directory /none."),
     ],
 )
@@ -271,6 +272,19 @@ def test_as_nobody(tmp_path: Path) -> None:
             "directory, or say --user root.\n"
         )
         with TemporaryDirectory() as made:
+            Path(made).chmod(0o755)
+            full = Path(made, "records.lp")
+            full.touch()
+            os.chown(full, *find("nobody"))
+            done = namespace.run(*command, f"file:{full}", check=False)
+            assert done.returncode == 1
+            assert "but not put it aside when it is full: let that user write" in done.stderr
+            Path(made).chmod(0o1777)
+            os.chown(full, 1, 1)
+            full.chmod(0o666)
+            done = namespace.run(*command, f"file:{full}", check=False)
+            assert "but not put it aside when it is full: let that user write" in done.stderr
+        with TemporaryDirectory() as made:
             os.chown(made, *find("nobody"))
             done = namespace.run(*command, f"file:{made}/records.lp")
             assert Path(made, "records.lp").read_text().startswith("vtap_")
@@ -284,13 +298,20 @@ def test_spool_as_nobody(tmp_path: Path) -> None:
         done = namespace.run(*command, str(tmp_path / "spool"), check=False)
         assert done.returncode == 1
         assert re.fullmatch(
-            rf"vtap-stream: nobody may not come to {tmp_path}/spool/tcp-127.0.0.1-9-influx-\w+: "
-            r"let that user reach the directories above, or say --user root\.\n",
+            rf"vtap-stream: nobody may not come to {tmp_path}: "
+            r"let that user reach it and the directories above, or say --user root\.\n",
             done.stderr,
         )
+        assert list(tmp_path.iterdir()) == []
         with TemporaryDirectory() as made:
             Path(made).chmod(0o755)
-            namespace.run(*command, f"{made}/a/b")
+            missing = namespace.run(*command, f"{made}/a/b", check=False)
+            assert missing.returncode == 2
+            assert f"--spool {made}/a/b: there is no {made}/a." in missing.stderr
+            assert list(Path(made).iterdir()) == []
+            said = namespace.run(*command, f"{made}/a").stderr
+            assert f"vtap-stream: made the directory {made}/a, for nobody\n" in said
+            assert "made the directory" not in namespace.run(*command, f"{made}/a").stderr
             found = [*Path(made).rglob("*")]
             assert {path.owner() for path in found} == {"nobody"}
             assert any(path.name.endswith(".segment") for path in found)

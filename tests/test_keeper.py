@@ -276,28 +276,6 @@ def test_the_parent_is_killed(wire: Wire) -> None:
     assert attached(wire.receiver, "wire0") == 0
 
 
-def test_give(tmp_path: Path) -> None:
-    """What root has made becomes the user's."""
-    privileges.give(tmp_path, "daemon")
-    entry = pwd.getpwnam("daemon")
-    assert (tmp_path.stat().st_uid, tmp_path.stat().st_gid) == (entry.pw_uid, entry.pw_gid)
-
-
-def test_make_directory(tmp_path: Path) -> None:
-    """Who may not make it has it made; what was there around it stays whose it was."""
-    entry = pwd.getpwnam("daemon")
-    os.chown(tmp_path, 0, 0)
-    tmp_path.chmod(0o755)
-    made = tmp_path / "parent" / "spool"
-    privileges.make_directory(made, "daemon")
-    assert (made.stat().st_uid, made.parent.stat().st_uid) == (entry.pw_uid, entry.pw_uid)
-    assert tmp_path.stat().st_uid == 0
-    left = made / "left by root"
-    left.touch()
-    privileges.make_directory(made, "daemon")
-    assert left.stat().st_uid == entry.pw_uid
-
-
 def test_acting() -> None:
     """What is made meanwhile is the user's, also after an error; then it is root's again."""
     entry = pwd.getpwnam("daemon")

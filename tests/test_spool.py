@@ -94,7 +94,7 @@ def _quick() -> Iterator[None]:
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     """A directory that is not there yet."""
-    return tmp_path / "spool" / "sink"
+    return tmp_path / "sink"
 
 
 def segments(directory: Path) -> list[Path]:
@@ -208,7 +208,7 @@ def damage(directory: Path, chance: random.Random) -> None:
     octets = bytearray(path.read_bytes())
     at = chance.randrange(len(octets) + 1)
     length = chance.randrange(1, 1 + chance.choice((1, 10, 1000, 5000)))
-    kind = chance.choice(("flip", "flip", "zero", "cut", "torn", "insert", "gone"))
+    kind = chance.choice(("flip", "flip", "zero", "cut", "torn", "insert", "gone", "misplaced"))
     if kind == "flip":
         for bit in range(length):
             if at + bit < len(octets):
@@ -221,6 +221,10 @@ def damage(directory: Path, chance: random.Random) -> None:
         del octets[at:]
     elif kind == "insert":
         octets[at:at] = chance.randbytes(length)
+    elif kind == "misplaced":
+        source = chance.choice(segments(directory)).read_bytes()
+        begin = chance.randrange(len(source) + 1)
+        octets[at : at + length] = source[begin : begin + length]
     else:
         path.unlink()
         return
@@ -289,6 +293,98 @@ def test_one_damaged_payload_costs_itself(sizes: list[int], where: int, kind: st
             missing = sorted(set(range(len(sizes))) - set(found))
             assert len(missing) == 1 or (not missing and kind == "insert")
             assert opened.account.values()["lost_spool_corrupt"] == total(missing).records
+
+
+def frames(path: Path) -> Iterator[tuple[int, int]]:
+    """Where each frame of a sound segment begins and ends."""
+    octets, at = path.read_bytes(), 0
+    while at < len(octets):
+        end = at + _HEADER + int.from_bytes(octets[at + 4 : at + 8], "little")
+        yield at, end
+        at = end
+
+
+@deterministic
+@given(
+    sizes=st.lists(st.integers(0, 900), min_size=10, max_size=80),
+    source=st.sampled_from(("same segment", "same spool", "other spool")),
+    places=st.tuples(st.integers(0, 1 << 32), st.integers(0, 1 << 32), st.integers(0, 1 << 32)),
+    block=st.sampled_from((512, 4096)),
+)
+def test_block_in_the_place_of_another(
+    sizes: list[int], source: str, places: tuple[int, int, int], block: int
+) -> None:
+    """A block that a disk has put into the wrong place costs what it lies on, and nothing else."""
+    with used(sizes, 0) as directory, used([*reversed(sizes), *sizes], len(sizes)) as other:
+        paths = segments(directory)
+        target = paths[places[0] % len(paths)]
+        donors = {"same segment": [target], "same spool": paths, "other spool": segments(other)}
+        donor = donors[source][places[1] % len(donors[source])].read_bytes()
+        octets = bytearray(target.read_bytes())
+        at = places[1] % len(octets) // block * block
+        begin = places[2] % len(donor) // block * block
+        there = donor[begin : begin + len(octets[at : at + block])]
+        end = at + len(there)
+        number, hit = 0, set()
+        for path in paths:
+            for first, last in frames(path):
+                if path == target and first < end and last > at:
+                    hit.add(number)
+                number += 1
+        octets[at:end] = there
+        target.write_bytes(octets)
+        with closing(Opened(directory)) as opened:
+            assert opened.amount("recovered") == total(range(len(sizes)))
+            found = opened.read()
+            missing = set(range(len(sizes))) - set(found)
+            assert found == sorted(set(found))
+            assert missing <= hit
+            assert opened.amount("lost") == total(sorted(missing))
+            assert opened.amount("spooled") == Held()
+
+
+def test_segment_of_another_spool(tmp_path: Path) -> None:
+    """A file of another spool among ours is told, left alone, and changes no account."""
+    with used([100] * 50, 0) as other, closing(Opened(tmp_path / "sink")) as opened:
+        opened.append(*[200] * 50)
+        opened.close()
+        strange = segments(other)[1]
+        copied = tmp_path / "sink" / strange.name
+        copied.write_bytes(strange.read_bytes())
+        with closing(Opened(tmp_path / "sink")) as again:
+            assert again.amount("recovered") == total(range(50))
+            assert again.read() == list(range(50))
+            assert "are 1 segments of another spool: they stay as they are." in again.said[0]
+        assert copied.exists()
+
+
+def test_spool_of_an_older_version(tmp_path: Path) -> None:
+    """Segments that do not say of which spool they are stay, and one sentence says so."""
+    (tmp_path / "00000000000000000000-0-0.segment").write_bytes(b"\xffVT1")
+    with pytest.raises(RunError, match="is of an older vtap-stream: have that one deliver it"):
+        Opened(tmp_path)
+    assert len(segments(tmp_path)) == 1
+
+
+def test_nobody_elses(tmp_path: Path) -> None:
+    """A directory of somebody else's, or where others may write, and links in it, are refused."""
+    real = tmp_path / "real"
+    real.mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(real)
+    with pytest.raises(RunError, match=r"Cannot spool in .*link"):
+        Opened(tmp_path / "link")
+    secret = tmp_path / "secret"
+    secret.touch()
+    (real / "position").symlink_to(secret)
+    with pytest.raises(RunError, match=r"Cannot spool in .*real"):
+        Opened(real)
+    assert secret.read_bytes() == b""
+    (real / "position").unlink()
+    for owner, mode in ((0, 0o770), (0, 0o702), (1, 0o700)):
+        os.chown(real, owner, 0)
+        real.chmod(mode)
+        with pytest.raises(RunError, match="it must belong to the user that runs"):
+            Opened(real)
 
 
 @deterministic

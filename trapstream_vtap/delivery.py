@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections import defaultdict
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trapstream_vtap import agent, formats, privileges
+from trapstream_vtap import agent, formats, places, privileges
 from trapstream_vtap._native import tally
 from trapstream_vtap.config import JSON_LINE_LIMIT, NS, PROBES
 from trapstream_vtap.errors import RunError, UsageError
@@ -148,17 +147,37 @@ class Delivery:
         settings = self._settings
         if not settings.spool:
             return None
+        if not settings.spool.parent.is_dir():
+            raise UsageError(f"--spool {settings.spool}: there is no {settings.spool.parent}.")
+        self._check_reach(settings.spool.parent, os.X_OK)
         directory = settings.spool / directory_name(f"{address} {settings.format}")
-        with contextlib.suppress(OSError):  # that of the spool says more
-            privileges.make_directory(directory, settings.user)
-        there = directory.is_dir()
-        with privileges.acting(settings.user):
-            if there and not os.access(directory, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+        for path in (settings.spool, directory):
+            try:
+                made = places.make_directory(path, settings.user)
+            except OSError as error:
                 raise RunError(
-                    f"{settings.user} may not come to {directory}: let that user reach "
-                    "the directories above, or say --user root."
-                )
+                    f"Cannot make {path} ({error.strerror}): make it for {settings.user}, with "
+                    f"install -d -m 700 -o {settings.user} {settings.spool}."
+                ) from error
+            if made and path == settings.spool:
+                self._report(f"made the directory {path}, for {settings.user}")
+        self._check_reach(directory, os.R_OK | os.W_OK | os.X_OK)
+        with privileges.acting(settings.user):
             return Spool(directory, settings.spool_size, self._report)
+
+    def _check_reach(self, directory: Path, mode: int) -> None:
+        """See that the user as whom we shall run may do MODE with DIRECTORY, which is there.
+
+        Raises:
+            RunError: It is out of reach.
+        """
+        user = self._settings.user
+        with privileges.acting(user):
+            if not os.access(directory, mode, effective_ids=True):
+                raise RunError(
+                    f"{user} may not come to {directory}: let that user reach it and the "
+                    "directories above, or say --user root."
+                )
 
     def plans(self, schemas: Schemas) -> Plans:
         """How to render SCHEMAS for all sinks.

@@ -16,7 +16,6 @@ from trapstream_vtap.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
-    from pathlib import Path
 
 CAP_DAC_READ_SEARCH = 2  # include/uapi/linux/capability.h
 CAP_NET_ADMIN = 12
@@ -50,39 +49,6 @@ def find(name: str) -> tuple[int, int]:
     except (KeyError, ValueError) as error:
         raise UsageError(f"--user: there is no user {name!r}; see getent passwd.") from error
     return entry.pw_uid, entry.pw_gid
-
-
-def give(path: Path, user: str) -> None:
-    """Make PATH the property of USER, as whom we shall run.
-
-    Raises:
-        OSError: It cannot be.
-        UsageError: There is no such user.
-    """
-    os.chown(path, *find(user))
-
-
-def make_directory(directory: Path, user: str) -> None:
-    """Make DIRECTORY with its parents, for USER, as whom we shall run, and all in it USER's.
-
-    Where USER may not make them, root does; what was there and is not in DIRECTORY stays as it is.
-
-    Raises:
-        OSError: It cannot be made.
-        UsageError: There is no such user.
-    """
-    missing = [path for path in (directory, *directory.parents) if not path.exists()]
-    try:
-        with acting(user):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except PermissionError:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if os.geteuid() == 0:
-        owner = find(user)[0]
-        for path in (directory, *directory.iterdir(), *missing):
-            if path.stat().st_uid != owner:
-                with contextlib.suppress(PermissionError):  # then USER does without
-                    give(path, user)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,9 @@
 """A segment of the spool: an append-only file of payloads, each behind a header with checksums.
 
 Every header says how much was spooled ahead of it since the spool was made, and so does the
-segment's name of its first: what is missing between two of them is a subtraction.
+segment's name of its first: what is missing between two of them is a subtraction. A header's
+checksum covers which segment of which spool it is in: a block that a disk has put into the wrong
+file is no header there.
 """
 
 from __future__ import annotations
@@ -18,14 +20,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from trapstream_vtap.ledger import Held
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
-_MAGIC = b"\xffVT1"  # no text in UTF-8 holds it
+_MAGIC = b"\xffVT2"  # no text in UTF-8 holds it
 _FRAME = struct.Struct("<4sI6QI")  # magic, length, Totals ahead, held, born, CRC of payload
 _CRC = struct.Struct("<I")
 HEADER = _FRAME.size + _CRC.size
 """Bytes ahead of each payload."""
-_NAME = re.compile(r"(\d{20})-(\d+)-(\d+)\.segment")
+_PLACE = struct.Struct("<2Q")  # a spool, and payloads ahead of a segment
+_NAME = re.compile(r"(\d{20})-(\d+)-(\d+)-([0-9a-f]{16})\.segment")
+_OLD_NAME = re.compile(r"\d{20}-\d+-\d+\.segment")
 
 
 class Totals(NamedTuple):
@@ -68,19 +72,27 @@ class Header:
     check: int
 
     @classmethod
-    def parse(cls, octets: bytes) -> Header | None:
-        """What OCTETS say, if they are an undamaged header."""
+    def parse(cls, octets: bytes, place: int) -> Header | None:
+        """What OCTETS say, if they are an undamaged header of the segment with this PLACE."""
         if len(octets) < HEADER or not octets.startswith(_MAGIC):
             return None
         head = octets[: _FRAME.size]
-        if _CRC.unpack_from(octets, _FRAME.size) != (zlib.crc32(head),):
+        if _CRC.unpack_from(octets, _FRAME.size) != (zlib.crc32(head, place),):
             return None
         _, length, payloads, records, packets, inside, of_packets, born, check = _FRAME.unpack(head)
         before, held = Totals(payloads, records, packets), Held(inside, of_packets)
         return cls(Frame(before, held, born), length, check)
 
 
-def _packed(frame: Frame) -> bytes:
+class Found(NamedTuple):
+    """What a header says, its payload if that is undamaged, and where the next header should be."""
+
+    header: Header
+    data: bytes | None
+    behind: int
+
+
+def _packed(frame: Frame, place: int) -> bytes:
     head = _FRAME.pack(
         _MAGIC,
         len(frame.data),
@@ -90,16 +102,25 @@ def _packed(frame: Frame) -> bytes:
         frame.born,
         zlib.crc32(frame.data),
     )
-    return head + _CRC.pack(zlib.crc32(head))
+    return head + _CRC.pack(zlib.crc32(head, place))
 
 
 class Segment:
-    """A file of frames, of which the first has the totals BASE ahead of it."""
+    """A file of frames.
 
-    def __init__(self, directory: Path, base: Totals) -> None:
+    Args:
+        directory: A descriptor.
+        base: The totals ahead of the first frame.
+        spool: The number that tells the spool from all others.
+    """
+
+    def __init__(self, directory: int, base: Totals, spool: int) -> None:
         self.base = base
-        self.path = directory / f"{base.payloads:020}-{base.records}-{base.packets}.segment"
+        self.spool = spool
         self.size = 0
+        self._directory = directory
+        self._name = f"{base.payloads:020}-{base.records}-{base.packets}-{spool:016x}.segment"
+        self._place = zlib.crc32(_PLACE.pack(spool, base.payloads))
         self._descriptor = -1
 
     @property
@@ -119,7 +140,16 @@ class Segment:
         Raises:
             OSError: That is not possible.
         """
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | more, 0o600)
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | more
+        self._descriptor = os.open(self._name, flags, 0o600, dir_fd=self._directory)
+
+    def delete(self) -> None:
+        """Delete the file.
+
+        Raises:
+            OSError: It cannot be.
+        """
+        os.unlink(self._name, dir_fd=self._directory)
 
     def append(self, frame: Frame) -> None:
         """Write FRAME behind the others, whole or not at all.
@@ -127,7 +157,7 @@ class Segment:
         Raises:
             OSError: There is no room, or the disk fails.
         """
-        header, at = _packed(frame), self.size
+        header, at = _packed(frame, self._place), self.size
         end = at + len(header) + len(frame.data)
         try:
             at += os.pwritev(self.descriptor, (header, frame.data), at)
@@ -139,19 +169,42 @@ class Segment:
             raise
         self.size = end
 
-    def header(self, offset: int) -> tuple[int, Header] | None:
-        """The first undamaged header from OFFSET on, and where it is."""
-        if found := Header.parse(os.pread(self.descriptor, HEADER, offset)):
-            return offset, found
-        rest = os.pread(self.descriptor, max(self.size - offset, 0), offset)
-        at = rest.find(_MAGIC)
-        while at >= 0:
-            if found := Header.parse(rest[at : at + HEADER]):
-                return offset + at, found
-            at = rest.find(_MAGIC, at + 1)
-        return None
+    def first(self) -> Header | None:
+        """The header of the first frame, if it is undamaged."""
+        return self._header(0)
 
-    def payload(self, offset: int, header: Header) -> bytes | None:
+    def find(self, offset: int, totals: Totals) -> Found | None:
+        """The frame behind TOTALS, which should be at OFFSET, or else the next that is there.
+
+        Frames are in order, unless a disk has put a block of the segment to the wrong place in it.
+        """
+        here = self._header(offset)
+        if here and here.frame.before == totals:
+            data = self._payload(offset, here)
+            if data is not None:
+                return Found(here, data, self._behind(offset, here))
+        headers = [each for each in self._headers() if each[1].frame.before >= totals]
+        first = min((header.frame.before for _, header in headers), default=None)
+        found = [
+            Found(header, self._payload(at, header), self._behind(at, header))
+            for at, header in headers
+            if header.frame.before == first
+        ]
+        return max(found, key=lambda each: each.data is not None, default=None)
+
+    def _header(self, offset: int) -> Header | None:
+        return Header.parse(os.pread(self.descriptor, HEADER, offset), self._place)
+
+    def _headers(self) -> Iterator[tuple[int, Header]]:
+        """All undamaged headers, and where they are."""
+        octets = os.pread(self.descriptor, self.size, 0)
+        at = octets.find(_MAGIC)
+        while at >= 0:
+            if found := Header.parse(octets[at : at + HEADER], self._place):
+                yield at, found
+            at = octets.find(_MAGIC, at + 1)
+
+    def _payload(self, offset: int, header: Header) -> bytes | None:
         """The payload of the HEADER at OFFSET, if it is undamaged."""
         data = os.pread(self.descriptor, header.length, offset + HEADER)
         good = len(data) == header.length and zlib.crc32(data) == header.check
@@ -159,17 +212,12 @@ class Segment:
 
     def end(self) -> Totals:
         """The totals with its last frame, as far as its headers tell."""
-        end, offset = self.base, 0
-        while found := self.header(offset):
-            at, header = found
-            end = max(end, header.frame.after)
-            offset = self.behind(at, header)
-        return end
+        return max((header.frame.after for _, header in self._headers()), default=self.base)
 
-    def behind(self, offset: int, header: Header) -> int:
+    def _behind(self, offset: int, header: Header) -> int:
         """Where to look for what follows HEADER at OFFSET; in its payload, if that is cut."""
         end = offset + HEADER + header.length
-        if end == self.size or Header.parse(os.pread(self.descriptor, HEADER, end)):
+        if end == self.size or self._header(end):
             return end
         return offset + HEADER
 
@@ -180,16 +228,25 @@ class Segment:
             self._descriptor = -1
 
 
-def found_in(directory: Path) -> list[Segment]:
-    """The segments in DIRECTORY, oldest first.
+def found_in(directory: int) -> list[Segment]:
+    """The segments in DIRECTORY, a descriptor, oldest first; of whichever spools.
 
     Raises:
         OSError: It cannot be read.
     """
     segments = []
-    for path in sorted(directory.glob("*.segment")):
-        if match := _NAME.fullmatch(path.name):
-            segment = Segment(directory, Totals(*map(int, match.groups())))
-            segment.size = path.stat().st_size
+    for name in sorted(os.listdir(directory)):
+        if match := _NAME.fullmatch(name):
+            segment = Segment(directory, Totals(*map(int, match.groups()[:3])), int(match[4], 16))
+            segment.size = os.stat(name, dir_fd=directory, follow_symlinks=False).st_size
             segments.append(segment)
     return segments
+
+
+def is_of_older_version(directory: int) -> bool:
+    """Whether DIRECTORY, a descriptor, has segments whose headers do not say where they belong.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    return any(_OLD_NAME.fullmatch(name) for name in os.listdir(directory))

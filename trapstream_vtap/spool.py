@@ -12,27 +12,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import re
-import struct
+import secrets
 import threading
 import time
-import zlib
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from trapstream_vtap.errors import RunError, worth_saying
 from trapstream_vtap.ledger import NOTHING, Account, Held
 from trapstream_vtap.segment import HEADER, Frame, Segment, Totals, found_in
+from trapstream_vtap.spool_files import Position, SpoolFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-_POSITION = struct.Struct("<3Q3Q")  # settled, appended
-_CRC = struct.Struct("<I")
 _LONGEST_SEGMENT = 4 << 20  # bytes
 _UNREADABLE = (errno.EIO, errno.EBADMSG, errno.ENOENT)  # the disk's last word
 _SEGMENTS = 16  # of the spool's size, one is dropped at a time
@@ -42,6 +39,14 @@ def directory_name(name: str) -> str:
     """A directory's name that is safe, can be read, and is no other NAME's."""
     safe = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[:80]
     return f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _number(segments: Sequence[Segment], position: Position | None) -> int:
+    """That of the spool of which SEGMENTS and POSITION are left; something may be misplaced."""
+    counts = Counter(segment.spool for segment in segments)
+    if position and (position.number in counts or not counts):
+        return position.number
+    return max(counts, key=lambda number: counts[number]) if counts else secrets.randbits(64)
 
 
 class Spool:
@@ -77,20 +82,8 @@ class Spool:
         self._damages = self._drops = 0
         self.bytes = 0
         """On disk, headers included."""
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-            self._position = os.open(directory / "position", flags, 0o600)
-            _sync_directory(directory.parent)
-        except OSError as error:
-            raise RunError(f"Cannot spool in {directory} ({error.strerror}).") from error
-        try:
-            fcntl.flock(self._position, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._position)
-            raise RunError(
-                f"Another process has the spool {directory}: give each a --spool of its own."
-            ) from error
+        self._number = 0  # that tells this spool from all others
+        self._files = SpoolFiles(directory)
 
     def begin(self, account: Account) -> None:
         """Find what an earlier run has left, and book everything in ACCOUNT from now on.
@@ -109,10 +102,19 @@ class Spool:
 
     def _begin(self) -> Held:
         """What an earlier run has left."""
-        self._segments.extend(found_in(self.directory))
+        there, position = found_in(self._files.directory), self._files.read_position()
+        self._number = _number(there, position)
+        self._segments.extend(segment for segment in there if segment.spool == self._number)
+        if strangers := len(there) - len(self._segments):
+            self._report(
+                f"In the spool {self.directory} are {strangers} segments of another spool: they "
+                "stay as they are."
+            )
         self.bytes = sum(segment.size for segment in self._segments)
         first = self._segments[0].base if self._segments else Totals()
-        settled, appended = self._read_position() or (first, first)
+        settled = appended = first
+        if position and position.number == self._number:
+            settled, appended = position.settled, position.appended
         last = self._segments[-1].end() if self._segments else first
         self._cursor, self._end = settled, max(settled, appended, last)
         if self._segments and self._segments[-1].base == self._end:
@@ -121,7 +123,7 @@ class Spool:
         self._account.recovered(found)
         self._account.spooled(found)
         self._settle()
-        os.fdatasync(self._position)
+        self._files.sync_position()
         self._delete(self._done)
         self._born = self._oldest()
         return found
@@ -154,7 +156,7 @@ class Spool:
             while self.bytes + octets > self._size:
                 if not self._done:
                     self._drop_oldest()
-                os.fdatasync(self._position)
+                self._files.sync_position()
                 self._delete(self._done)
             if self.empty:
                 self._born = born
@@ -219,13 +221,13 @@ class Spool:
             descriptors, self._rotated = self._rotated, []
             if self._active:
                 descriptors.append(os.dup(self._active.descriptor))
-            descriptors.append(os.dup(self._position))
+            descriptors.append(os.dup(self._files.position))
+            descriptors.append(os.dup(self._files.directory))
             done = list(self._done)
             self._unsynced = False
         try:
             for descriptor in descriptors:
                 os.fdatasync(descriptor)
-            _sync_directory(self.directory)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -234,22 +236,21 @@ class Spool:
 
     def close(self) -> None:
         """Write everything down, and let go of the directory."""
-        if self._position < 0:
+        if self._files.closed:
             return
         with contextlib.suppress(OSError):
             self.sync()
         with self._lock:
             for segment in self._segments:
                 segment.close()
-            os.close(self._position)
-            self._position = -1
+            self._files.close()
 
     def _segment(self, octets: int) -> Segment:
         """The one that takes OCTETS bytes more."""
         limit = min(_LONGEST_SEGMENT, self._size // _SEGMENTS)
         if self._active and (not self._active.size or self._active.size + octets <= limit):
             return self._active
-        segment = Segment(self.directory, self._end)
+        segment = Segment(self._files.directory, self._end, self._number)
         segment.open()
         if self._active:
             self._rotated.append(os.dup(self._active.descriptor))
@@ -267,15 +268,10 @@ class Spool:
         if segment is not self._reading:
             self._reading, self._offset = segment, 0
         end = self._end_of(segment)
-        while segment and (found := segment.header(self._offset)):
-            offset, header = found
-            frame = header.frame
-            self._offset = segment.behind(offset, header)
-            if frame.before < self._cursor:
-                continue  # settled by an earlier run
+        if segment and (found := segment.find(self._offset, self._cursor)):
+            frame, data, self._offset = found.header.frame, found.data, found.behind
             if frame.before > self._cursor:
                 self._damaged(frame.before)
-            data = segment.payload(offset, header)
             if data is None:
                 self._damaged(frame.after)
                 return None
@@ -333,8 +329,8 @@ class Spool:
         if self._in_flight:
             return self._in_flight[0].born
         with contextlib.suppress(OSError):
-            if self._segments and (found := self._segments[0].header(0)):
-                return found[1].frame.born
+            if self._segments and (found := self._segments[0].first()):
+                return found.frame.born
         return time.time_ns()
 
     def _holds(self, frame: Frame) -> bool:
@@ -362,28 +358,9 @@ class Spool:
             self._done.remove(segment)
             self.bytes -= segment.size
             with contextlib.suppress(OSError):
-                segment.path.unlink()
-
-    def _read_position(self) -> tuple[Totals, Totals] | None:
-        """Settled and appended, as an earlier run has left them; None: that cannot be read."""
-        octets = os.pread(self._position, _POSITION.size + _CRC.size, 0)
-        numbers, check = octets[: _POSITION.size], octets[_POSITION.size :]
-        if check != _CRC.pack(zlib.crc32(numbers)):
-            return None
-        totals = _POSITION.unpack(numbers)
-        return Totals(*totals[:3]), Totals(*totals[3:])
+                segment.delete()
 
     def _write_position(self) -> None:
-        numbers = _POSITION.pack(*self._settled(), *self._end)
         self._unsynced = True
         with contextlib.suppress(OSError):  # then more is sent again after a crash, none is lost
-            os.pwrite(self._position, numbers + _CRC.pack(zlib.crc32(numbers)), 0)
-
-
-def _sync_directory(path: Path) -> None:
-    """Have the disk write down what stands in the directory PATH."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fdatasync(descriptor)
-    finally:
-        os.close(descriptor)
+            self._files.write_position(Position(self._number, self._settled(), self._end))

@@ -7,6 +7,7 @@ as on a full disk, is cut off again.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -18,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trapstream_vtap import places
 from trapstream_vtap.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -61,9 +63,12 @@ class FileSink:
         self._rotation = rotation
         if not self._path.parent.is_dir():
             raise UsageError(f"--sink {address}: there is no directory {self._path.parent}.")
+        if self._path.is_symlink():
+            raise UsageError(f"--sink {address}: is a link: name the file itself.")
         if self._path.exists() and not self._path.is_file():
             raise UsageError(f"--sink {address}: is not a plain file; for a pipe use --sink -.")
         self._descriptor: int | None = None
+        self._directory: int | None = None
         self._written = 0
         self._period = 0
 
@@ -78,8 +83,14 @@ class FileSink:
             OSError: It cannot be written.
         """
         self.close()
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
-        descriptor = os.open(self._path, flags, _MODE)
+        self._directory = places.open_directory(self._path.parent)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            descriptor = os.open(self._path.name, flags, _MODE, dir_fd=self._directory)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise OSError(error.errno, "is a link: name the file itself") from error
+            raise
         self._descriptor, self._written = descriptor, 0
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):
@@ -107,7 +118,20 @@ class FileSink:
             ) from error
         except OSError:
             return  # what may pass is tried again later
+        may = self._may_rotate()
         self.close()
+        if not may:
+            raise RunError(
+                f"{user} may write {self._path}, but not put it aside when it is full: let that "
+                "user write the directory, or say --user root."
+            )
+
+    def _may_rotate(self) -> bool:
+        """Whether we may rename the file, which is open."""
+        directory = self._path.parent.stat()
+        owners = (0, directory.st_uid, os.fstat(self._opened()).st_uid)
+        kept = directory.st_mode & stat.S_ISVTX and os.geteuid() not in owners
+        return not kept and os.access(self._path.parent, os.W_OK | os.X_OK, effective_ids=True)
 
     def send(self, payload: Payload) -> None:
         """Append a whole payload, or nothing of it.
@@ -164,11 +188,12 @@ class FileSink:
                 moment = max(moment, newest + timedelta(microseconds=1))  # the clock was set back
         while (aside := self._aside(moment)).exists():
             moment += timedelta(microseconds=1)
-        self._path.rename(aside)
+        here = self._directory
+        os.rename(self._path.name, aside.name, src_dir_fd=here, dst_dir_fd=here)
         self.check()
         self._period = period
         for name in self._names_aside()[: -self._rotation.keep]:
-            self._path.with_name(name).unlink()
+            os.unlink(name, dir_fd=self._directory)
 
     def _names_aside(self) -> list[str]:
         """Of the files put aside, the oldest first."""
@@ -190,6 +215,9 @@ class FileSink:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+        if self._directory is not None:
+            os.close(self._directory)
+            self._directory = None
 
     def _opened(self) -> int:
         if self._descriptor is None:

@@ -19,11 +19,11 @@ import zlib
 from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from trapstream_vtap import places
 from trapstream_vtap.errors import UsageError
 from trapstream_vtap.sinks.answer import Answer
 from trapstream_vtap.sinks.connection import Route, Stream
@@ -248,7 +248,7 @@ def _token(path: str | None) -> str:
     """From the file at PATH, else from the environment; empty: there is none."""
     source = f"--token-file {path}" if path else "INFLUX_TOKEN"
     try:
-        text = Path(path).read_text(encoding="utf-8") if path else os.environ.get(source, "")
+        text = places.read_text(path) if path else os.environ.get(source, "")
     except OSError as error:
         raise UsageError(f"{source}: cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:

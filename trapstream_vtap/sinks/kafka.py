@@ -11,9 +11,9 @@ import threading
 import time
 from collections import deque
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trapstream_vtap import places
 from trapstream_vtap.errors import UsageError
 from trapstream_vtap.sinks import series
 from trapstream_vtap.sinks.sender import Refusal
@@ -264,7 +264,7 @@ def _read(path: str) -> dict[str, str]:
     """The properties in the file at PATH; no sentence shows a value, it may be a secret."""
     properties = {}
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = places.read_text(path)
     except OSError as error:
         raise UsageError(f"--kafka-config {path}: cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files and directories, opened so that root follows nobody else's links.
+
+Where others may write, a link that root follows lets them choose what root opens, makes, or gives
+away. A link is root's own where only root could have put it there: in a directory that is root's
+and that nobody else may write, or, root's itself, in one where the sticky bit keeps it.
+
+See: openat(2), symlink(7), proc_sys_fs(5) on protected_symlinks
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from pathlib import Path
+
+from trapstream_vtap.privileges import acting, find
+
+_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_IS_LINK = (errno.ELOOP, errno.ENOTDIR)  # what open(2) says of one that it is not to follow
+
+
+def open_file(path: Path, flags: int, mode: int = 0o666) -> int:
+    """A descriptor of the file at PATH; to whoever is not root, a link is a link.
+
+    Raises:
+        OSError: It cannot be opened, or is behind somebody else's link.
+    """
+    flags |= os.O_CLOEXEC
+    if os.geteuid() != 0:
+        return os.open(path, flags, mode)
+    directory = open_directory(path.absolute().parent)
+    try:
+        return _step(directory, path.name, flags, mode)
+    finally:
+        os.close(directory)
+
+
+def open_directory(path: Path) -> int:
+    """A descriptor of the directory at PATH, for openat(2) and the like (O_PATH).
+
+    Raises:
+        OSError: It cannot be opened, or is behind somebody else's link.
+    """
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    if os.geteuid() != 0:
+        return os.open(path, flags)
+    here = os.open("/", flags)
+    for name in path.absolute().parts[1:]:
+        try:
+            below = _step(here, name, flags)
+        finally:
+            os.close(here)
+        here = below
+    return here
+
+
+def read_text(path: str) -> str:
+    """What the file at PATH says.
+
+    Raises:
+        OSError: It cannot be read, or is behind somebody else's link.
+        UnicodeDecodeError: It is not UTF-8.
+    """
+    with open(open_file(Path(path), os.O_RDONLY), encoding="utf-8") as file:
+        return file.read()
+
+
+def make_directory(path: Path, user: str) -> bool:
+    """Make the directory PATH in one that is there, for USER, as whom we shall run.
+
+    Where USER may not make it, root does, and gives it to that user, empty as it is. What is there
+    already stays as it is.
+
+    Returns:
+        Whether it was made.
+
+    Raises:
+        OSError: It cannot be.
+        UsageError: There is no such user.
+    """
+    is_somebody = False  # and not root: USER may be root, and a container may keep us root
+    with acting(user), contextlib.suppress(FileExistsError, PermissionError):
+        is_somebody = os.geteuid() != 0
+        if is_somebody:
+            path.mkdir(mode=0o700)
+            return True
+    if path.is_dir() or os.geteuid() != 0:
+        path.mkdir(mode=0o700, exist_ok=True)  # says what is wrong, if anything is
+        return False
+    parent = open_directory(path.parent)
+    try:
+        os.mkdir(path.name, 0o700, dir_fd=parent)
+        made = os.open(path.name, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    finally:
+        os.close(parent)
+    try:
+        if is_somebody and os.fstat(made).st_uid == 0 and not any(os.scandir(made)):
+            os.fchown(made, *find(user))
+    finally:
+        os.close(made)
+    return True
+
+
+def _step(directory: int, name: str, flags: int, mode: int = 0) -> int:
+    """Open NAME in DIRECTORY, through a link only if that is root's own."""
+    try:
+        return os.open(name, flags | os.O_NOFOLLOW, mode, dir_fd=directory)
+    except OSError as error:
+        if error.errno not in _IS_LINK:
+            raise
+    found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    if stat.S_ISLNK(found.st_mode) and not _is_roots(os.fstat(directory), found):
+        raise OSError(errno.ELOOP, f"{name} is a link, and not only root may write where it is")
+    return os.open(name, flags, mode, dir_fd=directory)
+
+
+def _is_roots(directory: os.stat_result, link: os.stat_result) -> bool:
+    """Whether nobody but root can have put LINK into DIRECTORY."""
+    kept = directory.st_mode & stat.S_ISVTX and link.st_uid == 0
+    return directory.st_uid == 0 and bool(kept or not directory.st_mode & _OTHERS_MAY_WRITE)
