@@ -139,6 +139,24 @@ def test_flows(run: Run) -> None:
             assert dict(labels)["interface"] == SHOWN
 
 
+def test_no_series_of_what_never_happened(run: Run) -> None:
+    """Flows have no series of sequence errors that they have not had; protocols have them all."""
+    scraping.scrape(run.tap, run.port)
+    found = scraping.scrape(run.tap, run.port)
+    of_flows = {
+        labels: value
+        for (name, labels), value in found.items()
+        if name == "vtap_flow_sequence_errors_total" and ("flow", "rest") not in labels
+    }
+    assert 0.0 not in of_flows.values()
+    for kind in families.SEQUENCE_KINDS:
+        names = ("protocol_sequence", "flow_sequence", "flow_departed_sequence")
+        whole, *parts = (scraping.total(found, f"vtap_{n}_errors_total", kind=kind) for n in names)
+        assert whole == sum(parts)
+        series = [dict(s) for n, s in found if n == "vtap_protocol_sequence_errors_total"]
+        assert [s["protocol"] for s in series if s["kind"] == kind].count("tcp") == 1
+
+
 def test_increases(run: Run) -> None:
     """Increases of flows and of the rest, as Prometheus sees them, add up to the whole."""
 

@@ -38,6 +38,7 @@ def use(made: Totals, *, same: bool = False, index: int = 5, **others: Any) -> N
         "by_protocol": True,
         "time_at": AT["time"],
         "counts_at": [AT[name] for name in COUNTED],
+        "first_rare": len(COUNTED),
         "gaps_at": [AT[n] for n in ("iat_count", "iat_sum", "iat_squares", "iat_squares_coarse")],
         "coarse_shift": 3,
         "longest": NS,
@@ -106,6 +107,50 @@ def test_any_traffic(number: int) -> None:
             assert increase(before, after) == sum(sent.values()) - before_sum
         before, before_sum = after, sum(sent.values())
     assert moved > 0
+
+
+KINDS = ("iat_min", "iat_max")  # any two columns that nothing else is added up from
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_rare_counts(number: int) -> None:
+    """A series of what is rare begins when it happens, with zero, and all sums are exact."""
+    chance = random.Random(number)  # noqa: S311 - traffic, not secrets
+    made = totals(top=5, limit=40, counts_at=[AT[name] for name in (*COUNTED, *KINDS)])
+    happened: set[tuple[int, int]] = set()
+    before: dict[tuple[int, int], int] = {}
+    before_whole = [0, 0]
+    sent = [0, 0]
+    for second in range(1, 400):
+        for _ in range(chance.choice((0, 3, 30))):
+            port = second // 40 * 8 + chance.randrange(12)
+            errors = {kind: chance.choice((0,) * 30 + (1, 5)) for kind in KINDS}
+            sent = [count + errors[kind] for count, kind in zip(sent, KINDS, strict=True)]
+            happened |= {(port, i) for i, kind in enumerate(KINDS) if errors[kind]}
+            made.add(summary(port, second, 100, **errors))
+        made.end_interval(second * NS)
+        if chance.random() < 0.3:
+            continue
+        protocols, flows, rest, departed = made.scrape()
+        after = {
+            (next(FLOW_KEY.unpack(key))["src_port"], i): count
+            for key, (counts, _) in flows.items()
+            for i, count in enumerate(counts[3:])
+            if count is not None
+        }
+        assert after.keys() <= happened
+        if before_whole != [0, 0]:
+            assert all(after[new] == 0 for new in after.keys() - before.keys())
+        assert all(after[k] >= before[k] for k in before.keys() & after.keys())
+        whole = [sum(counts[3 + i] for counts, _, _ in protocols.values()) for i in range(2)]
+        parts = [sum(v for (_, k), v in after.items() if k == i) for i in range(2)]
+        assert whole == [parts[i] + rest[3 + i] + departed[3 + i] for i in range(2)]
+        assert all(a <= b <= c for a, b, c in zip(before_whole, whole, sent, strict=True))
+        before, before_whole = after, whole
+    made.scrape()
+    protocols, flows, _, _ = made.scrape()
+    assert [sum(counts[3 + i] for counts, _, _ in protocols.values()) for i in range(2)] == sent
+    assert any(None in counts for counts, _ in flows.values())
 
 
 def test_top_by_bytes_of_late() -> None:

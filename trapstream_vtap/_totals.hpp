@@ -33,6 +33,7 @@ struct SummaryLayout {
     uint32_t time_at;
     uint32_t counts_at[kMostCounts];  // the first is of packets, the second of bytes
     uint32_t counts;                  // how many there are
+    uint32_t first_rare;              // from this one on, a flow has a series once it is not zero
     uint32_t gaps_at[4];              // n, sum (ns), sum of squares (ns²), the same of coarse ones
     uint32_t coarse_shift;
     uint64_t longest;                 // interval, ns
@@ -65,6 +66,7 @@ struct Known {
     uint64_t period = 0;       // in which it was last counted
     uint32_t protocol = 0;     // position
     bool shown = false;
+    uint32_t happened = 0;     // bits: rare counts that have a series
 };
 
 // An interface, direction and protocol; its number is 256 where the flows are not told apart by it.
@@ -72,6 +74,7 @@ struct Protocol {
     uint32_t interface = 0;
     uint16_t direction = 0, number = 0;
     Counts counts{};
+    Counts held{};             // of these, what flows will not show before the next scrape
     uint64_t flows = 0;        // in this period
     Gaps gaps;
     uint64_t latest_flows = 0; // in the latest period that is over
@@ -127,6 +130,7 @@ class Totals {
             gone[i] = now_ > flow.last + idle() && !unseen;
             if (!gone[i]) ranking.emplace_back(-score(flow, now_), i);
         }
+        for (auto &protocol : protocols) protocol.held = Counts{};
         size_t top = std::min(top_, ranking.size());
         if (top < ranking.size()) std::nth_element(ranking.begin(), ranking.begin() + static_cast<long>(top), ranking.end());
         std::vector<bool> chosen(flows_.size());
@@ -137,11 +141,14 @@ class Totals {
                 leave(flow);
                 continue;
             }
-            if (flow.shown || !scraped_)
+            Counts held{};
+            if (flow.shown || !scraped_) {
+                held = begin_rare(flow);
                 add(flow.values, flow.pending);
-            else
+            } else {
                 add(rest, flow.pending);
-            flow.pending = Counts{};
+            }
+            flow.pending = held;
             flow.shown = true;
         }
         scraped_ = true;
@@ -168,11 +175,25 @@ class Totals {
         return flow.score * std::exp2(-static_cast<double>(now - flow.scored) / static_cast<double>(kHalfLife));
     }
 
+    // Series of what has happened for the first time: they begin with zero, so that rates see all.
+    // What that is, is taken out of what is pending.
+    Counts begin_rare(Known &flow) {
+        Counts held{};
+        for (uint32_t i = layout_.first_rare; i < layout_.counts; i++) {
+            if (!flow.pending[i] || flow.happened >> i & 1) continue;
+            flow.happened |= 1u << i;
+            if (scraped_) held[i] = std::exchange(flow.pending[i], 0);
+        }
+        add(protocols[flow.protocol].held, held);
+        return held;
+    }
+
     void leave(Known &flow) {
         if (flow.shown) add(departed, flow.values);
         add(rest, flow.pending);
         flow.values = flow.pending = Counts{};
         flow.shown = false;
+        flow.happened = 0;
     }
 
     void add_summary(const uint8_t *record) {

@@ -3,11 +3,12 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 Counts: TypeAlias = tuple[int, ...]
+FlowCounts: TypeAlias = tuple[int | None, ...]
 Gaps: TypeAlias = tuple[float, float] | None
 Protocols: TypeAlias = dict[tuple[int, int, int], tuple[Counts, int, Gaps]]
 Scrape: TypeAlias = tuple[
     Protocols,
-    dict[bytes, tuple[Counts, Gaps]],
+    dict[bytes, tuple[FlowCounts, Gaps]],
     Counts,
     Counts,
 ]
@@ -27,6 +28,7 @@ class Totals:
         by_protocol: bool,
         time_at: int,
         counts_at: Sequence[int],
+        first_rare: int,
         gaps_at: Sequence[int],
         coarse_shift: int,
         longest: int,

@@ -30,6 +30,7 @@ cdef extern from "_totals.hpp" namespace "vtap" nogil:
         uint32_t time_at
         uint32_t counts_at[7]
         uint32_t counts
+        uint32_t first_rare
         uint32_t gaps_at[4]
         uint32_t coarse_shift
         uint64_t longest
@@ -45,12 +46,14 @@ cdef extern from "_totals.hpp" namespace "vtap" nogil:
         Gaps_ gaps
         uint64_t gaps_end
         cbool shown
+        uint32_t happened
 
     cdef cppclass Protocol_ "vtap::Protocol":
         uint32_t interface
         uint16_t direction
         uint16_t number
         Counts_ counts
+        Counts_ held
         uint64_t latest_flows
         Gaps_ latest_gaps
 
@@ -95,7 +98,8 @@ cdef class Totals:
 
     def use(self, dict numbers, *, cbool same, uint32_t record_size, uint32_t key_size,
             uint32_t interface_at, uint32_t direction_at, uint32_t protocol_at, cbool by_protocol,
-            uint32_t time_at, counts_at, gaps_at, uint32_t coarse_shift, uint64_t longest):
+            uint32_t time_at, counts_at, uint32_t first_rare, gaps_at, uint32_t coarse_shift,
+            uint64_t longest):
         """From now on summaries are laid out like that.
 
         Args:
@@ -103,6 +107,7 @@ cdef class Totals:
             same: Their flows are those of the summaries before.
             by_protocol: Flows are told apart by protocol.
             counts_at: Offsets of what is counted: of packets, of bytes, of others.
+            first_rare: Number of the first count that a flow has only once it is not zero.
             gaps_at: Offsets of the inter-arrival times' number, sum, squares and coarse squares.
             longest: Interval, ns.
         """
@@ -115,6 +120,7 @@ cdef class Totals:
         layout.by_protocol = by_protocol
         layout.time_at = time_at
         layout.counts = len(counts_at)
+        layout.first_rare = first_rare
         layout.coarse_shift = coarse_shift
         layout.longest = longest
         for i, at in enumerate(counts_at):
@@ -141,7 +147,7 @@ cdef class Totals:
         Returns:
             By interface number, direction and protocol (256 where flows are not told apart by it):
             counts, flows in the latest interval, mean and deviation of inter-arrival times in it
-            (s), or None. By key: counts, and the latter.
+            (s), or None. By key: counts (None: a rare one that has not happened), and the latter.
             Counts of the other flows. Counts of series that are no longer there.
         """
         with nogil:
@@ -153,14 +159,21 @@ cdef class Totals:
         for i in range(self.totals.protocols.size()):
             p = &self.totals.protocols[i]
             protocols[p.interface, p.direction, p.number] = (
-                _counts(p.counts, number), p.latest_flows, _gaps(p.latest_gaps)
+                tuple([p.counts[k] - p.held[k] for k in range(number)]),
+                p.latest_flows,
+                _gaps(p.latest_gaps),
             )
         for i in range(self.totals.flows_.size()):
             flow = &self.totals.flows_[i]
             if flow.shown:
                 gaps = _gaps(flow.gaps) if self.totals.recent(flow.gaps_end) else None
                 key = flow.key.data()[:self.layout.key_size]
-                flows[key] = (_counts(flow.values, number), gaps)
+                counts = [
+                    flow.values[k]
+                    if k < self.layout.first_rare or flow.happened >> k & 1 else None
+                    for k in range(number)
+                ]
+                flows[key] = (tuple(counts), gaps)
         return (
             protocols, flows, _counts(self.totals.rest, number),
             _counts(self.totals.departed, number),

@@ -129,6 +129,7 @@ class Metrics:
                 by_protocol="protocol" in settings.key,
                 time_at=at["time"],
                 counts_at=[at[name] for name in counted],
+                first_rare=_MEASURED,
                 gaps_at=[at[name] for name in _GAPS],
                 coarse_shift=probe.coarse_shift,
                 longest=settings.intervals[1],
@@ -302,10 +303,12 @@ def _flows(
         yield _metric(families.DEPARTED_ERRORS, errors), b""
 
 
-def _lines(family: Family, samples: Sequence[tuple[str, float]]) -> bytes:
-    """Samples with labels that are written already."""
+def _lines(family: Family, samples: Sequence[tuple[str, float | None]]) -> bytes:
+    """Samples with labels that are written already; those without a value are left out."""
     name = family.sample
-    return "".join(f"{name}{where} {value}\n" for where, value in samples).encode()
+    return "".join(
+        f"{name}{where} {value}\n" for where, value in samples if value is not None
+    ).encode()
 
 
 def _accounts(

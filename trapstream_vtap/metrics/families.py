@@ -113,8 +113,8 @@ FLOW_ERRORS = Family(
     "vtap_flow_sequence_errors",
     "counter",
     (*_FLOW, "kind"),
-    "Sequence errors of each of the top flows; flow=rest: of all others, while they were not "
-    "shown.",
+    "Sequence errors of each of the top flows, a series for each kind that the flow has had; "
+    "flow=rest: of all others, while they were not shown.",
     _SEQUENCE,
 )
 FLOW_MEAN = Family(
