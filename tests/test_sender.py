@@ -30,6 +30,7 @@ from waiting import wait_for
 from lab.namespace import Namespace, veth
 from trapstream_vtap.sinks import Payload, Sender, TcpSink, UdpSink
 from trapstream_vtap.sinks import sender as sender_module
+from trapstream_vtap.sinks import udp as udp_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -206,6 +207,7 @@ def test_messages_become_rare(
 
     monkeypatch.setattr(sender_module, "_FIRST_WAIT", 0.001)
     monkeypatch.setattr(sender_module, "_LONGEST_WAIT", 0.002)
+    monkeypatch.setattr(udp_module, "_PATIENCE", 0.01)
     said: list[str] = []
     where = address(kind, peer.port if kind is TcpSink else closed_udp_port)
     sender = Sender(Counted(where), 1 << 20, said.append)
