@@ -67,25 +67,28 @@ class VtapStream:
             if ended or time.monotonic() > deadline:
                 raise RuntimeError(f"vtap-stream did not start to measure:\n{self.said}")
 
-    def stop(self) -> str:
+    def stop(self, code: int = 0) -> str:
         """Ends it as Ctrl-C does.
+
+        Args:
+            code: With which it is to exit.
 
         Returns:
             Its last line, the summary.
 
         Raises:
-            RuntimeError: When it does not exit with 0, with what it said.
+            RuntimeError: When it exits with another code, with what it said.
             subprocess.TimeoutExpired: When it does not end.
         """
         self._process.send_signal(signal.SIGINT)
-        return self.wait()
+        return self.wait(code)
 
-    def wait(self) -> str:
+    def wait(self, code: int = 0) -> str:
         """Waits until it ends by itself; otherwise the same as `stop`."""
-        code = self._process.wait(DEADLINE)
+        found = self._process.wait(DEADLINE)
         self._reader.join()
-        if code:
-            raise RuntimeError(f"vtap-stream exited with {code}:\n{self.said}")
+        if found != code:
+            raise RuntimeError(f"vtap-stream exited with {found}, not {code}:\n{self.said}")
         return self._said[-1].strip() if self._said else ""
 
     def _read(self) -> None:

@@ -73,10 +73,10 @@ class Tap:
         self.process.wait()
         self._reader.join()
 
-    def end(self) -> None:
-        """End it by SIGINT."""
+    def end(self, code: int = 0) -> None:
+        """End it by SIGINT; it exits with CODE."""
         self.process.send_signal(signal.SIGINT)
-        assert self.process.wait(DEADLINE) == 0, self._said
+        assert self.process.wait(DEADLINE) == code, self._said
         self._reader.join(DEADLINE)
         self._collector.join(DEADLINE)
 

@@ -8,7 +8,6 @@ VictoriaMetrics over TCP, and plain sockets for JSON.
 from __future__ import annotations
 
 import json
-import re
 import socket
 import threading
 from collections import Counter
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import captured
+import lastline
 import pytest
 from waiting import wait_for
 
@@ -55,13 +55,9 @@ class Run:
     def sent(self, name: str) -> int:
         """How many records that command says it has sent; none may be lost."""
         packets = sum(amount[0] for amount in self.expected.values())
-        match = re.fullmatch(
-            r"vtap-stream: (\d+) records sent \((\d+) packets\), 0 records lost",
-            self.summaries[name],
-        )
-        assert match, self.summaries[name]
-        assert packets == int(match[2])
-        return int(match[1])
+        found = lastline.read(self.summaries[name])
+        assert (packets, packets, 0) == (found.packets, found.delivered, found.lost)
+        return found.records
 
     def check_account(self, account: dict[str, Any], name: str) -> None:
         """The last record of `vtap_agent` accounts for every packet of the capture."""

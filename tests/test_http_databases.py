@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import lastline
 import pytest
 from flowlines import TIME, Handing, held, line, packets
 
@@ -135,21 +136,18 @@ def test_command(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
                 for _ in range(100):
                     sender.sendto(b"x", sender.getsockname())
             shown = Path(f"/proc/{command.pid}/cmdline").read_bytes().decode()
-            summary = command.stop()
+            summary = command.stop(code=3 if way == "wrong" else 0)
         records = json.dumps(influxd.query("SELECT * FROM vtap_agent"))
         found = influxd.query("SELECT COUNT(packets), SUM(packets) FROM vtap_flow")
     for text in (shown, command.said, records):
         assert USER[1] not in text
-    match = re.fullmatch(
-        r"vtap-stream: (\d+) records sent \((\d+) packets\), (\d+) records lost(.*)", summary
-    )
-    assert match, summary
+    said = lastline.read(summary)
     if way == "wrong":
-        assert (match[1], match[2], records) == ("0", "0", "[]")
-        assert f"refused {match[3]} (" in match[4]
+        assert (said.records, said.delivered, records) == (0, 0, "[]")
+        assert f"refused {said.lost} (" in said.why
         assert "HTTP 401, authorization failed." in command.said
         return
-    assert found[0]["values"] == [[0, int(match[1]), int(match[2])]]
-    assert int(match[2]) >= 100
-    assert match[3] == "0"
+    assert found[0]["values"] == [[0, said.records, said.delivered]]
+    assert said.packets == said.delivered >= 100
+    assert said.lost == 0
     assert url in records

@@ -91,7 +91,7 @@ def test_stopped_databases(capsys: pytest.CaptureFixture[str]) -> None:
         for database in databases:
             told = re.search(
                 r"(\d+) records sent \((\d+) packets\), 0 records lost "
-                rf"\({re.escape(database.url)}\)\n",
+                rf"\({re.escape(database.url)}\)[;\n]",
                 command.said,
             )
             assert told, command.said

@@ -22,11 +22,22 @@ _INTERFACE_COUNTS = {
     "filtered_bytes": ("bytes", "of the packets filtered"),
     "no_flow_packets": ("packets", "for which the flow table gave no entry"),
     "no_flow_bytes": ("bytes", "of the packets without an entry"),
+    "flows_begun": (
+        "flows",
+        "that the table got an entry for; one that was evicted and comes back begins once more",
+    ),
     "evicted_packets": (
         "packets",
         "lost with an evicted flow; a lower bound until the last record, which is exact",
     ),
     "evicted_bytes": ("bytes", "of the packets evicted"),
+    "stranded_packets": (
+        "packets",
+        "lost: the table of a program that has ended did not hand them over",
+    ),
+    "stranded_bytes": ("bytes", "of the packets stranded"),
+    "held_packets": ("packets", "counted into flows, not handed over yet (not a counter)"),
+    "held_bytes": ("bytes", "of the packets held (not a counter)"),
     "summaries_handed": ("records", "of `vtap_flow` that came out of the kernel"),
     "packets_handed": ("packets", "in those summaries"),
     "bytes_handed": ("bytes", "of those packets"),

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _MIB = 1 << 20
 _LONGEST_DEVICE = 255
+_IN_VAIN = 3
+"""The exit code of a run that measured, and lost all of it or could not hand it over."""
 
 
 class _Names(click.ParamType[tuple[str, ...]]):
@@ -553,7 +555,8 @@ def main(host: str | None, port: int | None, **options: Any) -> None:
     """
     try:
         settings = _settings(host, port, **options)
-        Stream(settings, sys.argv[1:] if options["file"] else None).run()
+        if not Stream(settings, sys.argv[1:] if options["file"] else None).run():
+            sys.exit(_IN_VAIN)
     except UsageError as error:
         raise click.UsageError(str(error)) from error
     except RunError as error:

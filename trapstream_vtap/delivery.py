@@ -18,6 +18,7 @@ from trapstream_vtap.layouts import DROP_EVENT
 from trapstream_vtap.ledger import Handed, Held
 from trapstream_vtap.sinks import Address, FileSink, Pace, Payload, Sender, make_sink
 from trapstream_vtap.spool import Spool, directory_name
+from trapstream_vtap.words import amount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -368,15 +369,23 @@ class Delivery:
     def _summary(self, sender: Sender) -> str:
         values = sender.account.values()
         losses = ", ".join(
-            f"{reason} {held.records} ({held.packets} packets)"
+            f"{reason} {held.records} ({amount(held.packets, 'packet')})"
             for reason, held in sorted(sender.account.losses().items())
         )
+        delivered, packets = values["records_delivered"], values["packets_delivered"]
         return (
-            f"{values['records_delivered']} records sent ({values['packets_delivered']} packets), "
-            f"{values['records_lost']} records lost"
+            f"{amount(delivered, 'record')} sent ({amount(packets, 'packet')}), "
+            f"{amount(values['records_lost'], 'record')} lost"
             + (f": {losses}" if losses else "")
             + _spooled(values)
             + self._of(sender)
+        )
+
+    def in_vain(self) -> bool:
+        """Whether there were records, and none of them went anywhere."""
+        accounts = [sender.account.values() for sender in self._senders]
+        return any(values["records_handed"] for values in accounts) and not any(
+            values["records_delivered"] or values["records_spooled"] for values in accounts
         )
 
     def _of(self, sender: Sender) -> str:
@@ -409,7 +418,9 @@ def _check_room(shape: Shape, longest: int) -> None:
 def _spooled(values: Mapping[str, int]) -> str:
     """What waits on disk, in a few words; nothing, if nothing does."""
     records, packets = values["records_spooled"], values["packets_spooled"]
-    return f", {records} records spooled ({packets} packets)" if records else ""
+    if not records:
+        return ""
+    return f", {amount(records, 'record')} spooled ({amount(packets, 'packet')})"
 
 
 def _held(tallies: Tallies) -> Held:

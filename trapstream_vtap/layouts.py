@@ -247,6 +247,7 @@ LINK = Layout(
             "filtered_bytes",
             "no_flow_packets",
             "no_flow_bytes",
+            "flows_begun",
             "ring_full",
             "events_handed",
             "events_suppressed",

@@ -40,9 +40,13 @@ class Seen:
         self._evicted = {index: Amount() for index in self._names}
 
     def end(self) -> None:
-        """The probe counts no more, and all of it has been handed over."""
+        """The probe counts no more, and what it still holds it will not hand over."""
+        counters = self._probe.counters()
         for index, name in self._names.items():
-            self._before[name].update(self._present(index, self._probe.counters()[index]))
+            counts = self._present(index, counters[index])
+            for unit in ("packets", "bytes"):
+                counts[f"stranded_{unit}"], counts[f"held_{unit}"] = counts[f"held_{unit}"], 0
+            self._before[name].update(counts)
         self._names = {}
         self._flows.clear()
         self._events.clear()
@@ -71,16 +75,23 @@ class Seen:
             found[name].update(self._present(index, counters[index]))
         return found
 
-    def total(self, name: str) -> int:
-        """The count NAME of all interfaces together."""
-        return sum(counts[name] for counts in self.values().values())
+    def totals(self) -> Counter[str]:
+        """The counts of all interfaces together, by name."""
+        return sum(self.values().values(), Counter[str]())
 
     def _present(self, index: int, counters: dict[str, int]) -> dict[str, int]:
         evicted, handed = self._evicted[index], self._flows.of(index)
+        # a packet that is being counted may be handed over before its counter says so
+        held = max(counters["counted_packets"] - handed.packets - evicted.packets, 0)
+        held_bytes = max(counters["counted_bytes"] - handed.bytes - evicted.bytes, 0)
         return {
             **counters,
             "evicted_packets": evicted.packets,
             "evicted_bytes": evicted.bytes,
+            "stranded_packets": 0,
+            "stranded_bytes": 0,
+            "held_packets": held,
+            "held_bytes": held_bytes,
             "summaries_handed": handed.records,
             "packets_handed": handed.packets,
             "bytes_handed": handed.bytes,

@@ -28,6 +28,7 @@ from trapstream_vtap.probes.flow import FlowProbe
 from trapstream_vtap.probes.none import NoFlows
 from trapstream_vtap.seen import Seen
 from trapstream_vtap.symbols import KALLSYMS, Symbols
+from trapstream_vtap.words import amount
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -106,8 +107,12 @@ class Stream:
             Schemas(probe.schema, probe.event_schema, probe.coarse_shift, names)
         )
 
-    def run(self) -> None:
+    def run(self) -> bool:
         """Measure and stream until told to stop.
+
+        Returns:
+            Whether that was of use: False if all records were lost, or if something that was
+            counted could not be handed over.
 
         Raises:
             RunError: Measuring cannot begin, or cannot go on.
@@ -152,6 +157,7 @@ class Stream:
                 self._loop(woken)
             finally:
                 self._finish()
+        return not self._delivery.in_vain() and not self._seen.totals()["stranded_packets"]
 
     def _use(self, plans: Plans) -> None:
         """The present probe counts from now on, and its records are rendered by PLANS."""
@@ -393,7 +399,7 @@ class Stream:
         self._delivery.hand_account(now, interfaces, drops)
         if self._metrics:
             self._metrics.end_interval(now, interfaces, drops)
-        seen = [f"{self._seen.total('seen_packets')} packets"] if self._flows else []
+        seen = [amount(self._seen.totals()["seen_packets"], "packet")] if self._flows else []
         seen += [f"{counts['seen_packets']} {kind}" for kind, counts in drops.items()]
         told = (f"{' and '.join(seen)} seen", self._delivery.progress())
         sentence = "; ".join(filter(None, told))
@@ -411,26 +417,32 @@ class Stream:
             self._sweep(force=True)
             if not self._probe.held():  # nor stragglers in the slot that the sweep before left
                 break
+        self._seen.end()
         self._delivery.drain(_DRAIN_SECONDS)
         self._agent(time.monotonic_ns())
         self._delivery.drain(_DRAIN_SECONDS)
         self._delivery.close()
         for sentence in self._drops.summaries():
             report(sentence)
-        for sentence in self._delivery.summaries() or [self._counted()]:
-            report(sentence + self._kernel_losses())
+        told = [self._measurement()] if self._flows else []
+        told += self._delivery.summaries()
+        if told:
+            report("; ".join(told))
 
-    def _counted(self) -> str:
-        """The last line where there is no sink."""
-        return f"{self._seen.total('counted_packets')} packets measured"
-
-    def _kernel_losses(self) -> str:
-        """What was lost before it came to the sinks, for the last line; nothing, if nothing was."""
-        evicted = self._seen.total("evicted_packets")
-        suppressed = self._seen.total("events_suppressed")
-        return (f"; evicted {evicted} packets" if evicted else "") + (
-            f"; {suppressed} events suppressed" if suppressed else ""
-        )
+    def _measurement(self) -> str:
+        """What was measured, and what of it was lost before it came to the sinks."""
+        totals = self._seen.totals()
+        packets, flows = totals["counted_packets"], totals["flows_begun"]
+        told = [f"{amount(packets, 'packet')} of {amount(flows, 'flow')} measured"]
+        if totals["evicted_packets"]:
+            told.append(f"{amount(totals['evicted_packets'], 'packet')} evicted with their flows")
+        if totals["stranded_packets"]:
+            told.append(f"{amount(totals['stranded_packets'], 'packet')} could not be handed over")
+        if totals["no_flow_packets"]:
+            told.append(f"{amount(totals['no_flow_packets'], 'packet')} found no room in the table")
+        if totals["events_suppressed"]:
+            told.append(f"{amount(totals['events_suppressed'], 'event')} suppressed")
+        return ", ".join(told)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[socket.socket]:

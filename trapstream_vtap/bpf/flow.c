@@ -327,7 +327,7 @@ static __always_inline void count(struct packet *p, struct flow *f, u64 now)
 	__sync_fetch_and_add(&s->arrivals, 1);
 }
 
-static __always_inline struct flow *new_flow(struct flow_key *key)
+static __always_inline struct flow *new_flow(struct flow_key *key, struct link *l)
 {
 	u64 now = bpf_ktime_get_ns();
 	struct control *c = control();
@@ -345,7 +345,8 @@ static __always_inline struct flow *new_flow(struct flow_key *key)
 #ifdef LONG_NS
 	fresh->long_start = later(next_line(c, now, LONG_NS) - LONG_NS, c->began);
 #endif
-	flows.insert(key, fresh); /* fails when another CPU was faster, which is as good */
+	if (!flows.insert(key, fresh)) /* fails when another CPU was faster, which is as good */
+		l->flows_begun++;
 	/* So many new flows evict others before the next sweep: have user space sweep at once */
 	if (__sync_fetch_and_add(&c->inserts, 1) + 1 == FLOW_TABLE_SIZE / 4) {
 		u64 *wakeup = wakeups.ringbuf_reserve(sizeof(*wakeup));
@@ -488,7 +489,7 @@ static __always_inline void measure(struct context *ctx, const bool egress, cons
 	now = arrival(ctx, egress);
 	f = flows.lookup(key);
 	if (unlikely(!f)) {
-		f = new_flow(key);
+		f = new_flow(key, l);
 		if (!f) {
 			l->no_flow_packets += p->packets;
 			l->no_flow_bytes += p->bytes;

@@ -163,8 +163,8 @@ UNCOUNTED = ("not_ip", "malformed", "filtered", "no_flow")
 """Why a packet that was seen is counted into no flow; values of the label `reason`."""
 
 
-def _agent(name: str, doc: str, *labels: str, when: str = "") -> Family:
-    return Family(f"vtap_agent_{name}", "counter", ("interface", *labels), doc, when)
+def _agent(name: str, doc: str, *labels: str, when: str = "", kind: str = "counter") -> Family:
+    return Family(f"vtap_agent_{name}", kind, ("interface", *labels), doc, when)
 
 
 AGENT = {
@@ -176,11 +176,20 @@ AGENT = {
         "uncounted_packets", "Packets that were seen and counted into no flow.", "reason"
     ),
     "{reason}_bytes": _agent("uncounted_bytes", "Bytes of the packets not counted.", "reason"),
+    "flows_begun": _agent("begun_flows", "Flows that the table got an entry for."),
     "evicted_packets": _agent(
         "evicted_packets",
         "Packets lost with a flow that the table evicted; a lower bound while packets come.",
     ),
     "evicted_bytes": _agent("evicted_bytes", "Bytes of the packets evicted."),
+    "stranded_packets": _agent(
+        "stranded_packets", "Packets lost in the table of a program that has ended."
+    ),
+    "stranded_bytes": _agent("stranded_bytes", "Bytes of the packets stranded."),
+    "held_packets": _agent(
+        "held_packets", "Packets counted into flows, not handed over yet.", kind="gauge"
+    ),
+    "held_bytes": _agent("held_bytes", "Bytes of the packets held.", kind="gauge"),
     "summaries_handed": _agent(
         "handed_summaries", "Summaries of flows that came out of the kernel."
     ),
