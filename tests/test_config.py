@@ -115,8 +115,8 @@ def chosen(
         def __init__(self, made: Settings, _again: object) -> None:
             found.append(made)
 
-        def run(self) -> None:
-            pass
+        def run(self) -> bool:
+            return True
 
     monkeypatch.setattr(cli, "Stream", Nothing)
     done = CliRunner().invoke(cli.main, [*arguments, *collector])
