@@ -6,15 +6,19 @@ from __future__ import annotations
 import contextlib
 import gzip
 import http.client
+import random
 import resource
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+import tap
 from waiting import DEADLINE, wait_for
 
+from lab.namespace import Namespace
 from trapstream_vtap import accept, http_server
 from trapstream_vtap.endpoint import Endpoint, Page
 
@@ -253,7 +257,7 @@ def test_encodings(header: str, expected: bool | None) -> None:  # noqa: FBT001 
         ("application/json", 0.0),
         ("text/plain;q=0, text/*", 0.0),
         ("text/plain;version=1.0.0;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1", 0.3),
-        ('text/plain;x="a,b;q=0";q=0.25', 0.25),
+        ('text/plain;x="a,b;q=0;\\"";q=0.25', 0.25),
         ("text/plain;q=2", 1.0),
         (",,;;=,", 1.0),
     ],
@@ -275,3 +279,61 @@ def test_gzip(served: Served) -> None:
     assert served.get("/small", Accept_Encoding="gzip").body == b"small"
     only = served.get("/small", Accept_Encoding="gzip, identity;q=0")
     assert gzip.decompress(only.body) == b"small"
+
+
+def test_any_header() -> None:
+    """Whatever a client sends as a header is read in time that grows with its length."""
+    for part in ('"', '"\\', '"x', ",", ";q=", 'a;b="', " ", 'gzip;q="'):
+        begin = time.process_time()
+        accept.weights(part * (16_000 // len(part)))
+        assert time.process_time() - begin < 0.2
+
+
+def test_any_request(served: Served) -> None:
+    """Whatever bytes a client sends, the next one is answered, and nothing is said."""
+    chance = random.Random(12)  # noqa: S311 - requests, not secrets
+    pieces = (
+        *(b"GET ", b"HEAD ", b"PRI ", b"/small", b"*", b"http://[", b" HTTP/1.1", b" HTTP/1.0"),
+        *(b" HTTP/9999999999.1", b"\r\n", b"\n", b"\r\n\r\n", b"\0", b"\xff", b"\x85", b": "),
+        *(b"Accept: ", b"Accept-Encoding: ", b"gzip", b";q=", b"0.5", b'"', b"*/*", b","),
+        *(b"Content-Length: -1", b"Transfer-Encoding: chunked", b"Expect: 100-continue"),
+        *(b"Connection: keep-alive", b"\x16\x03\x01\x02\x00\x01"),
+    )
+    for _ in range(300):
+        with served.connect() as client, contextlib.suppress(ConnectionError):
+            client.sendall(b"".join(chance.choices(pieces, k=chance.randrange(1, 30))))
+            client.shutdown(socket.SHUT_WR)
+            while client.recv(1 << 16):
+                pass
+    assert served.get("/small").body == b"small"
+    assert served.said == []
+
+
+def test_delivery_goes_on() -> None:
+    """While slow clients take what they can of 64 descriptors, a broken connection is renewed."""
+    limited = ("bash", "-c", 'ulimit -n 64; exec "$@"', "bash", str(tap.COMMAND))
+    with contextlib.ExitStack() as stack:
+        namespace = stack.enter_context(Namespace())
+        collector = stack.enter_context(namespace.socket(socket.AF_INET, socket.SOCK_STREAM))
+        collector.bind(("127.0.0.1", 0))
+        collector.listen()
+        collector.settimeout(DEADLINE)
+        sink = ("--sink", f"tcp://127.0.0.1:{collector.getsockname()[1]}")
+        options = ("-i", "lo", "-t", "0.2", *sink, "--metrics", "127.0.0.1:0")
+        tapped = stack.enter_context(tap.Tap(namespace, *options, command=limited))
+        connection, _ = collector.accept()
+        wait_for(lambda: any("metrics at" in line for line in tapped.said))
+        where = next(line for line in tapped.said if "metrics at" in line)
+        port = int(where.rpartition(":")[2].partition("/")[0])
+        for _ in range(150):
+            client = stack.enter_context(namespace.socket(socket.AF_INET, socket.SOCK_STREAM))
+            client.connect(("127.0.0.1", port))
+            client.sendall(b"G")
+        connection.close()
+        connection, _ = collector.accept()
+        with connection:
+            connection.settimeout(DEADLINE)
+            assert connection.recv(1)
+        held = len(list(Path(f"/proc/{tapped.process.pid}/fd").iterdir()))
+        assert held < 64
+        tapped.end()

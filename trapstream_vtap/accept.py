@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-_ELEMENT = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*")+')
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*+"?')  # in linear time, whatever there is
 _WEIGHT = re.compile(r";\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*(?:;|\Z)", re.IGNORECASE)
 
 
@@ -18,7 +18,7 @@ def weights(header: str) -> dict[str, float]:
     Of a name that is there several times, with other parameters, the greatest.
     """
     found: dict[str, float] = {}
-    for element in _ELEMENT.findall(header):
+    for element in _QUOTED.sub("", header).split(","):
         name = element.partition(";")[0].strip().lower()
         given = _WEIGHT.search(element)
         if name:

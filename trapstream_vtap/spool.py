@@ -15,7 +15,6 @@ import errno
 import hashlib
 import os
 import re
-import secrets
 import threading
 import time
 from collections import Counter, deque
@@ -46,7 +45,11 @@ def _number(segments: Sequence[Segment], position: Position | None) -> int:
     counts = Counter(segment.spool for segment in segments)
     if position and (position.number in counts or not counts):
         return position.number
-    return max(counts, key=lambda number: counts[number]) if counts else secrets.randbits(64)
+    return (
+        max(counts, key=lambda number: counts[number])
+        if counts
+        else int.from_bytes(os.urandom(8), "little")
+    )
 
 
 class Spool:
