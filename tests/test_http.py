@@ -343,13 +343,13 @@ def test_tls(certificates: Path) -> None:
     context.load_cert_chain(f"{theirs}.pem", f"{theirs}.key")
     with HttpServer(lambda request, _: taken(request), context) as server:
         address = parse(f"https://127.0.0.1:{server.port}{V2}")
-        known = tls.context(f"{theirs}.pem", f"{ours}.pem", f"{ours}.key")
+        known = tls.Contexts(f"{theirs}.pem", f"{ours}.pem", f"{ours}.key")
         with Handing(HttpSink(address, None, known)) as handing:
             handing.put(range(50))
             assert handing.account() == (held(range(50)), {})
         for context in (
-            tls.context(None, f"{ours}.pem", f"{ours}.key"),
-            tls.context(f"{theirs}.pem", None, None),
+            tls.Contexts(None, f"{ours}.pem", f"{ours}.key"),
+            tls.Contexts(f"{theirs}.pem", None, None),
         ):
             with Handing(HttpSink(address, None, context)) as handing:
                 handing.put([1])
@@ -372,7 +372,7 @@ def test_tls_files(certificates: Path, tmp_path: Path) -> None:
         ((None, None, key), "--tls-key needs --tls-cert: the certificate that the key belongs to."),
     ):
         with pytest.raises(UsageError) as raised:
-            tls.context(*files)
+            tls.Contexts(*files)
         assert said in str(raised.value)
 
 

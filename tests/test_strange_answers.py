@@ -205,7 +205,7 @@ def test_end_while_it_drips(kind: str, certificates: Path) -> None:
 
 def dripped(kind: str, port: int, certificates: Path) -> TlsSink | HttpSink:
     """The sink of that KIND."""
-    context = tls.context(f"{certificates / 'server'}.pem", None, None)
+    context = tls.Contexts(f"{certificates / 'server'}.pem", None, None)
     if kind == "tls":
         return TlsSink(parse(f"tcp://127.0.0.1:{port}"), context)
     address = parse(f"{kind}://127.0.0.1:{port}?db=x")
@@ -230,7 +230,7 @@ def test_collector_that_answers(certificates: Path, *, secured: bool) -> None:
 
     with closing(Server(talk)) as server:
         address = parse(f"tcp://127.0.0.1:{server.port}")
-        context = tls.context(f"{certificates / 'server'}.pem", None, None)
+        context = tls.Contexts(f"{certificates / 'server'}.pem", None, None)
         with Handing(TlsSink(address, context) if secured else TcpSink(address)) as handing:
             for first in range(0, 100_000, 4000):
                 handing.put(range(first, first + 4000))

@@ -53,7 +53,7 @@ def server_side(certificates: Path, *, demand: bool = False) -> ssl.SSLContext:
 def sink(port: int, certificates: Path, ours: str = "", ca: str = "server") -> TlsSink:
     """To PORT, with OUR certificate, trusting CA."""
     files = [str(certificates / f"{ours}.{kind}") if ours else None for kind in ("pem", "key")]
-    context = tls.context(str(certificates / f"{ca}.pem"), *files)
+    context = tls.Contexts(str(certificates / f"{ca}.pem"), *files)
     return TlsSink(parse(f"tcp://127.0.0.1:{port}"), context)
 
 
@@ -216,7 +216,7 @@ def test_untrusted_server(certificates: Path, host: str, ca: str, said: str) -> 
     """A server that is not the right one gets nothing; that is said, and it is tried again."""
     steps = [fails(server_side(certificates))] * 3
     with Server(*steps) as server:
-        context = tls.context(str(certificates / f"{ca}.pem"), None, None)
+        context = tls.Contexts(str(certificates / f"{ca}.pem"), None, None)
         with Handing(TlsSink(parse(f"tcp://{host}:{server.port}"), context)) as handing:
             handing.put([1])
             wait_for(lambda: server.connections == 3)

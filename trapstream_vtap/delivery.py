@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from trapstream_vtap import agent, formats, places, privileges
 from trapstream_vtap._native import tally
 from trapstream_vtap.config import JSON_LINE_LIMIT, NS, PROBES
+from trapstream_vtap.credentials import Reader
 from trapstream_vtap.errors import RunError, UsageError
 from trapstream_vtap.layouts import DROP_EVENT
 from trapstream_vtap.ledger import Handed, Held
@@ -131,7 +132,9 @@ class Delivery:
         self._probe_schema = agent.probe_schema()
         self._drops: dict[str, dict[Shape, DropPlan]] = {}
         self._shapes = [shape(address, settings) for address in self._addresses]
-        self._sinks = [make_sink(address, settings) for address in self._addresses]
+        self.credentials = Reader()
+        """Reads the files that sinks show or trust."""
+        self._sinks = [make_sink(a, settings, self.credentials) for a in self._addresses]
         self._spools = [self._spool(address) for address in self._addresses]
         self._senders: list[Sender] = []
         self._by_shape: dict[Shape, list[Sender]] = {}
@@ -340,6 +343,11 @@ class Delivery:
         self._awaited = [
             sender for sender in self._awaited if sender.drain(max(deadline - time.monotonic(), 0))
         ]
+
+    def renew(self) -> None:
+        """Have all sinks read their credentials again."""
+        for sender in self._senders:
+            sender.renew()
 
     def close(self) -> None:
         """Stop at once; what is left goes to the spool, or is booked as lost."""

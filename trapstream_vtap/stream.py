@@ -13,7 +13,7 @@ import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from trapstream_vtap import privileges
+from trapstream_vtap import credentials, privileges
 from trapstream_vtap.config import NS
 from trapstream_vtap.delivery import Delivery, Schemas
 from trapstream_vtap.drops import Drops
@@ -122,6 +122,7 @@ class Stream:
             woken = stack.enter_context(self._signals())
             self._links = stack.enter_context(contextlib.closing(Links()))
             self._keeper = stack.enter_context(contextlib.closing(Keeper(settings, self._again)))
+            self._delivery.credentials.through(self._keeper.credentials)
             endpoints = stack.enter_context(contextlib.closing(Endpoints(report)))
             health = endpoints.at(settings.health, "--health")
             self._health = stack.enter_context(
@@ -271,7 +272,10 @@ class Stream:
             woken.recv(4096)
         if not self._loading and self._reload:
             self._reload = False
-            if self._flows:
+            self._delivery.renew()
+            if self._again is None:
+                pass  # there is no file but those of credentials
+            elif self._flows:
                 self._begin_to_load(read=True)
             else:
                 report("the configuration stays as it was: only that of flows can be read again")
@@ -460,7 +464,7 @@ class Stream:
 
             self._waking = waking
             before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-            if self._again is not None:
+            if self._again is not None or credentials.paths(self._settings):
                 before[signal.SIGHUP] = signal.signal(signal.SIGHUP, reload)
             wakeup = signal.set_wakeup_fd(waking.fileno())
             try:

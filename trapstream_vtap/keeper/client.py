@@ -10,9 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trapstream_vtap import credentials
 from trapstream_vtap.bpf.code import NOT_ALLOWED, Objects
 from trapstream_vtap.errors import RunError
 from trapstream_vtap.keeper import handover
@@ -73,7 +75,9 @@ class Keeper:
             raise RunError(NOT_ALLOWED)
         self._orders, orders = socket.socketpair()
         self._loads, loads = socket.socketpair()
-        numbers = orders.fileno(), loads.fileno()
+        self._files, files = socket.socketpair()
+        self._asking = threading.Lock()  # for files
+        numbers = orders.fileno(), loads.fileno(), files.fileno()
         here = str(Path(__file__).parents[2])
         # without the site module, which takes more memory than all the rest
         start = (
@@ -85,14 +89,15 @@ class Keeper:
             ":".join([here, *filter(None, sys.path)]),
         )
         wanted = ",".join(map(str, capabilities(settings)))
-        with orders, loads, _signals_blocked():
+        with orders, loads, files, _signals_blocked():
             self._process = subprocess.Popen(
                 [*start, *map(str, numbers), wanted],
                 pass_fds=numbers,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
-        handover.send(self._loads, pickle.dumps((again, pickle.dumps(settings))))
+        first = again, pickle.dumps(settings), credentials.paths(settings)
+        handover.send(self._loads, pickle.dumps(first))
 
     def fileno(self) -> int:
         """Becomes readable when the keeper has ended."""
@@ -149,10 +154,21 @@ class Keeper:
         with contextlib.suppress(RunError):  # it has ended, and what it held with it
             self._ask(self._orders, b"detach\n")
 
+    def credentials(self) -> dict[str, int]:
+        """Descriptors of the configured files of credentials that are there, by path; any thread.
+
+        Raises:
+            RunError: The keeper has ended.
+        """
+        with self._asking:
+            names, descriptors = self._ask(self._files, b"credentials")
+        return dict(zip(names, descriptors, strict=True))
+
     def close(self) -> None:
         """Let it end."""
         self._orders.close()
         self._loads.close()
+        self._files.close()
         self._process.wait()
 
     def _ask(self, way: socket.socket, request: bytes) -> tuple[Any, list[int]]:

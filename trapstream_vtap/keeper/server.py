@@ -17,7 +17,7 @@ import socket
 import sys
 from typing import Any
 
-from trapstream_vtap import privileges
+from trapstream_vtap import credentials, privileges
 from trapstream_vtap.bpf import kernel
 from trapstream_vtap.bpf.holder import Holder
 from trapstream_vtap.errors import RunError
@@ -49,12 +49,13 @@ class Keeper:
     Args:
         orders: Requests about what is attached; each is answered at once.
         loads: Requests to load; the answer comes when it is done.
+        files: Requests for the files of credentials; each is answered at once.
     """
 
-    def __init__(self, orders: socket.socket, loads: socket.socket) -> None:
-        self._orders, self._loads = orders, loads
+    def __init__(self, orders: socket.socket, loads: socket.socket, files: socket.socket) -> None:
+        self._orders, self._loads, self._files = orders, loads, files
         first = pickle.loads(handover.receive(loads)[0])  # noqa: S301 - of its parent, still root
-        self._again, self._settings = first
+        self._again, self._settings, self._credentials = first
         self._holder = Holder()
         self._tracepoints: list[int] = []
         self._loaded: dict[str, _Loaded] = {}  # by probe
@@ -76,9 +77,11 @@ class Keeper:
 
     def _serve_one(self) -> None:
         awaited = self._loader[1] if self._loader else self._loads
-        ready, _, _ = select.select([self._orders, awaited], [], [])
+        ready, _, _ = select.select([self._orders, self._files, awaited], [], [])
         if self._orders in ready:
             self._order()
+        elif self._files in ready:
+            self._hand_files()
         elif self._loader:
             self._take_loaded(awaited)
         else:
@@ -99,6 +102,19 @@ class Keeper:
         except (RunError, OSError) as error:
             answer = error
         handover.send(self._orders, pickle.dumps(answer))
+
+    def _hand_files(self) -> None:
+        """The configured files of credentials, opened: no others, whatever the request says."""
+        handover.receive(self._files, _LONGEST_REQUEST)
+        found = {}
+        for path in self._credentials:
+            with contextlib.suppress(OSError):
+                found[path] = credentials.opened(path)
+        try:
+            handover.send(self._files, pickle.dumps([*found]), [*found.values()])
+        finally:
+            for descriptor in found.values():
+                os.close(descriptor)
 
     def _attach(self, probe: str, renewed: list[str]) -> list[str]:
         new = self._loaded.get(probe)
@@ -176,8 +192,8 @@ class Keeper:
 
 
 def main() -> None:
-    """With the two sockets' descriptors and the capabilities to keep as arguments."""
-    orders, loads = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
-    privileges.reduce([int(number) for number in sys.argv[3].split(",")])
-    with orders, loads:
-        Keeper(orders, loads).serve()
+    """With the three sockets' descriptors and the capabilities to keep as arguments."""
+    orders, loads, files = (socket.socket(fileno=int(number)) for number in sys.argv[1:4])
+    privileges.reduce([int(number) for number in sys.argv[4].split(",")])
+    with orders, loads, files:
+        Keeper(orders, loads, files).serve()

@@ -17,9 +17,9 @@ from trapstream_vtap.sinks.tcp import TcpSink
 from trapstream_vtap.sinks.udp import UdpSink
 
 if TYPE_CHECKING:
-    import ssl
-
     from trapstream_vtap.config import Settings
+    from trapstream_vtap.credentials import Reader
+    from trapstream_vtap.sinks.tls import Contexts
 
 __all__ = [
     "Address",
@@ -41,8 +41,8 @@ __all__ = [
 ]
 
 
-def make_sink(address: Address, settings: Settings) -> Sink:
-    """The sink for ADDRESS.
+def make_sink(address: Address, settings: Settings, credentials: Reader) -> Sink:
+    """The sink for ADDRESS, whose files CREDENTIALS reads.
 
     Raises:
         UsageError: It says what that kind of sink does not know, or the sink's options do.
@@ -51,12 +51,12 @@ def make_sink(address: Address, settings: Settings) -> Sink:
         case "http" | "https":
             from trapstream_vtap.sinks.http import HttpSink  # noqa: PLC0415 - see above
 
-            context = _context(settings) if address.scheme == "https" else None
-            sink: Sink = HttpSink(address, settings.token_file, context)
+            contexts = _contexts(settings, credentials) if address.scheme == "https" else None
+            sink: Sink = HttpSink(address, settings.token_file, contexts, credentials.read)
         case "kafka":
             from trapstream_vtap.sinks.kafka import KafkaSink  # noqa: PLC0415 - likewise
 
-            sink = KafkaSink(address, settings.kafka_config)
+            sink = KafkaSink(address, settings.kafka_config, credentials.read)
         case "file":
             rotation = Rotation(settings.file_size, settings.file_age, settings.file_keep)
             sink = FileSink(address, rotation)
@@ -67,13 +67,14 @@ def make_sink(address: Address, settings: Settings) -> Sink:
         case _ if settings.tls:
             from trapstream_vtap.sinks.tcp_tls import TlsSink  # noqa: PLC0415 - likewise
 
-            sink = TlsSink(plain(address), _context(settings))
+            sink = TlsSink(plain(address), _contexts(settings, credentials))
         case _:
             sink = TcpSink(plain(address))
     return sink
 
 
-def _context(settings: Settings) -> ssl.SSLContext:
+def _contexts(settings: Settings, credentials: Reader) -> Contexts:
     from trapstream_vtap.sinks import tls  # noqa: PLC0415 - likewise
 
-    return tls.context(settings.tls_ca, settings.tls_cert, settings.tls_key)
+    files = settings.tls_ca, settings.tls_cert, settings.tls_key
+    return tls.Contexts(*files, credentials.read)

@@ -207,6 +207,10 @@ class FileSink:
     def _period_of(self, moment: float) -> int:
         return int(moment // self._rotation.age) if self._rotation.age else 0
 
+    def renew(self) -> bool:
+        """There are no credentials."""
+        return False
+
     def give_up(self) -> None:
         """Nothing here waits."""
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from trapstream_vtap import places
+from trapstream_vtap.credentials import read_file
 from trapstream_vtap.errors import UsageError
 from trapstream_vtap.sinks.answer import Answer
 from trapstream_vtap.sinks.connection import Route, Stream
@@ -31,11 +31,11 @@ from trapstream_vtap.sinks.division import Division, Rejection
 from trapstream_vtap.sinks.sender import Refusal, TryLaterError
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
 
     from trapstream_vtap.sinks.address import Address
     from trapstream_vtap.sinks.sender import Payload
+    from trapstream_vtap.sinks.tls import Contexts
 
 MOST_LINES = 5000
 """In one request, as InfluxDB recommends."""
@@ -51,6 +51,7 @@ _KEYS = ("db", "rp", "org", "bucket")
 _LONGEST_REASON = 300
 
 _AGAIN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
+_NOT_LET_IN = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 _OF_LINES = {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY}
 
 
@@ -61,23 +62,29 @@ class HttpSink:
         address: Where to; its query says into which database (`db`, `rp`) or bucket (`org`,
             `bucket`), what stands before it is kept as a prefix.
         token_file: Holds the token, or `user:password`; None: the environment may.
-        context: TLS, for https.
+        contexts: TLS, for https.
+        read: Reads the token's file.
 
     Raises:
         UsageError: The address says no place, or the token cannot be used.
     """
 
     def __init__(
-        self, address: Address, token_file: str | None, context: ssl.SSLContext | None
+        self,
+        address: Address,
+        token_file: str | None,
+        contexts: Contexts | None,
+        read: Callable[[str], bytes] = read_file,
     ) -> None:
         self._address = address
         self._place = _place(address)
-        self._token = _token(token_file)
+        self._token_file, self._read = token_file, read
+        self._token = _token(token_file, read)
         self._given_up = threading.Event()
         self._route = Route(address.hosts[0], socket.SOCK_STREAM, self._given_up)
         self._division: Division | None = None
         self._outcomes: list[Refusal | None] = []
-        self._context = context
+        self._contexts = contexts
         self._make_client()
 
     def __str__(self) -> str:
@@ -119,8 +126,10 @@ class HttpSink:
         stream = Stream(connection, _ANSWER_SECONDS, self._given_up)
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._context:
-                stream.secure(self._context, self._address.hosts[0][0])
+            if self._contexts:
+                with suppress(UsageError):  # they may have been renewed; else the old ones stay
+                    self._contexts.renew()
+                stream.secure(self._contexts.latest, self._address.hosts[0][0])
         except BaseException:
             stream.close()
             raise
@@ -149,6 +158,27 @@ class HttpSink:
     def check(self) -> None:
         """A connection that the collector closes while there is nothing to send is no error."""
 
+    def renew(self) -> bool:
+        """Read the credentials again; whether they have changed.
+
+        Raises:
+            UsageError: They cannot be used; the old ones stay.
+        """
+        token = _token(self._token_file, self._read)
+        changed = self._contexts.renew() if self._contexts else False
+        if token != self._token:
+            self.close()
+            self._token, changed = token, True
+            self._make_client()
+        return changed
+
+    def _renewed(self) -> bool:
+        """Whether there are other credentials than before."""
+        try:
+            return self.renew()
+        except UsageError:
+            return False
+
     def give_up(self) -> None:
         """Have a request that waits for its answer fail."""
         self._given_up.set()
@@ -168,6 +198,8 @@ class HttpSink:
         try:
             self._write(_compressed(lines))
         except ApiException as error:
+            if error.status in _NOT_LET_IN and self._renewed():
+                return self._post(lines)
             return self._judge(error, lines.count(b"\n"))
         except self._failures as error:
             raise OSError(0, self._hidden(_cause(error))) from error
@@ -244,11 +276,11 @@ def _place(address: Address) -> dict[str, str]:
     return place
 
 
-def _token(path: str | None) -> str:
+def _token(path: str | None, read: Callable[[str], bytes]) -> str:
     """From the file at PATH, else from the environment; empty: there is none."""
     source = f"--token-file {path}" if path else "INFLUX_TOKEN"
     try:
-        text = places.read_text(path) if path else os.environ.get(source, "")
+        text = read(path).decode() if path else os.environ.get(source, "")
     except OSError as error:
         raise UsageError(f"{source}: cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:

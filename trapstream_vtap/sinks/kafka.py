@@ -10,15 +10,18 @@ import re
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from trapstream_vtap import places
+from trapstream_vtap.credentials import read_file
 from trapstream_vtap.errors import UsageError
 from trapstream_vtap.sinks import series
 from trapstream_vtap.sinks.sender import Refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from confluent_kafka import KafkaError, Message, Producer
 
     from trapstream_vtap.sinks.address import Address
@@ -55,19 +58,21 @@ class KafkaSink:
     Args:
         address: Some of its brokers; the path is what the topics' names begin with.
         config_file: Properties of librdkafka, one `name=value` a line; None: none.
+        read: Reads that file.
 
     Raises:
         UsageError: confluent-kafka is missing, or it does not take a property.
     """
 
-    def __init__(self, address: Address, config_file: str | None) -> None:
+    def __init__(
+        self,
+        address: Address,
+        config_file: str | None,
+        read: Callable[[str], bytes] = read_file,
+    ) -> None:
         self._address = address
         self._prefix = _prefix(address)
-        self._properties = {
-            **_DEFAULTS,
-            **(_read(config_file) if config_file else {}),
-            "bootstrap.servers": ",".join(_host(*host) for host in address.hosts),
-        }
+        self._config_file, self._read = config_file, read
         try:
             import confluent_kafka  # noqa: PLC0415 - an extra
         except ImportError as error:
@@ -77,10 +82,7 @@ class KafkaSink:
             ) from error
         self._library = confluent_kafka
         self._refusals = {getattr(confluent_kafka.KafkaError, name) for name in _REFUSALS}
-        try:
-            self._make({"bootstrap.servers": ""})  # says what is wrong, and connects to nothing
-        except (confluent_kafka.KafkaException, TypeError, ValueError) as error:
-            raise UsageError(f"--kafka-config {config_file}: {_reason(error)}.") from error
+        self._properties = self._checked()
         self._given_up = threading.Event()
         self._producer: Producer | None = None
         self._batches: deque[_Batch] = deque()
@@ -93,9 +95,32 @@ class KafkaSink:
         """The collector as messages name it."""
         return str(self._address)
 
-    def _make(self, properties: dict[str, str]) -> Producer:
-        options: dict[str, Any] = {**self._properties, **properties, "error_cb": self._on_error}
-        return self._library.Producer(options)
+    def renew(self) -> bool:
+        """Read the properties again, for the next producer; whether they have changed.
+
+        Raises:
+            UsageError: They cannot be used; the old ones stay.
+        """
+        before, self._properties = self._properties, self._checked()
+        return before != self._properties
+
+    def _checked(self) -> dict[str, str]:
+        """The properties as the file says them now.
+
+        Raises:
+            UsageError: They cannot be used.
+        """
+        own = _properties(self._config_file, self._read) if self._config_file else {}
+        properties = {**_DEFAULTS, **own}
+        try:
+            self._make(properties)  # says what is wrong, and connects to nothing
+        except (self._library.KafkaException, TypeError, ValueError) as error:
+            raise UsageError(f"--kafka-config {self._config_file}: {_reason(error)}.") from error
+        return properties
+
+    def _make(self, properties: dict[str, str], hosts: str = "") -> Producer:
+        options: dict[str, Any] = {**properties, "bootstrap.servers": hosts}
+        return self._library.Producer({**options, "error_cb": self._on_error})
 
     def open(self) -> None:
         """Make a producer, and see that a broker answers.
@@ -107,7 +132,9 @@ class KafkaSink:
         self._unfinished.extendleft(reversed(self._batches))
         self._batches.clear()
         self._failure, self._down_since = "", None
-        producer = self._make({})
+        with suppress(UsageError):  # they may have been renewed; if not rightly, the old ones stay
+            self.renew()
+        producer = self._make(self._properties, ",".join(_host(*h) for h in self._address.hosts))
         for attempt in range(_CONNECT_TRIES):
             try:
                 producer.list_topics(timeout=1)
@@ -260,11 +287,11 @@ def _host(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _read(path: str) -> dict[str, str]:
+def _properties(path: str, read: Callable[[str], bytes]) -> dict[str, str]:
     """The properties in the file at PATH; no sentence shows a value, it may be a secret."""
     properties = {}
     try:
-        text = places.read_text(path)
+        text = read(path).decode()
     except OSError as error:
         raise UsageError(f"--kafka-config {path}: cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:

@@ -94,6 +94,10 @@ class OutputSink:
             return True
         return False
 
+    def renew(self) -> bool:
+        """There are no credentials."""
+        return False
+
     def give_up(self) -> None:
         """Have a `send` that waits for the reader raise instead."""
         self._given_up.set()

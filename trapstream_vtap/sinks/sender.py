@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import tenacity
 
 from trapstream_vtap import threads
-from trapstream_vtap.errors import worth_saying
+from trapstream_vtap.errors import UsageError, worth_saying
 from trapstream_vtap.sinks.backlog import Backlog, Payload
 
 if TYPE_CHECKING:
@@ -75,6 +75,12 @@ class Sink(Protocol):
         A payload of which a part was refused has arrived but for that part.
         """
 
+    def renew(self) -> bool:
+        """Read the credentials again, for new connections; whether they have changed.
+
+        Where they cannot be used, UsageError says why, and the old ones stay.
+        """
+
     def check(self) -> None:
         """Raise if the collector has gone meanwhile."""
 
@@ -115,6 +121,7 @@ class Sender:
         self._end = end
         self._give_up = threading.Event()
         self._closing = threading.Event()
+        self._renewing = threading.Event()
         self._failures = 0  # connections lost since a payload has settled
         self._refusals = 0
         self._sending: Payload | None = None  # that the sink is being handed
@@ -126,6 +133,11 @@ class Sender:
     def put(self, payload: Payload) -> None:
         """Queue PAYLOAD; waits for nothing but the spool's disk, and not long for that."""
         self._backlog.put(payload)
+
+    def renew(self) -> None:
+        """Have the sink's credentials read again; from any thread."""
+        self._renewing.set()
+        self._backlog.wake()
 
     def hurry(self) -> None:
         """The end is near: do not wait long for a collector that is down."""
@@ -169,7 +181,14 @@ class Sender:
 
     def _bring(self) -> None:
         """One payload more to the sink; if there is none, see to those on their way."""
-        payload = self._backlog.take(_SETTLE_SECONDS if self._backlog.in_flight else _IDLE_SECONDS)
+        payload = None
+        if not self._renewing.is_set():
+            wait = _SETTLE_SECONDS if self._backlog.in_flight else _IDLE_SECONDS
+            payload = self._backlog.take(wait)
+        elif self._backlog.in_flight:  # then what is on its way need not be sent again
+            self._give_up.wait(_SETTLE_SECONDS)
+        else:
+            self._renew()
         if payload and payload is self._condemned:
             self._drop(payload)
         elif payload:
@@ -180,6 +199,18 @@ class Sender:
         self._settle()
         if not payload:
             self._sink.check()
+
+    def _renew(self) -> None:
+        """Connect with credentials that have changed."""
+        self._renewing.clear()
+        try:
+            changed = self._sink.renew()
+        except UsageError as error:
+            self._report(f"Collector {self._sink}: credentials stay as they were: {error}")
+            return
+        if changed:
+            self._report(f"Collector {self._sink}: credentials were read again.")
+            self._sink.open()
 
     def _drop(self, payload: Payload) -> None:
         """Give up PAYLOAD, the latest in flight, when those ahead of it have settled."""

@@ -119,6 +119,10 @@ class TcpSink:
             self._hear(connection)
         return [None] * count
 
+    def renew(self) -> bool:
+        """There are no credentials."""
+        return False
+
     def give_up(self) -> None:
         """Have a `send` that waits for the peer to read raise instead."""
         self._given_up.set()

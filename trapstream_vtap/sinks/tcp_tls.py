@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from trapstream_vtap.errors import UsageError
 from trapstream_vtap.sinks.connection import CONNECT_SECONDS, Step, refused
 from trapstream_vtap.sinks.tcp import TcpSink
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import socket
 
     from trapstream_vtap.sinks.address import Address
+    from trapstream_vtap.sinks.tls import Contexts
 
 _CHUNK = 1 << 18
 _DOUBT_SECONDS = 1.0
@@ -35,13 +37,21 @@ class TlsSink(TcpSink):
 
     Args:
         address: Where to.
-        context: Whom to trust, and who we are.
+        contexts: Whom to trust, and who we are.
     """
 
-    def __init__(self, address: Address, context: ssl.SSLContext) -> None:
+    def __init__(self, address: Address, contexts: Contexts) -> None:
         super().__init__(address)
-        self._context = context
+        self._contexts = contexts
         self._tls: ssl.SSLObject | None = None
+
+    def renew(self) -> bool:
+        """Read the credentials again, for new connections; whether they have changed.
+
+        Raises:
+            UsageError: They cannot be used; the old ones stay.
+        """
+        return self._contexts.renew()
 
     def _greet(self, connection: socket.socket) -> None:
         """Shake hands.
@@ -49,9 +59,13 @@ class TlsSink(TcpSink):
         Raises:
             OSError: One side does not trust the other, or does not speak TLS.
         """
+        with suppress(UsageError):  # they may have been renewed; if not rightly, the old ones stay
+            self.renew()
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         name = self._address.hosts[0][0]
-        self._tls = self._context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        self._tls = self._contexts.latest.wrap_bio(
+            self._incoming, self._outgoing, server_hostname=name
+        )
         step = Step(CONNECT_SECONDS, self._given_up, "no TLS handshake in time")
         shaken = False
         while not shaken:

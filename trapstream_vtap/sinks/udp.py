@@ -202,6 +202,10 @@ class UdpSink:
         if number:
             self._refused(number)
 
+    def renew(self) -> bool:
+        """There are no credentials."""
+        return False
+
     def give_up(self) -> None:
         """Have a `send` that waits for an answer raise instead."""
         self._given_up.set()
