@@ -57,17 +57,6 @@ def open_directory(path: Path) -> int:
     return here
 
 
-def read_text(path: str) -> str:
-    """What the file at PATH says.
-
-    Raises:
-        OSError: It cannot be read, or is behind somebody else's link.
-        UnicodeDecodeError: It is not UTF-8.
-    """
-    with open(open_file(Path(path), os.O_RDONLY), encoding="utf-8") as file:
-        return file.read()
-
-
 def make_directory(path: Path, user: str) -> bool:
     """Make the directory PATH in one that is there, for USER, as whom we shall run.
 
