@@ -39,7 +39,7 @@ def place() -> Iterator[Path]:
 
 def content(path: Path) -> str:
     """What root reads at PATH."""
-    with open(places.open_file(path, os.O_RDONLY), encoding="utf-8") as file:
+    with os.fdopen(places.open_file(path, os.O_RDONLY), encoding="utf-8") as file:
         return file.read()
 
 

@@ -14,9 +14,12 @@ import contextlib
 import errno
 import os
 import stat
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trapstream_vtap.privileges import acting, find
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _IS_LINK = (errno.ELOOP, errno.ENOTDIR)  # what open(2) says of one that it is not to follow
