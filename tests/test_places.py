@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -13,8 +15,9 @@ import pytest
 import tap
 
 from lab.namespace import Namespace
-from trapstream_vtap import places
+from trapstream_vtap import configfile, places
 from trapstream_vtap.credentials import read_file
+from trapstream_vtap.errors import UsageError
 from trapstream_vtap.privileges import acting, find
 from trapstream_vtap.sinks import parse
 from trapstream_vtap.sinks.file import FileSink, Rotation
@@ -90,6 +93,24 @@ def test_link_of_somebody_else_in_tmp(place: Path) -> None:
         content(where / "to-secret")
 
 
+def test_read_only_volume(place: Path) -> None:
+    """Where a file system is mounted read-only, root's links are followed, whoever might write."""
+    where = directory(place, "root", 0o777)
+    script = f"mount --bind {where} {where} && mount -o remount,ro,bind {where} && exec "
+    code = "import os, sys; from pathlib import Path; from trapstream_vtap import places\n"
+    code += "print(os.read(places.open_file(Path(sys.argv[1]), os.O_RDONLY), 100).decode())"
+    done = subprocess.run(
+        [
+            *("unshare", "--mount", "sh", "-c", script + '"$@"', "sh"),
+            *(sys.executable, "-c", code, str(where / "to-secret")),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"{CONTENT}\n"
+
+
 def test_as_anybody_else(place: Path) -> None:
     """Whoever is not root opens what the kernel lets them."""
     where = directory(place, "daemon", 0o755)
@@ -104,6 +125,15 @@ def test_secrets(place: Path) -> None:
     with pytest.raises(OSError, match="to-secret is a link"):
         read_file(str(where / "to-secret"))
     assert read_file(str(place / "secret")) == CONTENT.encode()
+
+
+def test_configuration_file(place: Path) -> None:
+    """Nor is the configuration file, of which a sentence about a mistake quotes a line."""
+    where = directory(place, "daemon", 0o755)
+    with pytest.raises(UsageError) as caught:
+        configfile.read(where / "to-secret")
+    assert "to-secret is a link" in str(caught.value)
+    assert CONTENT not in str(caught.value)
 
 
 def test_pipe() -> None:

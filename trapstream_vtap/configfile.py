@@ -8,10 +8,12 @@ line may stand in it too, under its long name with underscores.
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from trapstream_vtap import places
 from trapstream_vtap.bpf.wanted import grouped
 from trapstream_vtap.errors import UsageError
 from trapstream_vtap.rules import Rule, parse_rules
@@ -70,7 +72,8 @@ def read(path: Path) -> ConfigFile:
             file, the line or the key, and the value.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with os.fdopen(places.open_file(path, os.O_RDONLY), encoding="utf-8") as file:
+            text = file.read()
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:

@@ -3,7 +3,8 @@
 
 Where others may write, a link that root follows lets them choose what root opens, makes, or gives
 away. A link is root's own where only root could have put it there: in a directory that is root's
-and that nobody else may write, or, root's itself, in one where the sticky bit keeps it.
+and that nobody else may write, or, root's itself, in one where the sticky bit keeps it, or that is
+mounted read-only, as Kubernetes' volumes of secrets and configurations are.
 
 See: openat(2), symlink(7), proc_sys_fs(5) on protected_symlinks
 """
@@ -104,12 +105,17 @@ def _step(directory: int, name: str, flags: int, mode: int = 0) -> int:
         if error.errno not in _IS_LINK:
             raise
     found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    if stat.S_ISLNK(found.st_mode) and not _is_roots(os.fstat(directory), found):
+    if stat.S_ISLNK(found.st_mode) and not _is_roots(directory, found):
         raise OSError(errno.ELOOP, f"{name} is a link, and not only root may write where it is")
     return os.open(name, flags, mode, dir_fd=directory)
 
 
-def _is_roots(directory: os.stat_result, link: os.stat_result) -> bool:
+def _is_roots(directory: int, link: os.stat_result) -> bool:
     """Whether nobody but root can have put LINK into DIRECTORY."""
-    kept = directory.st_mode & stat.S_ISVTX and link.st_uid == 0
-    return directory.st_uid == 0 and bool(kept or not directory.st_mode & _OTHERS_MAY_WRITE)
+    found = os.fstat(directory)
+    if found.st_uid != 0:
+        return False
+    if not found.st_mode & _OTHERS_MAY_WRITE:
+        return True
+    kept = found.st_mode & stat.S_ISVTX or os.fstatvfs(directory).f_flag & os.ST_RDONLY
+    return link.st_uid == 0 and bool(kept)
