@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,13 +12,14 @@ from sending import Peer, Sending, numbers_of, payload, read_until_end
 from waiting import wait_for
 
 from trapstream_vtap import threads
-from trapstream_vtap.sinks import TcpSink
+from trapstream_vtap.sinks import TcpSink, backlog, sender
 from trapstream_vtap.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from trapstream_vtap.ledger import Held
     from trapstream_vtap.sinks import Payload
 
 COUNT = 300
@@ -91,6 +93,48 @@ def test_costs_one_payload(peer: Peer, tmp_path: Path, *, spooled: bool) -> None
         "an error of vtap-stream itself, RuntimeError in sinks/sender.py, line" in sending.said[0]
     )
     assert sending.said[0].endswith("(no opening); sending again.")
+
+
+@pytest.mark.parametrize("which", ["sink", "disk"])
+def test_end_while_it_hangs(
+    which: str, peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A system call of a sink or the spool that does not return holds up no end; all is booked."""
+    monkeypatch.setattr(backlog, "END_SECONDS", 0.2)
+    monkeypatch.setattr(sender, "END_SECONDS", 0.2)
+    entered, go_on = threading.Event(), threading.Event()
+
+    def hang(kind: str) -> None:
+        if which == kind:
+            entered.set()
+            go_on.wait(60)
+
+    class Slow(TcpSink):
+        def send(self, sent: Payload) -> None:
+            hang("sink")
+            super().send(sent)
+
+    class Hanging(Spool):
+        def append(self, data: bytes, held: Held, born: int) -> None:
+            hang("disk")
+            super().append(data, held, born)
+
+    if which == "disk":
+        peer.reopen()  # nobody listens: all is to be spooled
+    spool = Hanging(tmp_path, 1 << 20, lambda _: None)
+    with Sending(Slow, peer.port, spool=spool) as sending:
+        sending.put(*(payload(i) for i in range(COUNT)))
+        assert entered.wait(20)
+        begin = time.monotonic()
+        sending.sender.close()
+        assert time.monotonic() - begin < 5
+        sending.check_books()
+        assert sending.values["records_spooled" if which == "sink" else "records_lost"] == COUNT
+        assert any("hangs" in sentence for sentence in sending.said)
+        monkeypatch.setattr(sending.sender, "close", lambda: None)
+    go_on.set()
+    sending.sender._thread.join(20)
+    sending.sender._sink.close()
 
 
 def test_thread_goes_on() -> None:

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
+from trapstream_vtap import threads
 from trapstream_vtap.errors import RunError, worth_saying
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Endpoint:
 
     def start(self) -> None:
         """Answer from now on."""
-        threading.Thread(target=self._server.serve_forever, name="http", daemon=True).start()
+        threads.start(f"Server at {self.url}", self._server.serve_forever, self._report)
         self._answers = True
 
     def close(self) -> None:

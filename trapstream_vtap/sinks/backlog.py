@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _NS = 1_000_000_000
 _SYNC_SECONDS = 1.0  # what a power failure may cost
 _RETRY_SECONDS = 1.0  # until the next attempt to write to a full disk
+END_SECONDS = 5.0  # that a thread in a system call is waited for at the end
 _MARK = b"\xffVTW"  # no text in UTF-8 holds it
 _WEIGHTS = struct.Struct("=4sI")  # the mark, and how many weights follow
 _PATIENCE = 1.0  # seconds that measuring waits for the disk before it gives records up
@@ -272,36 +273,40 @@ class Backlog:
             self._closed = True
             self._changed.notify_all()
         if self._thread:
-            self._thread.join()
-        left = self._left()
-        if self._spool:
-            self._spool.give_back()
+            self._thread.join(END_SECONDS)
+        hangs = bool(self._thread and self._thread.is_alive())  # and has the spool to itself
+        if hangs:
+            self._report("The spool's disk hangs; what waits in memory is lost.")
+        spool = None if hangs else self._spool
+        left = self._left(spool)
+        if spool:
+            spool.give_back()
         for payload in left:
-            if not self._kept(payload):
+            if not (spool and self._kept(spool, payload)):
                 self.account.lost("undelivered", payload.held)
         for waiting in (self._in_flight, self._again, self._queue):
             waiting.clear()
-        if self._spool:
-            self._spool.close()
+        if spool:
+            spool.close()
 
-    def _kept(self, payload: Payload) -> bool:
+    def _kept(self, spool: Spool, payload: Payload) -> bool:
         """Whether PAYLOAD is in the spool now."""
         try:
-            if self._spool:
-                self._append(self._spool, payload)
+            self._append(spool, payload)
         except OSError as error:
             self._failed(error)
             return False
-        return self._spool is not None
+        return True
 
-    def _left(self) -> list[Payload]:
-        """What is in memory alone, oldest first."""
+    def _left(self, spool: Spool | None) -> list[Payload]:
+        """What is in memory alone, oldest first; None: a spool that cannot be asked."""
         sent = [
             sent.payload
             for sent in (*self._in_flight, *self._again)
-            if not (sent.frame and self._spool and self._spool.holds(sent.frame))
+            if not (sent.frame and (spool is None or spool.holds(sent.frame)))
         ]
-        return [*sent, *self._queue]
+        moving = (self._moving,) if self._moving else ()
+        return [*sent, *moving, *self._queue]
 
     def _keep(self) -> None:
         """The spool's thread: what overflows goes to disk, and the disk writes it down."""

@@ -16,7 +16,7 @@ import tenacity
 
 from trapstream_vtap import threads
 from trapstream_vtap.errors import UsageError, worth_saying
-from trapstream_vtap.sinks.backlog import Backlog, Payload
+from trapstream_vtap.sinks.backlog import END_SECONDS, Backlog, Payload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -156,8 +156,11 @@ class Sender:
         self._give_up.set()
         self._sink.give_up()
         self._backlog.wake()
-        self._thread.join()
-        self._sink.close()
+        self._thread.join(END_SECONDS)
+        if self._thread.is_alive():  # in a system call that does not return
+            self._report(f"Collector {self._sink} hangs; what it has not taken is left.")
+        else:
+            self._sink.close()
         self._backlog.close()
 
     def _run(self) -> None:
