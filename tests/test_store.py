@@ -76,6 +76,7 @@ for name, kind in (("first", BPF.SCHED_CLS), ("second", BPF.XDP)):
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where compiled programs are kept; nothing is yet."""
     directory = tmp_path / "of root" / "programs"
+    directory.parent.mkdir()
     monkeypatch.setenv("CACHE_DIRECTORY", str(directory))
     return directory
 
@@ -269,6 +270,35 @@ def test_bounded(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store.keep(sources[3], MADE)
     assert [store.kept(source) is not None for source in sources] == [True, False, True, True]
     assert len(list(kept.iterdir())) == 3
+
+
+def test_only_our_own_go(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a directory that has other files, too, those stay, however old they are."""
+    monkeypatch.setattr(store, "_MOST", 1)
+    kept.mkdir(mode=0o700)
+    for name in ("passwd", "f" * 63, ".hidden"):
+        (kept / name).touch()
+        os.utime(kept / name, (1, 1))
+    for number in range(3):
+        store.keep(replace(SOURCE, text=str(number)), MADE)
+    assert len(list(kept.iterdir())) == 3 + 1
+    assert (kept / "passwd").exists()
+
+
+def test_behind_somebody_elses_link(
+    tmp_path: Path, uncompiled: list[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where another user may put links, root follows none: nothing is kept there."""
+    theirs, target = tmp_path / "theirs", tmp_path / "target"
+    for path in (theirs, target):
+        path.mkdir()
+    (theirs / "link").symlink_to(target)
+    os.chown(theirs, 1, 1)
+    for where in (theirs / "link", theirs / "link" / "programs"):
+        monkeypatch.setenv("CACHE_DIRECTORY", str(where))
+        assert store.code(SOURCE) == MADE
+    assert list(target.iterdir()) == []
+    assert len(uncompiled) == 2
 
 
 def open_files() -> set[str]:

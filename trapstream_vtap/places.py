@@ -42,19 +42,19 @@ def open_file(path: Path, flags: int, mode: int = 0o666) -> int:
         os.close(directory)
 
 
-def open_directory(path: Path) -> int:
-    """A descriptor of the directory at PATH, for openat(2) and the like (O_PATH).
+def open_directory(path: Path, how: int = os.O_PATH) -> int:
+    """A descriptor of the directory at PATH; unless HOW says more, for openat(2) and the like.
 
     Raises:
         OSError: It cannot be opened, or is behind somebody else's link.
     """
-    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    flags = os.O_DIRECTORY | os.O_CLOEXEC
     if os.geteuid() != 0:
-        return os.open(path, flags)
-    here = os.open("/", flags)
-    for name in path.absolute().parts[1:]:
+        return os.open(path, flags | how)
+    here = os.open("/", flags | os.O_PATH)
+    for name in (*path.absolute().parts[1:], "."):
         try:
-            below = _step(here, name, flags)
+            below = _step(here, name, flags | (how if name == "." else os.O_PATH))
         finally:
             os.close(here)
         here = below

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import importlib.util
 import os
+import re
 import secrets
 import stat
 from dataclasses import asdict, astuple
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from trapstream_vtap import places
 from trapstream_vtap.bpf.code import Code, Map
 from trapstream_vtap.bpf.source import HERE
 
@@ -35,6 +37,7 @@ DIRECTORY = "/var/cache/vtap-stream"
 See: systemd.exec(5), CacheDirectory=
 """
 _MOST = 512  # of about 30 KB; the one that was not wanted for longest goes
+_OURS = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{16}")  # kept, and being written or left half-written
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _DIGEST = hashlib.sha256
 
@@ -96,14 +99,19 @@ def _bcc() -> str:
 
 @contextlib.contextmanager
 def _directory() -> Iterator[int]:
-    """The directory's descriptor.
+    """The directory's descriptor; made, if only its last name is missing.
 
     Raises:
-        OSError: It cannot be made, or others may write to it.
+        OSError: It cannot be made, is behind somebody else's link, or others may write to it.
     """
-    path = Path(os.environ.get("CACHE_DIRECTORY", DIRECTORY).partition(":")[0])
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    path = Path(os.environ.get("CACHE_DIRECTORY", DIRECTORY).partition(":")[0]).absolute()
+    parent = places.open_directory(path.parent)
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path.name, 0o700, dir_fd=parent)
+    finally:
+        os.close(parent)
+    descriptor = places.open_directory(path, os.O_RDONLY)
     try:
         _check(descriptor)
         yield descriptor
@@ -154,6 +162,7 @@ def _keep(directory: int, name: str, made: Code) -> None:
     except OSError:
         os.unlink(new, dir_fd=directory)
         raise
-    kept = sorted(os.scandir(directory), key=lambda entry: entry.stat().st_mtime_ns)
+    ours = (entry for entry in os.scandir(directory) if _OURS.fullmatch(entry.name))
+    kept = sorted(ours, key=lambda entry: entry.stat(follow_symlinks=False).st_mtime_ns)
     for entry in kept[:-_MOST]:
         os.unlink(entry.name, dir_fd=directory)
