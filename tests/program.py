@@ -30,8 +30,15 @@ from lab.namespace import Namespace
 from trapstream_vtap.bpf import attach, kernel, packet_socket
 from trapstream_vtap.config import DIRECTIONS, NS, Settings
 from trapstream_vtap.interfaces import interfaces
-from trapstream_vtap.layouts import FLOW_SLOT, FLOW_STATE, KEY_FIELDS, LINK, flow_layouts
-from trapstream_vtap.probes.flow import source
+from trapstream_vtap.layouts import (
+    FLOW_SLOT,
+    FLOW_STATE,
+    KEY_FIELDS,
+    LINK,
+    LINK_COUNTS,
+    flow_layouts,
+)
+from trapstream_vtap.probes.flow import name_links, source
 from trapstream_vtap.rules import parse_rules
 from trapstream_vtap.sinks import parse
 
@@ -141,6 +148,7 @@ class FlowProgram:
         self._key = flow_layouts(chosen.key).key
         self._libbpf = ctypes.CDLL("libbpf.so.1")
         self._cpus = kernel.possible_cpus()
+        self._places = name_links(self.objects.maps["links"], chosen)
 
     def close(self) -> None:
         """Give all of it back to the kernel."""
@@ -176,15 +184,13 @@ class FlowProgram:
         counters = {name: n - before[name] for name, n in after.items()}
         return Outcome(counters, tuple(self._take_flows()))
 
-    def _counters(self, interface: int = LOOPBACK) -> dict[str, int]:
-        """Of an interface, and of those for which there is no room; all CPUs together."""
-        total = dict.fromkeys(LINK.offsets, 0)
-        for link in (0, interface):
-            data = kernel.read_element(self.objects.maps["links"], link, LINK.size * self._cpus)
-            for row in LINK.unpack(data):
-                for name, value in row.items():
-                    total[name] += value
-        return total
+    def _counters(self) -> dict[str, int]:
+        """Of all interfaces and CPUs together."""
+        size = LINK.size * self._cpus
+        links = self.objects.maps["links"]
+        data = b"".join(kernel.read_element(links, at, size) for at in self._places.values())
+        rows = list(LINK.unpack(data))
+        return {name: sum(row[name] for row in rows) for name in LINK_COUNTS}
 
     def _take_flows(self) -> Iterator[Flow]:
         """Empty the flow table."""

@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 import tap
+from pyroute2 import IPRoute
 from traffic import V4, Wire
 
 from lab.loading import load
 from trapstream_vtap.bpf import kernel
+from trapstream_vtap.bpf.holder import Holder
+from trapstream_vtap.bpf.source import Program, Source
 from trapstream_vtap.config import DIRECTIONS, Settings
 from trapstream_vtap.errors import RunError
 from trapstream_vtap.interfaces import choose
-from trapstream_vtap.probes.flow import FlowProbe, source
+from trapstream_vtap.probes.flow import FlowProbe, places, source
 from trapstream_vtap.sinks import parse
 
 if TYPE_CHECKING:
@@ -240,3 +243,68 @@ def test_gone_interface(wire: Wire) -> None:
         with pytest.raises(RunError, match="Cannot attach to ingress of wire0: No such device"):
             loaded(settings).attach()
     assert attached(wire.receiver, "lo") == 0
+
+
+ACCEPTING = Source(
+    "#include <uapi/linux/bpf.h>\nint accept_all(struct __sk_buff *skb)\n{\n\treturn 0;\n}\n",
+    (Program("accept_all", "SCHED_CLS"),),
+    (),
+)
+"""A program after which the kernel runs no other on that packet, as Cilium's do."""
+
+
+def hold_by_clsact(wire: Wire, program: int) -> None:
+    """PROGRAM as somebody else's filter on both directions, with the first of all preferences."""
+    with wire.receiver.entered(), IPRoute() as route:
+        (index,) = route.link_lookup(ifname="wire0")
+        route.tc("add", "clsact", index)
+        for parent in ("ffff:fff2", "ffff:fff3"):
+            options = {"fd": program, "name": "somebody", "parent": parent, "prio": 1}
+            route.tc("add-filter", "bpf", index, **options, direct_action=True, classid=1)
+
+
+@pytest.mark.parametrize("way", ["tcx", "clsact"])
+def test_ahead_of_one_that_accepts(wire: Wire, way: str, request: pytest.FixtureRequest) -> None:
+    """Where another program was there first, and accepts every packet, all are counted."""
+    accepting = load(ACCEPTING)
+    program = accepting.programs["accept_all"]
+    links: list[int] = []
+    if way == "clsact":
+        hold_by_clsact(wire, program)
+        request.getfixturevalue("old_kernel")
+    else:
+        with wire.receiver.entered():
+            index = socket.if_nametoindex("wire0")
+            kinds = (kernel.BPF_TCX_INGRESS, kernel.BPF_TCX_EGRESS)
+            links += [kernel.link_tcx(program, index, kind) for kind in kinds]
+    measuring = probe(wire)
+    assert measuring.notes == []
+    exchange(wire, 20)
+    (counts,) = measuring.counters().values()
+    assert counts["seen_packets"] == 40
+    measuring.detach()
+    measuring.close()
+    for link in links:
+        os.close(link)
+    accepting.close()
+
+
+def test_somebody_comes_ahead(wire: Wire) -> None:
+    """A program that is put ahead of ours is said once, and once more when it has come back."""
+    accepting = load(ACCEPTING)
+    holder = Holder()
+    with wire.receiver.entered():
+        chosen = settings()
+        ours = loaded(chosen)
+        assert holder.put(places(chosen), ours._objects.programs) == []
+        index = socket.if_nametoindex("wire0")
+        for _ in range(2):
+            link = kernel.link_tcx(accepting.programs["accept_all"], index, kernel.BPF_TCX_INGRESS)
+            (said,) = holder.ahead()
+            assert said.startswith("Another program sees ingress of wire0 ahead of ours")
+            assert holder.ahead() == []
+            os.close(link)
+            assert holder.ahead() == []
+        holder.detach()
+    ours.close()
+    accepting.close()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
@@ -14,7 +15,7 @@ from dissector import Not, Packet, dissect
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from program import LONGEST, NOT_LINEAR, Flow, FlowProgram, Outcome, Wire, settings
+from program import LONGEST, LOOPBACK, NOT_LINEAR, Flow, FlowProgram, Outcome, Wire, settings
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption
 from scapy.layers.inet6 import (
     MIP6MH_BE,
@@ -34,6 +35,7 @@ from lab.namespace import Namespace
 from trapstream_vtap.bpf.attach import Direction
 from trapstream_vtap.config import NS
 from trapstream_vtap.layouts import KEY_FIELDS
+from trapstream_vtap.probes import flow as flow_probe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -453,16 +455,37 @@ def test_tells_flows_apart(program: FlowProgram) -> None:
     assert len(keys) == len(frames)
 
 
-def test_interface_is_part_of_the_key(program: FlowProgram) -> None:
-    """A packet of another interface, even of one that is not measured, is in a flow of its own."""
+def test_interface_is_part_of_the_key() -> None:
+    """Interfaces of any index have flows of their own; one that is not measured has none."""
     frame, flow = counted("UDP")
+    indices = (77, 78, 77 + 64, 1_000_000, 0x7FFF_FFFF)
+    plain = settings()
+    others = tuple(replace(plain.interfaces[0], index=index) for index in (*indices, LOOPBACK))
+    program = FlowProgram(replace(plain, interfaces=others))
     with Namespace() as namespace:
-        link = ("other", "index", "77", "type", "veth", "peer", "name", "far")
-        namespace.run("ip", "link", "add", "name", *link)
+        for index in (*indices, 79):
+            link = (f"w{index}", "index", str(index), "type", "veth", "peer", "name", f"p{index}")
+            namespace.run("ip", "link", "add", "name", *link)
         with namespace.entered():
-            outcome = program.run(frame, ifindex=77)
-    balanced(outcome)
-    assert outcome.flow == replace(flow, interface=77)
+            for index in indices:
+                outcome = program.run(frame, ifindex=index)
+                balanced(outcome)
+                assert outcome.flow == replace(flow, interface=index)
+            program.show(frame, ifindex=79)
+    assert program.watch(lambda: program.show(frame)).flow == flow
+    program.close()
+
+
+def test_places_of_interfaces_follow_their_number() -> None:
+    """However large their indices are, a few interfaces take the room of a few."""
+    plain = settings().interfaces[0]
+    draw = random.Random(1).sample(range(1, 1 << 31), 600)  # noqa: S311
+    for indices in (range(1, 601), range(10**6, 10**6 + 600), range(4096, 601 * 4096, 4096), draw):
+        links, places = flow_probe.link_places([replace(plain, index=i) for i in indices])
+        assert sorted(places) == sorted(indices)
+        assert len({*places.values()}) == 600
+        assert max(places.values()) < links <= 8192
+    assert flow_probe.link_places([replace(plain, index=1 << 30)])[0] == 64
 
 
 # Merged packets: frame, context, and packets, bytes, payload bytes on the wire

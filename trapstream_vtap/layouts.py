@@ -230,31 +230,35 @@ def _keyed(layout: Layout, more: Sequence[Column], *, wide: bool) -> Layout:
 EVENT_KINDS = ("reverse", "small", "big", "duplicate", "out_of_order", "hole", "retransmission")
 """What an error can be: four of numbers that packets carry, three of a TCP stream."""
 
-LINK = Layout(
-    "link",
-    tuple(
-        Column(name, "u64")
-        for name in (
-            "seen_packets",
-            "seen_bytes",
-            "counted_packets",
-            "counted_bytes",
-            "not_ip_packets",
-            "not_ip_bytes",
-            "malformed_packets",
-            "malformed_bytes",
-            "filtered_packets",
-            "filtered_bytes",
-            "no_flow_packets",
-            "no_flow_bytes",
-            "flows_begun",
-            "ring_full",
-            "events_handed",
-            "events_suppressed",
-        )
-    ),
+LINK_COUNTS = (
+    "seen_packets",
+    "seen_bytes",
+    "counted_packets",
+    "counted_bytes",
+    "not_ip_packets",
+    "not_ip_bytes",
+    "malformed_packets",
+    "malformed_bytes",
+    "filtered_packets",
+    "filtered_bytes",
+    "no_flow_packets",
+    "no_flow_bytes",
+    "flows_begun",
+    "ring_full",
+    "events_handed",
+    "events_suppressed",
 )
 """What the kernel program counts per interface and CPU."""
+
+LINK = Layout(
+    "link",
+    (
+        Column("interface", "u32", "whose it is: its index; 0: nobody's"),
+        Column("gaps", "u32", "where the entries of its histogram begin"),
+        *(Column(name, "u64") for name in LINK_COUNTS),
+    ),
+)
+"""An interface in the kernel program; what is no count is the same on all CPUs."""
 
 GAP_BOUNDS = tuple(digit * 10**power for power in range(3, 10) for digit in (1, 2, 5))
 """Upper bounds of the histogram's buckets, ns, each inclusive; behind them is one without bound."""

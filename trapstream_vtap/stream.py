@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _GRACE_NS = 5_000_000  # after the grid line, for packets that close their flows themselves
 _DRAIN_SECONDS = 5.0  # at the end, for the collector to take what is left
 _LAST_SWEEPS = 100
+_LOOK_NS = 10 * NS  # from one look at who else is at our places to the next
 _NO_LIMIT = 1 << 62
 _FIXED = (
     *("sinks", "log_data", "directions", "hook", "promiscuous", "format", "device"),
@@ -207,6 +208,7 @@ class Stream:
         with select.epoll() as poll:
             self._register(poll, woken)
             line, swept = probe.next_line(), True  # the next grid line; the one before is done
+            looked = line
             while True:
                 self._health.beat()
                 loaded = swept and self._loaded(woken)
@@ -232,6 +234,10 @@ class Stream:
                     self._sweep(force=self._keep_clock())
                     if ends:
                         self._agent(line)
+                    if line - looked > _LOOK_NS:
+                        looked = line
+                        for note in self._keeper.ahead():
+                            report(note)
                     line, swept = probe.next_line(), True
 
     def _register(self, poll: select.epoll, woken: socket.socket) -> None:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from trapstream_vtap.interfaces import Interface
 
 _FILTER_NAME = "vtap-stream"
+_DIRECT = {"direct_action": True, "classid": 1}
+_FIRST = {"prio": 1, "protocol": 3}
+"""Ahead of all others: of filters with one preference, the kernel asks the newest first."""
 _PARENTS = {0: 0xFFFFFFF2, 1: 0xFFFFFFF3}  # clsact's ingress and egress, uapi/linux/pkt_sched.h
 
 
@@ -41,10 +44,12 @@ class Attachment:
     Args:
         detach: Detaches whatever is there.
         replace: Puts another program there in one step: no packet sees none of them, or both.
+        first: Whether this program, which is there, sees packets ahead of all others at that place.
     """
 
     detach: Callable[[], None]
     replace: Callable[[int], None]
+    first: Callable[[int], bool] = lambda _program: True
 
     def __call__(self) -> None:
         """Detach."""
@@ -52,7 +57,7 @@ class Attachment:
 
 
 def attach(program: int, interface: Interface, direction: Direction) -> Attachment:
-    """Attach PROGRAM; what replaces it, or detaches it again.
+    """Attach PROGRAM ahead of all others; what replaces it, or detaches it again.
 
     Raises:
         RunError: The kernel refuses.
@@ -67,7 +72,11 @@ def attach(program: int, interface: Interface, direction: Direction) -> Attachme
         raise RunError(
             f"Cannot attach to {direction.name.lower()} of {interface.name}: {why}."
         ) from error
-    return Attachment(lambda: os.close(link), lambda other: kernel.update_link(link, other))
+    return Attachment(
+        lambda: os.close(link),
+        lambda other: kernel.update_link(link, other),
+        lambda there: kernel.first_tcx(interface.index, kind) == kernel.program_id(there),
+    )
 
 
 def _netlink() -> Any:
@@ -158,44 +167,41 @@ def attach_clsact(program: int, interface: Interface, direction: Direction) -> A
             route.tc("add", "clsact", interface.index)
             made = True
         name = f"{_FILTER_NAME}:{os.getpid()}" + (":made" if made else "")
+        added = {"fd": program, "name": name, "parent": parent, **_DIRECT}
         try:
-            route.tc(
-                "add-filter",
-                "bpf",
-                interface.index,
-                fd=program,
-                name=name,
-                parent=parent,
-                direct_action=True,
-                classid=1,
-            )
+            _add_ahead(route, interface, added)
         except Exception as error:
             raise RunError(
                 f"Cannot attach to {direction.name.lower()} of {interface.name}: {error}."
             ) from error
 
+    def mine(route: Any) -> list[_Filter]:
+        return [f for f in _ours(route, interface) if (f.name, f.parent) == (name, parent)]
+
     def detach() -> None:
         with _netlink() as route:
-            for mine in _ours(route, interface):
-                if mine.name == name and mine.parent == parent:
-                    _remove(route, interface, mine)
+            for there in mine(route):
+                _remove(route, interface, there)
 
     def replace(other: int) -> None:
         with _netlink() as route:
-            for mine in _ours(route, interface):
-                if mine.name == name and mine.parent == parent:
-                    route.tc(
-                        "replace-filter",
-                        "bpf",
-                        interface.index,
-                        mine.handle,
-                        fd=other,
-                        name=name,
-                        parent=parent,
-                        prio=mine.preference,
-                        protocol=3,
-                        direct_action=True,
-                        classid=1,
-                    )
+            for there in mine(route):
+                changed = {**added, **_FIRST, "fd": other, "prio": there.preference}
+                route.tc("replace-filter", "bpf", interface.index, there.handle, **changed)
 
-    return Attachment(detach, replace)
+    def first(_program: int) -> bool:
+        with _netlink() as route:
+            turns = [(m["info"] >> 16, m["handle"]) for m in _filters(route, interface, parent)]
+            ours = {(f.preference, f.handle) for f in mine(route)}
+        # entries without a handle only say which preferences there are
+        return next((turn for turn in turns if turn[1]), None) in ours
+
+    return Attachment(detach, replace, first)
+
+
+def _add_ahead(route: Any, interface: Interface, filter_: dict[str, Any]) -> None:
+    """Add a filter ahead of all others, or wherever it may be if the first is of another kind."""
+    try:
+        route.tc("add-filter", "bpf", interface.index, **filter_, **_FIRST)
+    except Exception:  # noqa: BLE001 - pyroute2 has many
+        route.tc("add-filter", "bpf", interface.index, **filter_)

@@ -7,7 +7,7 @@
  * and control (layouts.py says what their members mean), and as constants KEY_* (the key's fields),
  * VTAP_* (the programs wanted), HOOK_* (where they are attached), WANT_* (the directions), DECAPSULATE
  * and DECAPSULATE_* (the tunnels to look into), DIRECT_ACCESS (to a packet's bytes), FLOW_TABLE_SIZE, INTERVAL_NS (times 4), STOP_GAP_NS,
- * COARSE_LIMIT_NS, COARSE_SHIFT, RING_PAGES, LINKS, SWEEP_KEYS, COUNTS_BIT and JITTER_BIT; where they
+ * COARSE_LIMIT_NS, COARSE_SHIFT, RING_PAGES, LINKS, LINK_SHIFT, LINK_TRIES, SWEEP_KEYS, COUNTS_BIT and JITTER_BIT; where they
  * are asked for, LONG_NS (jitter has an interval of its own, and a structure jitter_slot), VTAP_SEQUENCE
  * (sequence numbers), VTAP_DEVIATION (with EXPECTED_GAP_NS), VTAP_SMOOTHED (jitter as in RFC 3550) and
  * VTAP_GAPS (so many histograms, a structure gap_counts, GAP_KINDS and GAP_BUCKET());
@@ -58,11 +58,24 @@ BPF_PERCPU_ARRAY(links, struct link, LINKS);
 BPF_ARRAY(controls, struct control, 1);
 BPF_PERCPU_ARRAY(blanks, struct flow, 1); /* for new flows: too large for the stack */
 
+/*
+ * What is counted at an interface. Its place follows from its index by Fibonacci hashing, or is one of the
+ * next few (user space has seen to that): a hash table of the kernel's own takes 30 ns more. NULL: an
+ * interface that is not measured, as one that has gone into another namespace.
+ */
 static __always_inline struct link *link_of(u32 interface)
 {
-	u32 i = interface < LINKS ? interface : 0;
+	u32 i, at, first = interface * 2654435769U;
+	struct link *l;
 
-	return links.lookup(&i);
+#pragma unroll
+	for (i = 0; i < LINK_TRIES; i++) {
+		at = ((first >> LINK_SHIFT) + i) & (LINKS - 1);
+		l = links.lookup(&at);
+		if (likely(l && l->interface == interface))
+			return l;
+	}
+	return NULL;
 }
 
 static __always_inline struct control *control(void)

@@ -5,7 +5,6 @@
  */
 #ifdef VTAP_GAPS
 
-BPF_ARRAY(gap_places, u32, LINKS); /* where the entries of an interface begin; user space says it */
 BPF_PERCPU_ARRAY(gaps, struct gap_counts, VTAP_GAPS);
 
 /* Positions in GAP_PROTOCOLS */
@@ -26,13 +25,13 @@ static __always_inline u32 gap_kind(u8 protocol)
 
 static __always_inline void book_gap(const struct flow_key *key, u64 gap)
 {
-	u32 number = key->interface;
-	u32 *place = gap_places.lookup(&number);
+	struct link *l = link_of(key->interface);
 	struct gap_counts *g;
+	u32 number;
 
-	if (!place)
+	if (!l)
 		return;
-	number = *place + key->direction * GAP_KINDS + gap_kind(key->protocol);
+	number = l->gaps + key->direction * GAP_KINDS + gap_kind(key->protocol);
 	g = gaps.lookup(&number);
 	if (!g)
 		return;

@@ -7,7 +7,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trapstream_vtap.bpf import attach, packet_socket, xdp
+from trapstream_vtap.bpf import attach, kernel, packet_socket, xdp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -52,6 +52,7 @@ class _Held:
     index: int
     program: int
     attachment: attach.Attachment
+    hook: str
     generic: bool = False  # XDP behind the driver, which takes another program
 
 
@@ -64,6 +65,7 @@ class Holder:
     def __init__(self) -> None:
         self._held: dict[_Key, _Held] = {}
         self._promiscuous: dict[str, tuple[int, Callable[[], None]]] = {}
+        self._said: set[str] = set()  # of those ahead of us
 
     def put(
         self, places: Sequence[Place], programs: Mapping[str, int], renewed: Collection[str] = ()
@@ -115,7 +117,27 @@ class Holder:
             self._let_go(key)
         self._held |= added
         self._keep_promiscuous({key[0] for key in self._held})
-        return notes
+        return notes + self.ahead()
+
+    def ahead(self) -> list[str]:
+        """A sentence for each program of somebody else that has come ahead of ours."""
+        found = []
+        for (name, directions), held in self._held.items():
+            with contextlib.suppress(OSError):  # its interface is going just now
+                if not held.attachment.first(held.program):
+                    side = " and ".join(direction.name.lower() for direction in directions)
+                    found.append(
+                        f"Another program sees {side} of {name} ahead of ours: what it does not "
+                        "let through is not measured."
+                    )
+                if held.hook != "xdp" and 0 in directions and kernel.xdp_id(held.index):
+                    found.append(
+                        f"An XDP program sees what comes in at {name} ahead of ours: what it "
+                        "drops or redirects is not measured."
+                    )
+        news = [sentence for sentence in found if sentence not in self._said]
+        self._said = {*found}
+        return news
 
     def detach(self) -> None:
         """Let go of all."""
@@ -156,5 +178,5 @@ class Holder:
                     f"{interface.name} has no XDP of its own: its packets are seen by generic XDP, "
                     "which is slower than --hook tc."
                 )
-                return _Held(interface.index, generic, attached, generic=True)
-        return _Held(interface.index, program, attached)
+                return _Held(interface.index, generic, attached, place.hook, generic=True)
+        return _Held(interface.index, program, attached, place.hook)

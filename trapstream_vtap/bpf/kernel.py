@@ -21,6 +21,8 @@ BPF_XDP = 37
 XDP_FLAGS_SKB_MODE = 1 << 1  # include/uapi/linux/if_link.h
 XDP_FLAGS_DRV_MODE = 1 << 2
 BPF_F_XDP_HAS_FRAGS = 1 << 5
+_BPF_F_BEFORE = 1 << 3
+_MOST_AT_A_PLACE = 64  # BPF_MPROG_MAX, include/linux/bpf_mprog.h
 _RECURSION_MISSES = 208  # offset in struct bpf_prog_info, bytes
 _LONGEST_NAME = 15  # BPF_OBJ_NAME_LEN with its zero
 _LOG_SIZE = 1 << 20
@@ -37,24 +39,56 @@ def _checked(result: int) -> int:
     return result
 
 
+class _LinkOptions(ctypes.Structure):
+    """The beginning of `struct bpf_link_create_opts`, /usr/include/bpf/bpf.h."""
+
+    _fields_ = (("sz", ctypes.c_size_t), ("flags", ctypes.c_uint32), ("none", ctypes.c_uint32))
+
+
 def link_tcx(program: int, interface: int, attach_type: int) -> int:
     """Attach PROGRAM to an interface, by index; the descriptor of the link that holds it there.
+
+    It comes first: the kernel runs those behind a program that accepts a packet no more.
 
     Raises:
         OSError: EINVAL on kernels before 6.6, which have no tcx.
     """
-    return _checked(_libbpf().bpf_link_create(program, interface, attach_type, None))
+    options = _LinkOptions(sz=ctypes.sizeof(_LinkOptions), flags=_BPF_F_BEFORE)
+    link = _libbpf().bpf_link_create(program, interface, attach_type, ctypes.byref(options))
+    return _checked(link)
+
+
+def first_tcx(interface: int, attach_type: int) -> int:
+    """The id of the program that sees packets of an interface, by index, ahead of all others.
+
+    Returns:
+        The id, or 0 if there is no program.
+
+    Raises:
+        OSError: EINVAL on kernels before 6.6, which have no tcx; EPERM without CAP_NET_ADMIN.
+    """
+    ids = (ctypes.c_uint32 * _MOST_AT_A_PLACE)()
+    count = ctypes.c_uint32(_MOST_AT_A_PLACE)
+    query = _libbpf().bpf_prog_query
+    _checked(query(interface, attach_type, 0, None, ids, ctypes.byref(count)))
+    return ids[0] if count.value else 0
+
+
+def program_id(program: int) -> int:
+    """The kernel's number of a program."""
+    return _words(program)[0] >> 32
+
+
+def xdp_id(interface: int) -> int:
+    """The id of the XDP program of an interface, by index, or 0 if there is none."""
+    found = ctypes.c_uint32()
+    _checked(_libbpf().bpf_xdp_query_id(interface, 0, ctypes.byref(found)))
+    return found.value
 
 
 def update_link(link: int, program: int) -> None:
     """Put PROGRAM in the place of the one that a link holds, in one step."""
     _checked(_libbpf().bpf_link_update(link, program, None))
-
-
-class _LinkOptions(ctypes.Structure):
-    """The beginning of `struct bpf_link_create_opts`, /usr/include/bpf/bpf.h."""
-
-    _fields_ = (("sz", ctypes.c_size_t), ("flags", ctypes.c_uint32), ("none", ctypes.c_uint32))
 
 
 def link_xdp(program: int, interface: int, mode: int) -> int:

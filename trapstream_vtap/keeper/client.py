@@ -144,6 +144,11 @@ class Keeper:
         notes: list[str] = self._ask(self._orders, request)[0]
         return notes
 
+    def ahead(self) -> list[str]:
+        """A sentence for each program of somebody else that has come ahead of ours."""
+        notes: list[str] = self._ask(self._orders, b"ahead\n")[0]
+        return notes
+
     def forget(self) -> None:
         """The flow program loaded last will not be attached."""
         with contextlib.suppress(RunError):

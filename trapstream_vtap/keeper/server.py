@@ -95,6 +95,8 @@ class Keeper:
         try:
             if verb == "attach":
                 answer = self._attach(probe, names)
+            elif verb == "ahead":
+                answer = self._holder.ahead()
             elif verb == "forget" and probe in self._loaded:
                 self._loaded.pop(probe).close()
             elif verb == "detach":

@@ -22,6 +22,7 @@ from trapstream_vtap.layouts import (
     GAP_PROTOCOLS,
     KEY_FIELDS,
     LINK,
+    LINK_COUNTS,
     TRACKED_HOLES,
     FlowLayouts,
     JitterInterval,
@@ -46,6 +47,8 @@ _CLOCK_STEP_NS = 1_000_000
 _LONG_BEFORE = 1 << 62  # ns, as in bpf/moment.h
 _MOMENTS = 1 << 64
 _FEWEST_LINKS = 64
+_LINK_TRIES = 4
+_FIBONACCI = 2654435769  # 2^32 / golden ratio, as in link_of() of bpf/flow.c
 _SWITCH_NS = 5_000_000  # programs are exchanged no closer than that ahead of a grid line
 _SO_TIMESTAMP = 29  # include/uapi/asm-generic/socket.h
 _GAPS_EACH = len(attach.Direction) * len(GAP_PROTOCOLS)  # histograms of an interface
@@ -103,7 +106,7 @@ def source(settings: Settings, release: str = "") -> Source:
         "COARSE_LIMIT_NS": limit,
         "COARSE_SHIFT": shift,
         "RING_PAGES": ring_pages(settings.flow_table_size, structures.record.size),
-        "LINKS": _links(settings),
+        **_link_constants(settings),
         "SWEEP_KEYS": _sweep_keys(structures),
         **_jitter_constants(settings),
         **_sequence_constants(settings, structures),
@@ -136,7 +139,7 @@ def source(settings: Settings, release: str = "") -> Source:
         (
             *("flows", "summaries", "wakeups", "links", "controls"),
             *(("events",) if settings.sequences else ()),
-            *(("gaps", "gap_places") if settings.metrics else ()),
+            *(("gaps",) if settings.metrics else ()),
         ),
     )
 
@@ -150,10 +153,53 @@ def _direct_into_tunnels(release: str) -> bool:
     return (int(major), int(minor)) >= _DIRECT_INTO_TUNNELS
 
 
-def _links(settings: Settings) -> int:
-    """How many interface indices there is room for; with others, it is mostly the same program."""
-    highest = max((i.index for i in settings.interfaces), default=0)
-    return max(_FEWEST_LINKS, 1 << highest.bit_length())
+def link_places(interfaces: Sequence[Interface]) -> tuple[int, dict[int, int]]:
+    """Where the kernel program finds what it counts at INTERFACES, whatever their indices are.
+
+    Returns:
+        How many places there are, a power of two that is mostly the same for other interfaces, and
+        the place of each by index.
+    """
+    bits = _FEWEST_LINKS.bit_length() - 1
+    while (1 << bits) < 4 * len(interfaces):
+        bits += 1
+    while (places := _link_places(interfaces, bits)) is None:
+        bits += 1
+    return 1 << bits, places
+
+
+def _link_places(interfaces: Sequence[Interface], bits: int) -> dict[int, int] | None:
+    """By index, among so many places, or None if one would not be found in a few tries."""
+    places: dict[int, int] = {}
+    taken: set[int] = set()
+    for index in {interface.index for interface in interfaces}:
+        first = index * _FIBONACCI % (1 << 32) >> 32 - bits
+        tries = ((first + i) % (1 << bits) for i in range(_LINK_TRIES))
+        place = next((place for place in tries if place not in taken), None)
+        if place is None:
+            return None
+        places[index] = place
+        taken.add(place)
+    return places
+
+
+def _indices(settings: Settings) -> Sequence[int]:
+    """Of the interfaces, each once."""
+    return tuple(dict.fromkeys(interface.index for interface in settings.interfaces))
+
+
+def _link_constants(settings: Settings) -> dict[str, int]:
+    links, _ = link_places(settings.interfaces)
+    return {"LINKS": links, "LINK_SHIFT": 33 - links.bit_length(), "LINK_TRIES": _LINK_TRIES}
+
+
+def name_links(links: int, settings: Settings) -> dict[int, int]:
+    """Tell the kernel program by its map which interfaces there are; their places by index."""
+    _, found = link_places(settings.interfaces)
+    for number, index in enumerate(_indices(settings)):
+        link = LINK.pack({"interface": index, "gaps": number * _GAPS_EACH})
+        kernel.write_element(links, found[index], link * kernel.possible_cpus())
+    return found
 
 
 def places(settings: Settings) -> list[Place]:
@@ -277,7 +323,7 @@ def gap_numbers(settings: Settings) -> dict[int, tuple[int, int, str]]:
         kinds = {len(kinds) - 1: ""}
     return {
         place * _GAPS_EACH + direction * len(GAP_PROTOCOLS) + kind: (index, direction, protocol)
-        for place, index in enumerate(i.index for i in settings.interfaces)
+        for place, index in enumerate(_indices(settings))
         for direction in settings.directions
         for kind, protocol in kinds.items()
     }
@@ -392,10 +438,7 @@ class FlowProbe:
             merged_at=_slot_offsets(structures, "merged"),
             bytes_at=_slot_offsets(structures, "bytes"),
         )
-        if self._settings.metrics:
-            for place, interface in enumerate(self._settings.interfaces):
-                begin = (place * _GAPS_EACH).to_bytes(4, "little")
-                kernel.write_element(self._maps["gap_places"], interface.index, begin)
+        self._places = name_links(self._maps["links"], self._settings)
         self._follow_clock(clock_offset())
         self._period = self.wall(time.monotonic_ns()) // self._settings.intervals[1]
 
@@ -484,11 +527,10 @@ class FlowProbe:
         """What the kernel program has counted since the start, by interface index."""
         found = {}
         for interface in self._settings.interfaces:
-            per_cpu = kernel.read_element(
-                self._maps["links"], interface.index, LINK.size * self._cpus
-            )
+            place = self._places[interface.index]
+            per_cpu = kernel.read_element(self._maps["links"], place, LINK.size * self._cpus)
             rows = list(LINK.unpack(per_cpu))
-            found[interface.index] = {name: sum(row[name] for row in rows) for name in LINK.offsets}
+            found[interface.index] = {name: sum(row[name] for row in rows) for name in LINK_COUNTS}
         return found
 
     def gaps(self) -> dict[tuple[int, int, str], list[int]]:
