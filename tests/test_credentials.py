@@ -9,9 +9,10 @@ import signal
 import socket
 import ssl
 import subprocess
+import tempfile
 import threading
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import certificate
 import pytest
@@ -23,15 +24,13 @@ from traffic import Wire
 from waiting import wait_for
 
 from lab.command import COMMAND
+from trapstream_vtap import credentials, privileges
 from trapstream_vtap.config import Settings
 from trapstream_vtap.errors import UsageError
 from trapstream_vtap.keeper import client
 from trapstream_vtap.sinks import kafka, parse, tls
 from trapstream_vtap.sinks.http import HttpSink
 from trapstream_vtap.sinks.kafka import KafkaSink
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_token_renewed_before_it_is_refused(tmp_path: Path) -> None:
@@ -193,3 +192,29 @@ def test_keeper_opens_no_other_file(files: Path) -> None:
                 assert file.read() == (files / "client.key").read_bytes()
     finally:
         keeper.close()
+
+
+def test_kafka_key_of_root(files: Path) -> None:
+    """The private key that a file of properties names is read for librdkafka, which is nobody."""
+    properties = files.parent / "kafka.properties"
+    key = files / "client.key"
+    with tempfile.TemporaryDirectory() as public:
+        Path(public).chmod(0o755)
+        certificate_file = Path(public) / "client.pem"
+        shutil.copy(files / "client.pem", certificate_file)
+        certificate_file.chmod(0o644)
+        properties.write_text(
+            f"security.protocol=ssl\nssl.certificate.location={certificate_file}\n"
+            f"ssl.key.location = {key}\n"
+        )
+        sink = KafkaSink(parse("kafka://127.0.0.1:9"), str(properties))
+        with privileges.acting("nobody"), pytest.raises(ConnectionError) as raised:
+            sink.open()
+    assert "Connection refused" in str(raised.value)
+    assert credentials.paths(Settings((), (), "me", kafka_config=str(properties))) == (
+        str(properties),
+        str(key),
+    )
+    key.unlink()
+    with pytest.raises(UsageError, match=r"ssl.key.location .*client.key: No such file"):
+        sink.renew()

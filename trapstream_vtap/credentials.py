@@ -6,6 +6,7 @@ What `--user` may not read then, the keeper opens: exactly the files that are co
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -24,12 +25,26 @@ _MOST_BYTES = 1 << 20
 
 def paths(settings: Settings) -> tuple[str, ...]:
     """Of all files of credentials that SETTINGS name."""
+    kafka = settings.kafka_config
     named = (
         settings.token_file,
         *(settings.tls_ca, settings.tls_cert, settings.tls_key),
-        settings.kafka_config,
+        *(kafka, _key_in(kafka) if kafka else None),
     )
     return tuple(dict.fromkeys(filter(None, named)))
+
+
+def _key_in(path: str) -> str | None:
+    """The file of the private key that the properties of Kafka at PATH name, if any."""
+    found = None
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            return None  # a pipe has it once, and not for us
+        for line in read_file(path).decode().splitlines():
+            name, _, value = line.partition("=")
+            if name.strip() == "ssl.key.location":
+                found = value.strip()
+    return found
 
 
 def opened(path: str) -> int:

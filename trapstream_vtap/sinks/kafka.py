@@ -42,6 +42,7 @@ _DEFAULTS = {
     "queue.buffering.max.kbytes": "65536",
     "queue.buffering.max.messages": "100000",
 }
+_KEY = "ssl.key.location"
 _OURS = ("bootstrap.servers", "delivery.report.only.error")
 _REFUSALS = (
     *("MSG_SIZE_TOO_LARGE", "INVALID_MSG", "INVALID_MSG_SIZE", "RECORD_LIST_TOO_LARGE"),
@@ -111,6 +112,15 @@ class KafkaSink:
             UsageError: They cannot be used.
         """
         own = _properties(self._config_file, self._read) if self._config_file else {}
+        if _KEY in own:  # librdkafka would open it as `--user`
+            path = own.pop(_KEY)
+            try:
+                own["ssl.key.pem"] = self._read(path).decode()
+            except (OSError, UnicodeDecodeError) as error:
+                why = getattr(error, "strerror", None) or "is no PEM file"
+                raise UsageError(
+                    f"--kafka-config {self._config_file}: {_KEY} {path}: {why}."
+                ) from error
         properties = {**_DEFAULTS, **own}
         try:
             self._make(properties)  # says what is wrong, and connects to nothing
@@ -134,7 +144,11 @@ class KafkaSink:
         self._failure, self._down_since = "", None
         with suppress(UsageError):  # they may have been renewed; if not rightly, the old ones stay
             self.renew()
-        producer = self._make(self._properties, ",".join(_host(*h) for h in self._address.hosts))
+        hosts = ",".join(_host(*host) for host in self._address.hosts)
+        try:
+            producer = self._make(self._properties, hosts)
+        except self._library.KafkaException as error:  # a file that `--user` may not read
+            raise ConnectionError(0, _reason(error)) from error
         for attempt in range(_CONNECT_TRIES):
             try:
                 producer.list_topics(timeout=1)
