@@ -87,11 +87,8 @@ def test_configuration_file(tmp_path: Path, place: str) -> None:
 
 
 def test_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A collector's answer and a file's name: journal, systemd's status, /readyz, the last lines.
-
-    The answer says it in JSON, with a surrogate that stands alone.
-    """
-    refused = httpserver.Answer(400, json.dumps({"message": f"no {HOSTILE}"}))
+    """What others say is shown: in the journal, systemd's status, /readyz, and the last line."""
+    refused = httpserver.Answer(400, json.dumps({"message": f"no {HOSTILE[:-1]}"}))
     heard: list[bytes] = []
     with Namespace() as namespace, contextlib.ExitStack() as stack:
         manager = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
@@ -114,7 +111,7 @@ def test_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             command.stop()
 
     assert_printed(command.said)
-    answer = r"no \x1b]0;owned\x07\x08 \x7f\x9b31m\u202e\u2066 \ufeff\udcff"
+    answer = r"no \x1b]0;owned\x07\x08 \x7f\x9b31m\u202e\u2066 \ufeff"
     assert f": HTTP 400, {answer}." in command.said
     assert f"({file_shown})" in command.said.splitlines()[-1]
     assert SHOWN.encode() in heard[-1]
