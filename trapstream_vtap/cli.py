@@ -395,8 +395,8 @@ def _printable_errors() -> Iterator[None]:
     "--spool",
     metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Directory for records that cannot be delivered now; they outlast the program.  [default: "
-    "none]",
+    help="Directory for records that cannot be delivered now; they outlast the program. It is made "
+    "in a directory that is there.  [default: none]",
 )
 @click.option(
     "--spool-size",
