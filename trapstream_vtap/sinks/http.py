@@ -233,6 +233,8 @@ class HttpSink:
         Raises:
             OSError: It may succeed later.
         """
+        if not error.status:  # there was no answer
+            raise OSError(0, self._hidden(" ".join(str(error.reason).split())))
         body = self._hidden(error.body or "")
         said = _reason(body) or self._hidden(str(error.reason))[:_LONGEST_REASON]
         why = f"HTTP {error.status}, {said}"
