@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import array
 import json
 import os
 import pwd
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -23,7 +25,7 @@ from waiting import wait_for
 
 from lab.command import COMMAND
 from trapstream_vtap import privileges
-from trapstream_vtap.config import HOOKS
+from trapstream_vtap.config import HOOKS, PROBES
 from trapstream_vtap.errors import RunError
 from trapstream_vtap.keeper import client, handover
 
@@ -358,6 +360,71 @@ def test_requests_say_nothing(wire: Wire) -> None:
     objects.close()
 
 
+@pytest.mark.parametrize("configured", [("flows",), ("flows", "drops"), ("traps",)])
+def test_only_what_is_configured(wire: Wire, configured: tuple[str, ...]) -> None:
+    """Every order is refused for every probe that is not configured, and so are unknown orders."""
+    with wire.receiver.entered():
+        keeping = client.Keeper(settings(probes=configured), None)
+    for probe in {*PROBES, "nothing", "../flows", ""} - {*configured}:
+        with pytest.raises(RunError, match="not configured"):
+            keeping.load(probe)
+        for order in ("attach", "forget"):
+            with pytest.raises(RunError, match="not configured"):
+                keeping._ask(keeping._orders, f"{order}\n{probe}".encode())
+    for order in (b"", b"load\nflows", b"_let_go", b"serve", b"attach\xff"):
+        with pytest.raises(RunError, match="no such order"):
+            keeping._ask(keeping._orders, order)
+    for order in (b"attach", b"forget", b"forget\n" + configured[0].encode() + b"\nmore"):
+        with pytest.raises(RunError):
+            keeping._ask(keeping._orders, order)
+    assert keeping._ask(keeping._orders, b"ahead") == ([], [])
+    keeping.close()
+
+
+def test_descriptors_sent_along(wire: Wire) -> None:
+    """Descriptors that come with a request stay nobody's."""
+    with wire.receiver.entered():
+        keeping = client.Keeper(settings(), None)
+    held = Path(f"/proc/{keeping._process.pid}/fd")
+    keeping.load()[0].close()
+    before = len(list(held.iterdir()))
+    with Path("/dev/null").open() as null:
+        for way, request in ((keeping._orders, b"ahead"), (keeping._loads, b"again nothing")):
+            for _ in range(3):
+                handover.send(way, request, [null.fileno()] * 100)
+                handover.receive(way)
+            way.sendmsg([struct.pack("=II", 5, 0)], [(1, 1, array.array("i", [null.fileno()] * 9))])
+            way.send(b"ahead")
+            handover.receive(way)
+    assert len(list(held.iterdir())) <= before
+    keeping.close()
+
+
+def test_attached_once(wire: Wire) -> None:
+    """A probe is attached once, however often that is ordered."""
+    with wire.receiver.entered():
+        keeping = client.Keeper(settings(probes=("drops",)), None)
+        links = Path(f"/proc/{keeping._process.pid}/fdinfo")
+        for _ in range(3):
+            keeping.load("drops")[0].close()
+            keeping.attach("drops")
+        texts = [path.read_text() for path in links.iterdir()]
+        assert sum("link_type:\traw_tracepoint" in text for text in texts) == 1
+        keeping.close()
+
+
+def test_many_descriptors() -> None:
+    """Hundreds of descriptors come as they were sent."""
+    here, there = socket.socketpair()
+    with here, there, Path("/dev/null").open() as null:
+        handover.send(here, b"x", [null.fileno()] * 200)
+        data, descriptors = handover.receive(there)
+        assert (data, len(descriptors)) == (b"x", 200)
+        for descriptor in descriptors:
+            assert Path(f"/proc/self/fd/{descriptor}").readlink() == Path("/dev/null")
+            os.close(descriptor)
+
+
 def test_messages() -> None:
     """Messages come whole, with their descriptors, which no other program inherits."""
     here, there = socket.socketpair()
@@ -374,7 +441,7 @@ def test_messages() -> None:
             assert Path(f"/proc/self/fd/{descriptor}").readlink() == Path("/dev/null")
             assert not os.get_inheritable(descriptor)
             os.close(descriptor)
-        here.send(b"\x05\0\0\0cut")
+        here.send(b"\x05\0\0\0\0\0\0\0cut")
         here.close()
         with pytest.raises(EOFError):
             handover.receive(there)

@@ -20,7 +20,7 @@ from traffic import Wire, bursts
 from waiting import wait_for
 
 from lab.namespace import Namespace
-from trapstream_vtap.links import Links, removals
+from trapstream_vtap.links import Links, changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -183,17 +183,42 @@ def test_others_come_and_go() -> None:
     check(records, "wire0", 2)
 
 
-def test_removals() -> None:
-    """Of what the kernel says of interfaces only removals count, and each once."""
+def test_changes() -> None:
+    """Of what the kernel says of interfaces only changes count, and each once."""
     with Namespace() as namespace:
         with namespace.entered():
             links = Links()
         change(namespace, "add gone index 300 type veth peer name other index 301")
         change(namespace, "set other up")
-        assert links.removed({300, 301}) == set()
+        assert links.gone({300: "gone", 301: "other"}) == set()
         change(namespace, "del gone")
-        assert links.removed({1, 301}) == {301}
-        assert links.removed({1, 300, 301}) == set()
+        assert links.gone({1: "lo", 301: "other"}) == {301}
+        assert links.gone({1: "lo", 300: "gone", 301: "other"}) == set()
+        links.close()
+
+
+def test_elsewhere() -> None:
+    """An interface with another name, or in another namespace, is gone as well."""
+    with Namespace() as namespace, Namespace() as other:
+        with namespace.entered():
+            links = Links()
+        for number in (300, 400):
+            names = (
+                f"w{number}",
+                "index",
+                f"{number}",
+                "type",
+                "veth",
+                "peer",
+                "name",
+                f"p{number}",
+            )
+            change(namespace, "add " + " ".join(names))
+        known = {300: "w300", 400: "w400"}
+        change(namespace, "set w300 name renamed")
+        assert links.gone(known) == {300}
+        change(namespace, f"set w400 netns /proc/{os.getpid()}/fd/{other.fd}")
+        assert links.gone(known) == {400}
         links.close()
 
 
@@ -208,20 +233,20 @@ def test_lost_messages() -> None:
             change(namespace, "set gone down")
         change(namespace, "del gone")
         with namespace.entered():
-            assert links.removed({1, 300}) == {300}
+            assert links.gone({1: "lo", 300: "gone"}) == {300}
         links.close()
 
 
 def test_bridge_port() -> None:
     """A bridge says of a port that leaves it that it is removed (AF_BRIDGE); it is not."""
     header = struct.pack("=IHHII", 32, RTM_DELLINK, 0, 0, 0)
-    assert removals(header + struct.pack("=BxHiII", socket.AF_UNSPEC, 1, 5, 0, 0)) == {5}
-    assert removals(header + struct.pack("=BxHiII", AF_BRIDGE, 1, 5, 0, 0)) == set()
+    assert changes(header + struct.pack("=BxHiII", socket.AF_UNSPEC, 1, 5, 0, 0)) == {5: None}
+    assert changes(header + struct.pack("=BxHiII", AF_BRIDGE, 1, 5, 0, 0)) == {}
 
 
 def test_cut_message() -> None:
     """A message that is cut off is none."""
     message = struct.pack("=IHHII", 32, 17, 0, 0, 0) + struct.pack("=BxHiII", 0, 1, 5, 0, 0)
-    assert removals(message + message) == {5}
-    assert all(removals(message[:n]) == set() for n in range(len(message)))
-    assert removals(bytes(64)) == set()
+    assert changes(message + message) == {5: None}
+    assert all(changes(message[:n]) == {} for n in range(len(message)))
+    assert changes(bytes(64)) == {}

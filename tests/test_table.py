@@ -243,7 +243,7 @@ def test_account_closes_while_flows_are_held(table: Table) -> None:
         counters = table.probe.counters()
         table.sweep(force=turn == 1)
         records = sum(record["packets"] for record in table.records)
-        handed.clear()
+        handed.take()
         handed.book({LOOPBACK: (len(table.records), records, records * len(frame()))})
         seen.account_evicted(counters)
         counts = seen.totals()

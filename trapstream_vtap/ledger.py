@@ -62,9 +62,14 @@ class Handed:
             sum(amount.bytes for amount in amounts),
         )
 
-    def clear(self) -> None:
-        """Begin anew: indices may mean other interfaces from now on."""
-        self._amounts.clear()
+    def take(self) -> dict[int, Amount]:
+        """All that is booked, for `give_back`; from now on indices may mean other interfaces."""
+        taken, self._amounts = self._amounts, {}
+        return taken
+
+    def give_back(self, amounts: dict[int, Amount]) -> None:
+        """Go on with AMOUNTS, which have been taken."""
+        self._amounts = amounts
 
 
 @dataclass(frozen=True, slots=True)

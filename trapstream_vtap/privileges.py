@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import resource
 from typing import TYPE_CHECKING
 
 from trapstream_vtap.errors import UsageError
@@ -34,6 +35,15 @@ _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _LAST_CAPABILITY = 63
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def raise_descriptor_limit() -> None:
+    """Have room for as many open files as we may have: a link takes one, for each place.
+
+    See: getrlimit(2)
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def find(name: str) -> tuple[int, int]:

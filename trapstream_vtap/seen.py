@@ -8,12 +8,13 @@ there again, with a new index: the counts go on by the interface's name.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from trapstream_vtap.ledger import Amount
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from trapstream_vtap.interfaces import Interface
     from trapstream_vtap.ledger import Handed
@@ -48,8 +49,18 @@ class Seen:
                 counts[f"stranded_{unit}"], counts[f"held_{unit}"] = counts[f"held_{unit}"], 0
             self._before[name].update(counts)
         self._names = {}
-        self._flows.clear()
-        self._events.clear()
+        self._flows.take()
+        self._events.take()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Meanwhile another probe may begin and end; then the present one goes on."""
+        probe, names, evicted = self._probe, self._names, self._evicted
+        flows, events = self._flows.take(), self._events.take()
+        yield
+        self._flows.give_back(flows)
+        self._events.give_back(events)
+        self._probe, self._names, self._evicted = probe, names, evicted
 
     def account_evicted(self, counters: dict[int, dict[str, int]]) -> None:
         """What is neither handed over nor in the table any more went with evicted flows.

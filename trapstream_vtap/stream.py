@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from trapstream_vtap import credentials, privileges
+from trapstream_vtap.bpf import kernel
 from trapstream_vtap.config import NS
 from trapstream_vtap.delivery import Delivery, Schemas
 from trapstream_vtap.drops import Drops
@@ -119,6 +120,7 @@ class Stream:
             RunError: Measuring cannot begin, or cannot go on.
         """
         settings = self._settings
+        privileges.raise_descriptor_limit()
         with contextlib.ExitStack() as stack:
             woken = stack.enter_context(self._signals())
             self._links = stack.enter_context(contextlib.closing(Links()))
@@ -163,6 +165,7 @@ class Stream:
 
     def _use(self, plans: Plans) -> None:
         """The present probe counts from now on, and its records are rendered by PLANS."""
+        self._plans = plans
         self._delivery.use(plans)
         self._seen.begin(self._probe, self._settings.interfaces)
         if self._metrics:
@@ -256,15 +259,18 @@ class Stream:
             self._sweep(force=True)
         self._drops.woken(woken_by)
         if self._links.fileno() in woken_by:
-            self._note_removed()
+            self._let_go_of_gone()
         if self._keeper.fileno() in woken_by:
             raise self._keeper.ended()
 
-    def _note_removed(self) -> None:
-        """Say which interfaces are gone; whether others are there again is to be seen."""
+    def _let_go_of_gone(self) -> None:
+        """Of interfaces that are gone; whether others are there again is to be seen."""
         self._links_changed = True
         measured = {i.index: i.name for i in self._settings.interfaces if i.name not in self._gone}
-        self._note_gone([measured[index] for index in self._links.removed(measured)])
+        gone = [measured[index] for index in self._links.gone(measured)]
+        if gone:
+            self._keeper.detach(gone)  # they may go on elsewhere, or under another name
+        self._note_gone(gone)
 
     def _note_gone(self, names: Sequence[str]) -> None:
         for name in names:
@@ -340,27 +346,25 @@ class Stream:
         assert self._loading  # noqa: S101 - it is done
         loading, self._loading = self._loading, None
         old = self._probe
-        new = None
+        new = plans = None
         try:
             new, chosen = loading.result()
             self._check_fixed(chosen)
             plans = self._plans_of(new, chosen)
             back = {interface.name for interface in chosen.interfaces} & self._gone
             moment = new.take_over(old, back)
-        except (UsageError, RunError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the old program goes on
+            if new and plans:
+                self._hand_over_aside(new, chosen, plans)
             if new:
                 new.close()
                 self._keeper.forget()
-            report(f"the configuration stays as it was: {error}")
+            known = isinstance(error, UsageError | RunError | OSError)
+            report(f"the configuration stays as it was: {error if known else repr(error)}")
             return
         for descriptor in old.descriptors():
             poll.unregister(descriptor)
-        self._drain_events()
-        for attempt in range(_LAST_SWEEPS):
-            self._sweep(force=True, now=None if attempt else moment)
-            if not old.held():
-                break
-        self._seen.end()
+        self._hand_over_all(moment)
         self._probe, self._settings = new, chosen
         self._use(plans)
         old.close()
@@ -374,6 +378,28 @@ class Stream:
             report(f"{name} is back, and measured again")
         if self._was_read:
             report(f"the configuration was read again, {len(chosen.rules)} rules")
+
+    def _hand_over_all(self, moment: int | None = None) -> None:
+        """All that the present probe holds, which counts no more; MOMENT: when it stopped."""
+        self._drain_events()
+        for attempt in range(_LAST_SWEEPS):
+            self._sweep(force=True, now=None if attempt else moment)
+            if not self._probe.held():  # nor stragglers in the slot that the sweep before left
+                break
+        self._seen.end()
+
+    def _hand_over_aside(self, new: FlowProbe, chosen: Settings, plans: Plans) -> None:
+        """What NEW has counted, which was in force at some places for a moment, and is no more."""
+        kernel.wait_for_programs()
+        present = self._probe, self._settings, self._plans
+        with self._seen.aside():
+            self._probe, self._settings = new, chosen
+            self._use(plans)
+            self._hand_over_all()
+        self._probe, self._settings, plans = present
+        self._delivery.use(plans)
+        if self._metrics:
+            self._metrics.use(self._probe, self._settings, self._seen.values())
 
     def _keep_clock(self) -> bool:
         """Follow the wall clock when somebody sets it; then all is to be swept by force.
@@ -422,12 +448,7 @@ class Stream:
         self._health.stopping()
         self._probe.detach()
         self._drops.hand_all()
-        self._drain_events()
-        for _ in range(_LAST_SWEEPS):
-            self._sweep(force=True)
-            if not self._probe.held():  # nor stragglers in the slot that the sweep before left
-                break
-        self._seen.end()
+        self._hand_over_all()
         self._delivery.drain(_DRAIN_SECONDS)
         self._agent(time.monotonic_ns())
         self._delivery.drain(_DRAIN_SECONDS)

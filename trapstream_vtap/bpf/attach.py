@@ -69,6 +69,8 @@ def attach(program: int, interface: Interface, direction: Direction) -> Attachme
         if error.errno == errno.EINVAL:
             return attach_clsact(program, interface, direction)
         why = os.strerror(error.errno or 0)
+        if error.errno == errno.EMFILE:
+            why += "; each place takes an open file: raise the limit (ulimit -n, LimitNOFILE=)"
         raise RunError(
             f"Cannot attach to {direction.name.lower()} of {interface.name}: {why}."
         ) from error

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     _Key = tuple[str, tuple[attach.Direction, ...]]
 
 
+_GONE = (errno.ENOLINK, errno.ENODEV)
 GENERIC = "_generic"
 """What the names of programs for generic XDP end with."""
 
@@ -85,24 +87,28 @@ class Holder:
             RunError: The kernel refuses.
             OSError: The kernel refuses to replace.
         """
-        for key in [key for key in self._held if key[0] in renewed]:
-            self._let_go(key)
-        self._keep_promiscuous({*self._promiscuous} - {*renewed})
+        self.let_go(renewed)
         notes: list[str] = []
         before: list[tuple[_Held, int]] = []
         added: dict[_Key, _Held] = {}
         were_promiscuous = set(self._promiscuous)
+        kept = {
+            place.key: there
+            for place in places
+            if (there := self._held.get(place.key)) and there.index == place.interface.index
+        }
         try:
+            # first what may well be refused: so far the new program has counted nothing elsewhere
             for place in places:
                 self._make_promiscuous(place)
-                there = self._held.get(place.key)
-                if there and there.index == place.interface.index:
+                if place.key not in kept:
+                    added[place.key] = self._attach(place, programs, notes)
+            for place in places:
+                if there := kept.get(place.key):
                     program = programs[place.program + (GENERIC if there.generic else "")]
-                    there.attachment.replace(program)
+                    self._replace(there, program)
                     before.append((there, there.program))
                     there.program = program
-                else:
-                    added[place.key] = self._attach(place, programs, notes)
         except BaseException:
             for held in added.values():
                 held.attachment.detach()
@@ -138,6 +144,20 @@ class Holder:
         news = [sentence for sentence in found if sentence not in self._said]
         self._said = {*found}
         return news
+
+    def let_go(self, names: Collection[str]) -> None:
+        """Of interfaces of these NAMES, which are gone, in this namespace or under this name."""
+        for key in [key for key in self._held if key[0] in names]:
+            self._let_go(key)
+        self._keep_promiscuous({*self._promiscuous} - {*names})
+
+    @staticmethod
+    def _replace(there: _Held, program: int) -> None:
+        try:
+            there.attachment.replace(program)
+        except OSError as error:
+            if error.errno not in _GONE:  # else nobody sees anything there any more
+                raise
 
     def detach(self) -> None:
         """Let go of all."""

@@ -96,7 +96,8 @@ class Keeper:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
-        first = again, pickle.dumps(settings), credentials.paths(settings)
+        paths = credentials.paths(settings)
+        first = again, pickle.dumps(settings), paths, settings.probes
         handover.send(self._loads, pickle.dumps(first))
 
     def fileno(self) -> int:
@@ -146,7 +147,7 @@ class Keeper:
 
     def ahead(self) -> list[str]:
         """A sentence for each program of somebody else that has come ahead of ours."""
-        notes: list[str] = self._ask(self._orders, b"ahead\n")[0]
+        notes: list[str] = self._ask(self._orders, b"ahead")[0]
         return notes
 
     def forget(self) -> None:
@@ -154,10 +155,11 @@ class Keeper:
         with contextlib.suppress(RunError):
             self._ask(self._orders, b"forget\nflows")
 
-    def detach(self) -> None:
-        """When this returns, nothing is attached any more."""
+    def detach(self, names: Sequence[str] = ()) -> None:
+        """When this returns, nothing is attached to interfaces of these NAMES; none: to any."""
+        request = "\n".join(("detach", *names)).encode(errors="surrogateescape")
         with contextlib.suppress(RunError):  # it has ended, and what it held with it
-            self._ask(self._orders, b"detach\n")
+            self._ask(self._orders, request)
 
     def credentials(self) -> dict[str, int]:
         """Descriptors of the configured files of credentials that are there, by path; any thread.

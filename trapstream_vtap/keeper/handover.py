@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages with descriptors between processes, over a stream socket.
 
-A message is its length (32 bits), with which the descriptors come, and the data.
+A message is its length and the number of descriptors (32 bits each), the data, and the descriptors,
+some at a time, each time with a byte.
 
 See: unix(7), SCM_RIGHTS
 """
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_LENGTH = struct.Struct("=I")
-_MOST_DESCRIPTORS = 64
+_HEAD = struct.Struct("=II")
+_DESCRIPTORS_AT_ONCE = 64  # of 253 that the kernel takes, SCM_MAX_FD
 _NO_LIMIT = 1 << 32
 
 
@@ -28,37 +29,59 @@ def send(to: socket.socket, data: bytes, descriptors: Sequence[int] = ()) -> Non
     Raises:
         OSError: Nobody is there any more.
     """
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
-    to.sendmsg([_LENGTH.pack(len(data))], rights if descriptors else [])
-    to.sendall(data)
+    to.sendall(_HEAD.pack(len(data), len(descriptors)) + data)
+    for first in range(0, len(descriptors), _DESCRIPTORS_AT_ONCE):
+        some = array.array("i", descriptors[first : first + _DESCRIPTORS_AT_ONCE])
+        to.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, some)])
 
 
-def receive(source: socket.socket, most: int = _NO_LIMIT) -> tuple[bytes, list[int]]:
-    """The next message: data, and descriptors that no other program inherits.
-
-    Args:
-        source: Where from.
-        most: Bytes that it may have.
+def receive(source: socket.socket) -> tuple[bytes, list[int]]:
+    """The next message of a peer that we trust: data, and descriptors that no program inherits.
 
     Raises:
-        EOFError: There is none any more, or it is too long.
+        EOFError: There is none any more, or a part of it is missing.
         OSError: Likewise.
     """
-    head, ancillary, _, _ = source.recvmsg(
-        _LENGTH.size, socket.CMSG_SPACE(4 * _MOST_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC
-    )
-    descriptors = array.array("i")
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            descriptors.frombytes(data[: len(data) - len(data) % 4])
+    length, count = _HEAD.unpack(_exactly(source, _HEAD.size))
+    data = _exactly(source, length)
+    descriptors: list[int] = []
     try:
-        head += _exactly(source, _LENGTH.size - len(head))
-        (length,) = _LENGTH.unpack(head)
-        return _exactly(source, length, most), list(descriptors)
+        while len(descriptors) < count:
+            descriptors += _some(source)
     except BaseException:
         for descriptor in descriptors:
             os.close(descriptor)
         raise
+    return data, descriptors
+
+
+def request(source: socket.socket, most: int) -> bytes:
+    """The next message of a peer that we do not trust, of at most MOST bytes.
+
+    Descriptors that come with it are not taken: the kernel closes them.
+
+    Raises:
+        EOFError: There is none any more, or it is longer.
+        OSError: Likewise.
+    """
+    length, count = _HEAD.unpack(_exactly(source, _HEAD.size))
+    data = _exactly(source, length, most)
+    _exactly(source, -(-count // _DESCRIPTORS_AT_ONCE), most)
+    return data
+
+
+def _some(source: socket.socket) -> list[int]:
+    space = socket.CMSG_SPACE(4 * _DESCRIPTORS_AT_ONCE)
+    said, ancillary, flags, _ = source.recvmsg(1, space, socket.MSG_CMSG_CLOEXEC)
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            found.frombytes(data[: len(data) - len(data) % 4])
+    if not said or not found or flags & socket.MSG_CTRUNC:
+        for descriptor in found:
+            os.close(descriptor)
+        raise EOFError
+    return list(found)
 
 
 def _exactly(source: socket.socket, size: int, most: int = _NO_LIMIT) -> bytes:

@@ -15,13 +15,16 @@ import select
 import signal
 import socket
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trapstream_vtap import credentials, privileges
 from trapstream_vtap.bpf import kernel
 from trapstream_vtap.bpf.holder import Holder
 from trapstream_vtap.errors import RunError
 from trapstream_vtap.keeper import handover
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _LONGEST_REQUEST = 1 << 16
 _LOADER = ("-P", "-m", "trapstream_vtap.keeper.loader")
@@ -55,9 +58,9 @@ class Keeper:
     def __init__(self, orders: socket.socket, loads: socket.socket, files: socket.socket) -> None:
         self._orders, self._loads, self._files = orders, loads, files
         first = pickle.loads(handover.receive(loads)[0])  # noqa: S301 - of its parent, still root
-        self._again, self._settings, self._credentials = first
+        self._again, self._settings, self._credentials, self._configured = first
         self._holder = Holder()
-        self._tracepoints: list[int] = []
+        self._tracepoints: dict[str, int] = {}  # by probe
         self._loaded: dict[str, _Loaded] = {}  # by probe
         self._attached: dict[str, _Loaded] = {}
         self._loader: tuple[int, socket.socket] | None = None
@@ -70,17 +73,20 @@ class Keeper:
                 while True:
                     self._serve_one()
         finally:
-            self._detach()
+            self._let_go()
             if self._loader:
                 os.kill(self._loader[0], signal.SIGKILL)
                 self._reap()
 
     def _serve_one(self) -> None:
         awaited = self._loader[1] if self._loader else self._loads
-        ready, _, _ = select.select([self._orders, self._files, awaited], [], [])
-        if self._orders in ready:
+        poll = select.poll()  # select(2) takes no descriptor above 1023
+        for source in (self._orders, self._files, awaited):
+            poll.register(source, select.POLLIN)
+        ready = {descriptor for descriptor, _ in poll.poll()}
+        if self._orders.fileno() in ready:
             self._order()
-        elif self._files in ready:
+        elif self._files.fileno() in ready:
             self._hand_files()
         elif self._loader:
             self._take_loaded(awaited)
@@ -88,26 +94,43 @@ class Keeper:
             self._load()
 
     def _order(self) -> None:
-        request, _ = handover.receive(self._orders, _LONGEST_REQUEST)
-        verb, _, rest = request.decode(errors="surrogateescape").partition("\n")
-        probe, *names = rest.split("\n")
+        request = handover.request(self._orders, _LONGEST_REQUEST)
+        verb, *words = request.decode(errors="surrogateescape").split("\n")
         answer: object = None
         try:
-            if verb == "attach":
-                answer = self._attach(probe, names)
-            elif verb == "ahead":
-                answer = self._holder.ahead()
-            elif verb == "forget" and probe in self._loaded:
-                self._loaded.pop(probe).close()
-            elif verb == "detach":
-                self._detach()
-        except (RunError, OSError) as error:
-            answer = error
+            answer = _ORDERS.get(verb, Keeper._refuse)(self, words)
+        except Exception as error:  # noqa: BLE001 - whatever it is, what is attached stays
+            answer = error if isinstance(error, RunError | OSError) else RunError(repr(error))
         handover.send(self._orders, pickle.dumps(answer))
+
+    def _refuse(self, _words: list[str]) -> None:
+        raise RunError("The keeper knows no such order.")
+
+    def _check_configured(self, probe: str) -> None:
+        if probe not in self._configured:
+            raise RunError(f"The keeper loads and attaches no {probe!r}: it is not configured.")
+
+    def _forget(self, words: list[str]) -> None:
+        """PROBE's program loaded last will not be attached."""
+        (probe,) = words
+        self._check_configured(probe)
+        if probe in self._loaded:
+            self._loaded.pop(probe).close()
+
+    def _ahead(self, _words: list[str]) -> list[str]:
+        """Who has come ahead of ours."""
+        return self._holder.ahead()
+
+    def _detach(self, names: list[str]) -> None:
+        """From interfaces of these names; without any, all that is attached."""
+        if names:
+            self._holder.let_go(names)
+        else:
+            self._let_go()
 
     def _hand_files(self) -> None:
         """The configured files of credentials, opened: no others, whatever the request says."""
-        handover.receive(self._files, _LONGEST_REQUEST)
+        handover.request(self._files, _LONGEST_REQUEST)
         found = {}
         for path in self._credentials:
             with contextlib.suppress(OSError):
@@ -118,7 +141,10 @@ class Keeper:
             for descriptor in found.values():
                 os.close(descriptor)
 
-    def _attach(self, probe: str, renewed: list[str]) -> list[str]:
+    def _attach(self, words: list[str]) -> list[str]:
+        """What was loaded last for PROBE; the other words name interfaces that are there again."""
+        probe, *renewed = words
+        self._check_configured(probe)
         new = self._loaded.get(probe)
         if not new:
             raise RunError("There is nothing to attach.")
@@ -129,7 +155,9 @@ class Keeper:
             except OSError as error:
                 why = os.strerror(error.errno or 0)
                 raise RunError(f"Cannot attach to the tracepoint {new.places}: {why}.") from error
-            self._tracepoints.append(link)
+            if probe in self._tracepoints:
+                os.close(self._tracepoints.pop(probe))
+            self._tracepoints[probe] = link
         else:
             notes = self._holder.put(new.places, new.programs, renewed)
             self._settings = new.settings
@@ -139,15 +167,20 @@ class Keeper:
             old.close()
         return notes
 
-    def _detach(self) -> None:
+    def _let_go(self) -> None:
         self._holder.detach()
         while self._tracepoints:
-            os.close(self._tracepoints.pop())
+            os.close(self._tracepoints.popitem()[1])
 
     def _load(self) -> None:
         """Start what loads: from the configuration read anew, or from what is loaded already."""
-        request, _ = handover.receive(self._loads, _LONGEST_REQUEST)
-        how, _, self._probe = request.decode().partition(" ")
+        request = handover.request(self._loads, _LONGEST_REQUEST)
+        how, _, self._probe = request.decode(errors="surrogateescape").partition(" ")
+        try:
+            self._check_configured(self._probe)
+        except RunError as error:
+            handover.send(self._loads, pickle.dumps(error))
+            return
         again = self._again if how == "read" else None
         ours, theirs = socket.socketpair()
         with theirs:
@@ -191,6 +224,15 @@ class Keeper:
         (child, answers), self._loader = self._loader, None
         answers.close()
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+_ORDERS: dict[str, Callable[[Keeper, list[str]], object]] = {
+    "attach": Keeper._attach,  # noqa: SLF001 - ours
+    "ahead": Keeper._ahead,  # noqa: SLF001
+    "forget": Keeper._forget,  # noqa: SLF001
+    "detach": Keeper._detach,  # noqa: SLF001
+}
+"""All that it can be told; a word that is none of these is refused."""
 
 
 def main() -> None:
