@@ -26,7 +26,18 @@ class Not(enum.Enum):
 
 @dataclass(frozen=True)
 class Packet:
-    """An IP packet; `vlans`: the VLAN ids, outermost first; `ports`: source, destination."""
+    """An IP packet.
+
+    Args:
+        src: Where from.
+        dst: Where to.
+        protocol: The last that its headers name.
+        ports: Source and destination, where there are any.
+        payload: What is there of it.
+        vlans: The VLAN ids, outermost first.
+        tunnel: The tunnel's id.
+        missing: So many bytes more the headers promise.
+    """
 
     src: IPv4Address | IPv6Address
     dst: IPv4Address | IPv6Address
@@ -35,6 +46,7 @@ class Packet:
     payload: bytes
     vlans: tuple[int, ...] = ()
     tunnel: int | None = None
+    missing: int = 0
 
 
 class _MalformedError(Exception):
@@ -43,9 +55,10 @@ class _MalformedError(Exception):
 
 @dataclass
 class _Reader:
-    """Takes a packet apart from front to back."""
+    """Takes a packet apart from front to back; at its end bytes may be promised and MISSING."""
 
     data: bytes
+    missing: int = 0
 
     def take(self, length: int) -> bytes:
         """The next LENGTH bytes, all of which must be there."""
@@ -63,9 +76,15 @@ class _Reader:
         _require(len(self.data) > 0)
         return self.data[0]
 
-    def cut(self, length: int) -> None:
-        """Forget what is behind the next LENGTH bytes, all of which must be there."""
-        self.data = self.take(length)
+    def promise(self, length: int) -> None:
+        """A header says that there are LENGTH bytes from here on."""
+        self.missing = max(length - len(self.data), 0)
+        self.data = self.data[:length]
+
+    @property
+    def room(self) -> int:
+        """How many bytes are promised from here on."""
+        return len(self.data) + self.missing
 
 
 TAGS = {0x8100: "802.1Q", 0x88A8: "802.1ad", 0x9100: "QinQ before 802.1ad"}
@@ -79,6 +98,8 @@ PLAIN_EXTENSIONS = {0: "hop-by-hop", 43: "routing", 60: "destination options"} |
     139: "HIP",
     140: "shim6",
 }
+LAST = (135, 139, 140)
+"""Protocols of their own where nothing follows them, which 59 says (RFC 8200 section 4.7)."""
 FRAGMENT = 44  # RFC 8200 section 4.5: always 8 bytes
 AUTHENTICATION = 51  # RFC 4302 section 2.2: in units of 4 bytes, the first 8 not counted
 
@@ -102,15 +123,16 @@ def dissect(
         outer = _frame(_Reader(frame), ethertype)
         if isinstance(outer, Not) or outer.part:
             return outer.packet if isinstance(outer, _Read) else outer
+    except _MalformedError:
+        return Not.WELL_FORMED
+    try:
         inside = _inside(outer.packet, tunnels)
         if inside is None:
             return outer.packet
-        inner = _frame(inside.reader, inside.ethertype, inside.vlans, cut_off=inside.cut_off)
-        if isinstance(inner, Not):
-            return inner
-        return replace(inner.packet, tunnel=inside.tunnel)
+        inner = _frame(inside.reader, inside.ethertype, inside.vlans, outer=False)
     except _MalformedError:
-        return Not.WELL_FORMED
+        return outer.packet
+    return outer.packet if isinstance(inner, Not) else replace(inner.packet, tunnel=inside.tunnel)
 
 
 @dataclass(frozen=True)
@@ -122,24 +144,57 @@ class _Read:
 
 
 def _frame(
-    reader: _Reader, ethertype: int | None, tags: tuple[int, ...] = (), *, cut_off: bool = False
+    reader: _Reader, ethertype: int | None, tags: tuple[int, ...] = (), *, outer: bool = True
 ) -> _Read | Not:
-    """An Ethernet frame or, if its type is given, what is in it; CUT_OFF: its end is missing."""
+    """An Ethernet frame or, if its type is given, what is in it."""
     vlans = list(tags)
     if ethertype is None:
         reader.take(12)
-        ethertype = reader.number(2)
-        while ethertype in TAGS:  # IEEE 802.1Q section 9.3: 3 + 1 bits, 12 bits of VLAN id
-            _require(len(vlans) < MOST_TAGS)
-            vlans.append(reader.number(2) % 4096)
-            ethertype = reader.number(2)
-    if cut_off:  # the headers must be there; for what they promise behind them, anything will do
-        reader.data = reader.data.ljust(0xFFFF, b"\0")
+        ethertype = _tags(reader, vlans)
+        if outer:
+            ethertype = _shims(reader, ethertype, vlans)
     if ethertype == 0x0800:  # RFC 894
         return _ipv4(reader, tuple(vlans))
     if ethertype == 0x86DD:  # RFC 2464 section 3
         return _ipv6(reader, tuple(vlans))
     return Not.IP
+
+
+def _tags(reader: _Reader, vlans: list[int]) -> int:
+    """The ethertype behind VLAN tags, IEEE 802.1Q section 9.3: 3 + 1 bits, 12 bits of VLAN id."""
+    ethertype = reader.number(2)
+    while ethertype in TAGS:
+        _require(len(vlans) < MOST_TAGS)
+        vlans.append(reader.number(2) % 4096)
+        ethertype = reader.number(2)
+    return ethertype
+
+
+VN_TAG, I_TAG = 0x8926, 0x88E7  # IEEE 802.1BR's forerunner; IEEE 802.1Q section 9.7
+PPPOE = 0x8864  # RFC 2516 section 4
+MPLS = (0x8847, 0x8848)  # RFC 3032 section 2.1, RFC 5332
+MOST_LABELS = 4
+
+
+def _shims(reader: _Reader, ethertype: int, vlans: list[int]) -> int:
+    """The ethertype of what is behind what may stand ahead of an IP packet."""
+    if ethertype in (VN_TAG, I_TAG):
+        reader.take(4 if ethertype == VN_TAG else 16)
+        ethertype = _tags(reader, vlans)
+    ahead = reader.data
+    if ethertype < 0x600 and ahead[:6] == b"\xaa\xaa\x03\0\0\0" and len(ahead) >= 8:  # RFC 1042
+        reader.take(6)
+        return reader.number(2)
+    if ethertype == PPPOE and ahead[:2] == b"\x11\0" and len(ahead) >= 8:
+        reader.take(6)
+        return {0x21: 0x0800, 0x57: 0x86DD}.get(reader.number(2), 0)
+    if ethertype in MPLS:
+        for _ in range(MOST_LABELS):
+            if len(reader.data) < 5:
+                return ethertype
+            if reader.number(4) & 0x100:
+                return {4: 0x0800, 6: 0x86DD}.get(reader.peek() >> 4, 0)
+    return ethertype
 
 
 def _require(*conditions: bool) -> None:
@@ -159,12 +214,22 @@ def _ipv4(reader: _Reader, vlans: tuple[int, ...]) -> _Read:
     protocol = reader.number(1)
     reader.take(2)
     src, dst = IPv4Address(reader.take(4)), IPv4Address(reader.take(4))
-    _require(version == 4, header_words >= 5, header_words * 4 <= total <= there)
-    reader.cut(total - 20)
+    _require(version == 4, header_words >= 5, header_words * 4 <= min(total, there))
+    reader.promise(total - 20)
     reader.take(header_words * 4 - 20)
-    ports = None if fragment_offset else _transport(reader, protocol)
+    ports = None
+    if not fragment_offset:
+        if protocol == AUTHENTICATION:
+            protocol, length = reader.number(1), reader.number(1)
+            reader.take(6 + length * 4)
+        ports = _transport(reader, protocol, first=bool(more))
     part = bool(more or fragment_offset)
-    return _Read(Packet(src, dst, protocol, ports, reader.data, vlans), part)
+    return _read(reader, Packet(src, dst, protocol, ports, b"", vlans), part=part)
+
+
+def _read(reader: _Reader, packet: Packet, *, part: bool) -> _Read:
+    """PACKET with what is left as its payload."""
+    return _Read(replace(packet, payload=reader.data, missing=reader.missing), part)
 
 
 def _ipv6(reader: _Reader, vlans: tuple[int, ...]) -> _Read:
@@ -176,8 +241,8 @@ def _ipv6(reader: _Reader, vlans: tuple[int, ...]) -> _Read:
     reader.take(1)
     src, dst = IPv6Address(reader.take(16)), IPv6Address(reader.take(16))
     _require(version == 6)
-    reader.cut(payload_length)
-    extensions, part = 0, False
+    reader.promise(payload_length)
+    extensions, kind, part = 0, -1, False
     while following in PLAIN_EXTENSIONS or following in (FRAGMENT, AUTHENTICATION):
         extensions += 1
         _require(extensions <= MOST_EXTENSIONS)
@@ -188,24 +253,40 @@ def _ipv6(reader: _Reader, vlans: tuple[int, ...]) -> _Read:
             reader.take(4)
             part = part or bool(fragment_offset or flags % 2)
             if fragment_offset:
-                packet = Packet(src, dst, following, None, reader.data, vlans)
-                return _Read(packet, part)
+                packet = Packet(src, dst, following, None, b"", vlans)
+                return _read(reader, packet, part=part)
         elif kind == AUTHENTICATION:
             reader.take(6 + length * 4)
         else:
             reader.take(6 + length * 8)
-    ports = _transport(reader, following)
-    return _Read(Packet(src, dst, following, ports, reader.data, vlans), part)
+    if following == 59 and kind in LAST:
+        following = kind
+    ports = _transport(reader, following, first=part)
+    return _read(reader, Packet(src, dst, following, ports, b"", vlans), part=part)
 
 
-def _transport(reader: _Reader, protocol: int) -> tuple[int, int] | None:
-    """Take the transport header; its ports, if it has any."""
+def _transport(reader: _Reader, protocol: int, *, first: bool) -> tuple[int, int] | None:
+    """Take the transport header, which a FIRST fragment need not have whole; its ports, if any."""
     if protocol in PORTLESS:
         reader.take(PORTLESS[protocol][1])
         return None
+    if protocol == 17:  # RFC 768; in a first fragment the length is that of the whole datagram
+        room = reader.room
+        ports = reader.number(2), reader.number(2)
+        length = reader.number(2)
+        reader.take(2)
+        _require(length >= 8, first or length <= room)
+        if length < room:
+            reader.promise(length - 8)
+        return ports
     if protocol in TRANSPORTS:
         ports = reader.number(2), reader.number(2)
         reader.take(TRANSPORTS[protocol][1] - 4)
+        return ports
+    if protocol == TCP and first and reader.room < 20:  # RFC 791 section 3.2: 8 bytes may be all
+        _require(reader.room >= 8, not reader.missing)
+        ports = reader.number(2), reader.number(2)
+        reader.take(len(reader.data))
         return ports
     if protocol == TCP:
         ports = reader.number(2), reader.number(2)
@@ -213,7 +294,11 @@ def _transport(reader: _Reader, protocol: int) -> tuple[int, int] | None:
         header_words = reader.number(1) // 16
         reader.take(7)
         _require(header_words >= 5)
-        reader.take(header_words * 4 - 20)
+        options = header_words * 4 - 20
+        if first and options > reader.room:
+            _require(not reader.missing)
+            options = len(reader.data)
+        reader.take(options)
         return ports
     return None
 
@@ -226,7 +311,6 @@ class _Inside:
     ethertype: int | None
     tunnel: int | None = None
     vlans: tuple[int, ...] = ()
-    cut_off: bool = False
 
 
 BRIDGED = 0x6558
@@ -259,10 +343,10 @@ def _carried(reader: _Reader, protocol: int, tunnel: int | None) -> _Inside | No
     return _Inside(reader, protocol, tunnel) if protocol in (0x0800, 0x86DD) else None
 
 
-def _by_version(reader: _Reader, tunnel: int | None, *, cut_off: bool = False) -> _Inside | None:
+def _by_version(reader: _Reader, tunnel: int | None) -> _Inside | None:
     """An IP packet of which nothing else says which IP it is."""
     ethertype = {4: 0x0800, 6: 0x86DD}.get(reader.peek() >> 4)
-    return _Inside(reader, ethertype, tunnel, cut_off=cut_off) if ethertype else None
+    return _Inside(reader, ethertype, tunnel) if ethertype else None
 
 
 def _vxlan(reader: _Reader) -> _Inside:
@@ -316,15 +400,14 @@ def _erspan_2(reader: _Reader) -> _Inside | None:
     reader.take(4)
     if version != 1:
         return None
-    encapsulation, truncated = divmod(rest % 8, 2)
-    vlans = (vlan,) if encapsulation in (1, 2) else ()
-    return _Inside(reader, None, session, vlans, cut_off=bool(truncated))
+    vlans = (vlan,) if rest // 2 % 4 in (1, 2) else ()
+    return _Inside(reader, None, session, vlans)
 
 
 def _erspan_3(reader: _Reader) -> _Inside | None:
     """draft-foschiano-erspan-03 section 4.3."""
     version = reader.number(2) >> 12
-    truncated, session = divmod(reader.number(2) % 2048, 1024)
+    session = reader.number(2) % 1024
     reader.take(4)
     if version != 2:
         return None
@@ -334,8 +417,8 @@ def _erspan_3(reader: _Reader) -> _Inside | None:
         reader.take(8)
     frame_type = int(last[1:6], 2)
     if frame_type == 2:
-        return _by_version(reader, session, cut_off=bool(truncated))
-    return _Inside(reader, None, session, cut_off=bool(truncated)) if frame_type == 0 else None
+        return _by_version(reader, session)
+    return _Inside(reader, None, session) if frame_type == 0 else None
 
 
 def _gtpu(reader: _Reader) -> _Inside | None:
@@ -346,7 +429,8 @@ def _gtpu(reader: _Reader) -> _Inside | None:
     teid = reader.number(4)
     if flags >> 4 != 3 or kind != 255:
         return None
-    reader.cut(length)
+    _require(length <= len(reader.data))
+    reader.promise(length)
     if flags & 7:
         reader.take(3)
         following = reader.number(1)

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lab.loading import load
-from trapstream_vtap.bpf import attach
+from trapstream_vtap.bpf import kernel
 from trapstream_vtap.bpf.source import Program, Source
 from trapstream_vtap.interfaces import interfaces
 
@@ -70,10 +71,11 @@ def behind(namespace: Namespace, ifname: str, every: int) -> Iterator[None]:
         on=_TC_ACT_UNSPEC,
         dropped=_TC_ACT_SHOT,
     )
+    create = ctypes.CDLL("libbpf.so.1").bpf_link_create
     with namespace.entered():
-        dropping = attach.attach(
-            objects.programs["drop"], interfaces()[ifname], attach.Direction.INGRESS
-        )
+        index = interfaces()[ifname].index
+        link = create(objects.programs["drop"], index, kernel.BPF_TCX_INGRESS, None)
+    assert link >= 0, link
     yield
-    dropping.detach()
+    os.close(link)
     objects.close()

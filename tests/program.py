@@ -45,6 +45,7 @@ from trapstream_vtap.sinks import parse
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from trapstream_vtap.interfaces import Interface
     from trapstream_vtap.schema import Layout
 
 PROGRAMS = ("vtap_ingress", "vtap_egress", "vtap_ingress_l3", "vtap_egress_l3")
@@ -148,6 +149,12 @@ class FlowProgram:
         self._key = flow_layouts(chosen.key).key
         self._libbpf = ctypes.CDLL("libbpf.so.1")
         self._cpus = kernel.possible_cpus()
+        self._chosen = chosen
+        self._places = name_links(self.objects.maps["links"], chosen)
+
+    def measure(self, interface: Interface) -> None:
+        """From now on count what is at INTERFACE."""
+        chosen = replace(self._chosen, interfaces=(interface,))
         self._places = name_links(self.objects.maps["links"], chosen)
 
     def close(self) -> None:

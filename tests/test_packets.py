@@ -132,6 +132,7 @@ PLAIN = {
 }
 Q, AD, OLD = 0x8100, 0x88A8, 0x9100
 X11 = b"x" * 11
+SNAP = b"\xaa\xaa\x03\0\0\0\x08\0"
 
 # name: frame, its length, protocol, ports, length of what is behind the transport header, VLAN ids
 COUNTED = {
@@ -146,7 +147,50 @@ COUNTED = {
     "GRE": (ether(ipv4(bytes(4) + X11, 47)), 49, 47, None, 15, ()),
     "protocol 255, nothing behind": (ether(ipv4(b"", 255)), 34, 255, None, 0, ()),
     "ESP": (ether(ipv4(bytes(32), 50)), 66, 50, None, 32, ()),
-    "AH is a protocol of IPv4": (ether(ipv4(bytes(24), 51)), 58, 51, None, 24, ()),
+    "AH": (ether(ipv4(extension(6, tcp(X11), 24, length=4), 51)), 89, 6, PORTS, 11, ()),
+    "later fragment of AH": (ether(ipv4(X11, 51, fragment=1)), 45, 51, None, 11, ()),
+    "UDP shorter than IP": (ether(ipv4(udp(X11) + bytes(9))), 62, 17, PORTS, 11, ()),
+    "UDP shorter than IP, of nothing": (ether(ipv4(udp() + bytes(9))), 51, 17, PORTS, 0, ()),
+    "UDP cut behind its end": (ether(ipv4(udp(X11), total=60)), 53, 17, PORTS, 11, ()),
+    "UDP-Lite, 8 bytes covered": (
+        ether(ipv4(struct.pack(">HHHH", *PORTS, 8, 0) + X11, 136)), 53, 136, PORTS, 11, (),
+    ),
+    "IPv4 first fragment of a long datagram": (
+        ether(ipv4(udp(bytes(3000))[:64], fragment=0x2000)), 98, 17, PORTS, 56, (),
+    ),
+    "IPv4 first fragment, 8 bytes of TCP": (
+        ether(ipv4(tcp(X11)[:8], 6, fragment=0x2000)), 42, 6, PORTS, 0, (),
+    ),
+    "IPv4 first fragment, padded, 16 bytes of TCP": (
+        ether(ipv4(tcp(X11)[:16], 6, fragment=0x2000)).ljust(60, b"\7"), 60, 6, PORTS, 0, (),
+    ),
+    "IPv4 first fragment within TCP's options": (
+        ether(ipv4(tcp(X11, bytes(12))[:24], 6, fragment=0x2000)), 58, 6, PORTS, 0, (),
+    ),
+    "LLC and SNAP": (ether(SNAP + ipv4(udp(X11)), 47), 61, 17, PORTS, 11, ()),
+    "LLC and SNAP, VLAN, IPv6": (
+        ether(SNAP[:6] + b"\x86\xdd" + ipv6(udp(X11)), 67, ((Q, 5),)), 85, 17, PORTS, 11, (5,),
+    ),
+    "VN-tag": (ether(bytes(4) + b"\x08\0" + ipv4(udp(X11)), 0x8926), 59, 17, PORTS, 11, ()),
+    "VN-tag and VLAN": (
+        ether(b"\x80\1\0\2" + struct.pack(">HHH", Q, 9, 0x0800) + ipv4(udp(X11)), 0x8926),
+        63, 17, PORTS, 11, (9,),
+    ),
+    "802.1ah": (
+        ether(bytes(16) + struct.pack(">HHH", Q, 9, 0x0800) + ipv4(udp(X11)), 0x88E7, ((AD, 7),)),
+        79, 17, PORTS, 11, (7, 9),
+    ),
+    "MPLS": (ether(b"\0\1\1\xff" + ipv4(udp(X11)), 0x8847), 57, 17, PORTS, 11, ()),
+    "MPLS, four labels, IPv6": (
+        ether(b"\0\1\0\xff" * 3 + b"\0\2\1\xff" + ipv6(udp(X11)), 0x8848), 89, 17, PORTS, 11, (),
+    ),
+    "PPPoE": (
+        ether(b"\x11\0\0\1\0\x29\0\x21" + ipv4(udp(X11)), 0x8864, ((Q, 6),)),
+        65, 17, PORTS, 11, (6,),
+    ),
+    "PPPoE, IPv6": (
+        ether(b"\x11\0\0\1\0\x3d\0\x57" + ipv6(udp(X11)), 0x8864), 81, 17, PORTS, 11, (),
+    ),
     "IPv4 options": (ether(ipv4(udp(X11), options=bytes(8))), 61, 17, PORTS, 11, ()),
     "IPv4, 40 bytes of options": (ether(ipv4(udp(X11), options=bytes(40))), 93, 17, PORTS, 11, ()),
     "do not fragment": (ether(ipv4(udp(X11), fragment=0x4000)), 53, 17, PORTS, 11, ()),
@@ -168,6 +212,15 @@ COUNTED = {
     "IPv6 UDP": (ether(ipv6(udp(X11)), 0x86DD), 73, 17, PORTS, 11, ()),
     "IPv6 TCP": (ether(ipv6(tcp(X11), 6), 0x86DD), 85, 6, PORTS, 11, ()),
     "ICMPv6": (ether(ipv6(icmp(X11), 58), 0x86DD), 73, 58, None, 11, ()),
+    **{
+        f"IPv6 {name}, nothing behind": (
+            ether(ipv6(extension(59, b"", 16), kind), 0x86DD), 70, kind, None, 0, (),
+        )
+        for name, kind in (("mobility", MOBILITY), ("HIP", HIP), ("shim6", SHIM6))
+    },
+    "IPv6 first fragment, 8 bytes of TCP": (
+        ether(ipv6(fragment6(6, tcp(X11)[:8]), 44), 0x86DD), 70, 6, PORTS, 0, (),
+    ),
     "IPv6 no next header": (ether(ipv6(X11, 59), 0x86DD), 65, 59, None, 11, ()),
     "IPv6 nothing behind": (ether(ipv6(b"", 59), 0x86DD), 54, 59, None, 0, ()),
     "IPv6 ESP": (ether(ipv6(bytes(32), 50), 0x86DD), 86, 50, None, 32, ()),
@@ -214,7 +267,14 @@ NOT_IP = {
     "ARP": ether(bytes.fromhex("0001080006040001") + bytes(20), 0x0806),
     "LLDP": ether(bytes.fromhex("0207040200000000010403020000010602003c0000"), 0x88CC),
     "IEEE 802.3 with LLC": ether(bytes.fromhex("424203") + bytes(35), 38),
-    "MPLS": ether(b"\0\1\1\xff" + ipv4(udp()), 0x8847),
+    "LLC and SNAP of another organization": ether(b"\xaa\xaa\x03\0\0\x0c\x08\0" + ipv4(udp()), 36),
+    "LLC and SNAP of ARP": ether(SNAP[:6] + b"\x08\6" + bytes(28), 36),
+    "MPLS of a pseudowire": ether(b"\0\1\1\xff" + bytes(4) + ether(ipv4(udp())), 0x8847),
+    "MPLS, five labels": ether(b"\0\1\0\xff" * 4 + b"\0\1\1\xff" + ipv4(udp()), 0x8847),
+    "MPLS, cut off": ether(b"\0\1\1\xff", 0x8847),
+    "PPPoE, not a session's": ether(b"\x11\x09\0\1\0\x1e\0\x21" + ipv4(udp()), 0x8864),
+    "PPPoE, LCP": ether(b"\x11\0\0\1\0\6\xc0\x21" + bytes(20), 0x8864),
+    "VN-tag, ARP": ether(bytes(4) + b"\x08\6" + bytes(28), 0x8926),
     "PPPoE": ether(bytes(8), 0x8864),
     "nothing behind the header": ether(b"", 0),
     "ARP in a VLAN": ether(bytes(28), 0x0806, ((Q, 5),)),
@@ -236,8 +296,20 @@ MALFORMED = {
     "total length 0, not more than 64 KiB": ether(ipv4(udp(bytes(65507)), total=0)),
     "total length 19": ether(ipv4(udp(X11), total=19)),
     "total length below the header with options": ether(ipv4(udp(), options=bytes(8), total=27)),
-    "total length 1 too large": ether(ipv4(udp(X11), total=40)),
-    "total length 65535": ether(ipv4(udp(X11), total=65535)),
+    **{
+        f"UDP length {n}": ether(ipv4(struct.pack(">HHHH", *PORTS, n, 0) + X11))
+        for n in (0, 1, 7, 20, 65535)
+    },
+    "UDP length beyond IPv6": ether(ipv6(struct.pack(">HHHH", *PORTS, 20, 0) + X11), 0x86DD),
+    "UDP length 7 in a fragment": ether(
+        ipv4(struct.pack(">HHHH", *PORTS, 7, 0) + X11, fragment=0x2000)
+    ),
+    "AH beyond the packet": ether(ipv4(extension(6, b"", 8, length=1), 51)),
+    "VN-tag, cut off": ether(bytes(5), 0x8926),
+    "VN-tag, three tags": ether(
+        bytes(4) + struct.pack(">HHHHHHH", Q, 1, Q, 2, Q, 3, 0x0800) + ipv4(udp()), 0x8926
+    ),
+    "first fragment, 7 bytes of TCP": ether(ipv4(tcp()[:7], 6, fragment=0x2000)),
     "total length cuts UDP": ether(ipv4(udp(X11), total=27)),
     "total length cuts TCP": ether(ipv4(tcp(X11), 6, total=39)),
     "total length cuts TCP's options": ether(ipv4(tcp(X11, bytes(8)), 6, total=47)),
@@ -253,8 +325,6 @@ MALFORMED = {
         f"IPv6 of version {version}": ether(ipv6(udp(X11), version=version), 0x86DD)
         for version in (0, 4, 7, 15)
     },
-    "payload length 1 too large": ether(ipv6(udp(X11), length=20), 0x86DD),
-    "payload length 65535": ether(ipv6(udp(X11), length=65535), 0x86DD),
     "payload length 0": ether(ipv6(udp(X11), length=0), 0x86DD),
     "payload length cuts UDP": ether(ipv6(udp(X11), length=7), 0x86DD),
     "payload length cuts ICMPv6": ether(ipv6(icmp(X11), 58, length=7), 0x86DD),
@@ -319,16 +389,24 @@ def balanced(outcome: Outcome) -> None:
     assert outcome.count("counted") == held
 
 
+def flow_of(said: Packet, length: int, *, egress: bool = False) -> Flow:
+    """The flow of the packet that the dissector SAID, of LENGTH bytes that are there."""
+    octets, payload = length + said.missing, len(said.payload) + said.missing
+    flow = Flow(said.src, said.dst, said.protocol, said.ports, octets, payload)
+    return replace(flow, vlans=said.vlans, tunnel=said.tunnel, egress=egress)
+
+
 def agrees(outcome: Outcome, said: Packet | Not, length: int, *, egress: bool = False) -> None:
     """Assert that the program made of one frame of LENGTH bytes what the dissector SAID."""
     balanced(outcome)
-    assert outcome.count("seen") == (1, length)
     if isinstance(said, Not):
+        assert outcome.count("seen") == (1, length)
         assert (outcome.reason, outcome.flows) == (said.value, ())
         return
+    assert outcome.count("seen") == (1, length + said.missing)
+    assert outcome.count("truncated") == (said.missing > 0, said.missing)
     assert outcome.reason == "counted"
-    expected = Flow(said.src, said.dst, said.protocol, said.ports, length, len(said.payload))
-    assert outcome.flow == replace(expected, vlans=said.vlans, egress=egress)
+    assert outcome.flow == flow_of(said, length, egress=egress)
 
 
 @pytest.fixture(scope="module")
@@ -393,12 +471,19 @@ def test_malformed(outgoing: Wire, name: str) -> None:
 
 @pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_truncated_at_every_byte(outgoing: Wire, name: str) -> None:
-    """A frame that ends before its packet does is malformed, wherever it ends."""
+    """A frame that ends within its headers is malformed; one that ends later is its flow's."""
     whole = REPRESENTATIVE[name]
+    said = dissect(whole)
+    assert isinstance(said, Packet)
+    headers = len(whole) - len(said.payload)
     for length in range(14, len(whole)):
         outcome = outgoing.send(whole[:length])
         balanced(outcome)
-        assert outcome.count("malformed") == (1, length)
+        if length < headers:
+            assert outcome.count("malformed") == (1, length)
+        else:
+            assert outcome.flow == flow_of(said, len(whole), egress=True)
+            assert outcome.count("truncated") == (1, len(whole) - length)
 
 
 @pytest.mark.parametrize(
@@ -418,6 +503,8 @@ def test_short_packets(
 ) -> None:
     """A packet that says that it is short is malformed if its transport header is not whole."""
     for length in range(len(segment) + 1):
+        if protocol == 17:
+            segment = segment[:4] + struct.pack(">H", max(length, 8)) + segment[6:]
         for packet, ethertype in ((ipv4, 0x0800), (ipv6, 0x86DD)):
             frame = ether(packet(segment[:length], protocol), ethertype)
             for outcome in (program.run(frame), outgoing.send(frame + bytes(40))):
@@ -541,7 +628,8 @@ def fits_layer_3(name: str) -> bool:
     """Whether the kernel builds such a frame for a test run."""
     frame, flow = counted(name)
     least = 34 if flow.src == SRC4 else 54
-    return least <= len(frame) - 14 <= LONGEST and not flow.vlans
+    plain = frame[12:14] in (b"\x08\0", b"\x86\xdd")
+    return plain and least <= len(frame) - 14 <= LONGEST and not flow.vlans
 
 
 @pytest.mark.parametrize("name", [*filter(fits_layer_3, COUNTED)])
@@ -569,6 +657,10 @@ def segments(draw: st.DrawFn, protocol: int) -> bytes:
     data = bytearray(draw(st.binary(max_size=50)))
     if draw(st.sampled_from((True, True, True, False))):
         data = data.rjust(30, b"\x5a")
+    if protocol == 17 and len(data) >= 8:
+        right = len(data)
+        length = draw(st.sampled_from((right,) * 9 + (right - 1, right + 1, 0, 7, 8, 3000)))
+        data[4:6] = length.to_bytes(2)
     if protocol == 6 and len(data) > 12:
         data[12] = draw(st.sampled_from((5, 5, 5, 6, 7, 4, 0, 15))) << 4
     return bytes(data)
@@ -621,12 +713,34 @@ PACKETS = st.tuples(packets4(), st.just(0x0800)) | st.tuples(packets6(), st.just
 
 
 @st.composite
+def shims(draw: st.DrawFn, packet: bytes, ethertype: int) -> tuple[bytes, int]:
+    """A packet behind one or two of what may stand ahead of it, and the type of the first."""
+    kind = draw(st.sampled_from(("SNAP", "MPLS", "PPPoE", "none")))
+    if kind == "SNAP":
+        packet = SNAP[:6] + struct.pack(">H", ethertype) + packet
+        ethertype = min(len(packet), 1500)
+    elif kind == "MPLS":
+        labels = draw(st.integers(0, 4))
+        packet, ethertype = b"\0\1\0\xff" * labels + b"\0\1\1\xff" + packet, 0x8847
+    elif kind == "PPPoE":
+        protocol = 0x21 if ethertype == 0x0800 else 0x57
+        packet = struct.pack(">BBHHH", 0x11, 0, 1, len(packet) + 2, protocol) + packet
+        ethertype = 0x8864
+    if draw(st.booleans()):
+        outer, size = draw(st.sampled_from(((0x8926, 4), (0x88E7, 16))))
+        packet, ethertype = bytes(size) + struct.pack(">H", ethertype) + packet, outer
+    return packet, ethertype
+
+
+@st.composite
 def frames(draw: st.DrawFn, least: int = 14) -> bytes:
     """Ethernet frames, mostly well-formed, cut, padded and corrupted behind the addresses."""
     packet, ethertype = draw(PACKETS)
     tag = st.tuples(st.sampled_from((Q, AD, OLD)), st.integers(0, 0xFFFF))
     tags = draw(st.sampled_from((0, 0, 0, 1, 1, 2, 2, 3)).flatmap(lambda n: st.tuples(*[tag] * n)))
     ethertype = draw(st.sampled_from((ethertype,) * 19 + (0x0806,)))
+    if draw(st.sampled_from((False,) * 7 + (True,))):
+        packet, ethertype = draw(shims(packet, ethertype))
     frame = bytearray(ether(packet, ethertype, tags))
     for _ in range(draw(st.sampled_from((0, 0, 0, 0, 1, 2)))):
         at = draw(st.integers(12, 20) | st.integers(20, len(frame) - 1))
@@ -688,12 +802,16 @@ def test_merged_packets_balance(
         assert outcome.reason == said.value
         assert outcome.count("seen") == (gso_segs or 1, len(frame))
         return
+    if said.missing:  # no merged packet is cut off
+        assert outcome.flow == flow_of(said, len(frame))
+        return
     packets = gso_segs or max(1, -(-len(said.payload) // gso_size))
     assert outcome.flow.packets == packets
     data, ethertype = packet
     claimed = data[2:4] if ethertype == 0x0800 else data[4:6]
     claims = int.from_bytes(claimed, "big") + (0 if ethertype == 0x0800 else 40)
-    if claims == len(data) and packets > 1:  # no padding, which no merged packet has
+    # no padding, which no merged packet has, neither behind IP nor behind UDP
+    if claims == len(data) and packets > 1 and said.protocol != 17:
         headers = len(frame) - len(said.payload)
         length = max(len(frame) + (packets - 1) * headers, wire_len)
         assert outcome.flow.bytes == length

@@ -22,6 +22,8 @@ _INTERFACE_COUNTS = {
     "filtered_bytes": ("bytes", "of the packets filtered"),
     "no_flow_packets": ("packets", "for which the flow table gave no entry"),
     "no_flow_bytes": ("bytes", "of the packets without an entry"),
+    "truncated_packets": ("packets", "of those seen, whose end had been cut off; they are counted"),
+    "truncated_bytes": ("bytes", "that these packets say they have, and had not"),
     "flows_begun": (
         "flows",
         "that the table got an entry for; one that was evicted and comes back begins once more",

@@ -243,6 +243,8 @@ LINK_COUNTS = (
     "filtered_bytes",
     "no_flow_packets",
     "no_flow_bytes",
+    "truncated_packets",
+    "truncated_bytes",
     "flows_begun",
     "ring_full",
     "events_handed",

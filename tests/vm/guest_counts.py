@@ -62,7 +62,8 @@ class Wire:
         with receiver.entered():
             interface = interfaces()["wire0"]
             attachment = put(program.objects, program.hook, interface)
-        before, was = program._counters(interface.index), receiver.counters("wire0").rx_packets
+        program.measure(interface)
+        before, was = program._counters(), receiver.counters("wire0").rx_packets
         with (
             receiver.socket(socket.AF_INET, socket.SOCK_DGRAM) as listening,
             self._sender.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending,
@@ -74,7 +75,7 @@ class Wire:
             arrived = receiver.counters("wire0").rx_packets - was
         with receiver.entered():
             attachment()
-        counters = program._counters(interface.index)
+        counters = program._counters()
         left = receiver.run("tc", "filter", "show", "dev", "wire0", "ingress").stdout
         return {
             "program": {name: counters[name] - before[name] for name in counters},

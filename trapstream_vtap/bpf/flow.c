@@ -464,9 +464,14 @@ static __always_inline void measure(struct context *ctx, const bool egress, cons
 	}
 	p->packets = 1;
 #if !HOOK_XDP
-	if (unlikely(SEGMENT_SIZE(ctx)))
+	if (unlikely(SEGMENT_SIZE(ctx) && !p->missing))
 		unmerge(ctx, p);
 #endif
+	if (unlikely(p->missing)) {
+		p->bytes += p->missing;
+		l->truncated_packets += p->packets;
+		l->truncated_bytes += p->missing;
+	}
 	l->seen_packets += p->packets;
 	l->seen_bytes += p->bytes;
 #if FORGET

@@ -25,9 +25,12 @@
 /*
  * Copy the bytes at OFFSET of the frame into the object TO; not 0 where the frame is shorter. The
  * alignment is a promise that only chooses the width of the copy: BPF's machines read unaligned.
+ *
+ * DIRECT is constant: whether to try direct access first. Where packets are few a helper alone gives the
+ * verifier less to follow.
  */
 #if HOOK_SOCKET || !DIRECT_ACCESS /* a socket filter has none */
-#define peek(ctx, offset, to) load_bytes(ctx, offset, &(to), sizeof(to))
+#define peek(ctx, direct, offset, to) load_bytes(ctx, offset, &(to), sizeof(to))
 #else
 #if DECAPSULATE /* with so many accesses LLVM keeps the members' addresses, which the verifier refuses */
 #define FRESH(ctx)                                                                                 \
@@ -40,12 +43,12 @@
 #define FRESH(ctx) (ctx)
 #endif
 #define WIDTH(object) (sizeof(object) >= 8 ? 8 : sizeof(object))
-#define peek(ctx, offset, to)                                                                      \
+#define peek(ctx, direct, offset, to)								\
 	({                                                                                         \
 		struct context *from_ctx_ = FRESH(ctx);                                            \
 		void *from_ = (void *)(long)from_ctx_->data + (offset);                            \
 		int failed_ = 0;                                                                   \
-		if (likely(from_ + sizeof(to) <= (void *)(long)from_ctx_->data_end))               \
+		if ((direct) && likely(from_ + sizeof(to) <= (void *)(long)from_ctx_->data_end)) \
 			__builtin_memcpy(__builtin_assume_aligned(&(to), WIDTH(to)),               \
 					 __builtin_assume_aligned(from_, WIDTH(to)), sizeof(to)); \
 		else                                                                               \

@@ -11,6 +11,19 @@
 #define ETHERTYPE_8021Q 0x8100
 #define ETHERTYPE_8021AD 0x88A8
 #define ETHERTYPE_QINQ 0x9100 /* before 802.1ad, still in use */
+#define ETHERTYPE_LEAST 0x0600	/* what is smaller is a length (IEEE 802.3 section 3.2.6) */
+#define ETHERTYPE_VN_TAG 0x8926	/* IEEE 802.1BR, its forerunner */
+#define ETHERTYPE_I_TAG 0x88E7	/* IEEE 802.1Q section 9.7 (802.1ah) */
+#define ETHERTYPE_MPLS 0x8847	/* RFC 5332 */
+#define ETHERTYPE_MPLS_UPSTREAM 0x8848
+#define ETHERTYPE_PPPOE 0x8864 /* RFC 2516 */
+
+#define VN_TAG 6  /* bytes with the ethertype behind it */
+#define I_TAG 18  /* likewise: a service id, and the addresses of the frame inside */
+#define MPLS_BOTTOM 0x100 /* RFC 3032 section 2.1 */
+#define MAX_MPLS_LABELS 4
+#define PPP_IPV4 0x0021 /* RFC 1332, RFC 5072 */
+#define PPP_IPV6 0x0057
 
 #define PROTOCOL_ICMP 1 /* IANA protocol numbers */
 #define PROTOCOL_IPV4 4
@@ -18,6 +31,7 @@
 #define PROTOCOL_UDP 17
 #define PROTOCOL_IPV6 41
 #define PROTOCOL_GRE 47
+#define PROTOCOL_AH 51
 #define PROTOCOL_ICMPV6 58
 #define PROTOCOL_SCTP 132
 #define PROTOCOL_UDPLITE 136
@@ -27,6 +41,7 @@
 #define IPV6_FRAGMENT 44
 #define IPV6_AUTHENTICATION 51
 #define IPV6_DESTINATION 60
+#define IPV6_NONE 59
 #define IPV6_MOBILITY 135
 #define IPV6_HIP 139
 #define IPV6_SHIM6 140
@@ -44,7 +59,26 @@
 #define MIN_ICMP 8
 #define MIN_TCP 20
 #define MIN_UDP 8
+#define MIN_FRAGMENT 8 /* bytes behind the IP header: a fragment's offset counts in eights */
 #define MIN_SCTP 12
+
+/* IEEE 802.2 with SNAP, RFC 1042 */
+struct snap_header {
+	u8 dsap;
+	u8 ssap;
+	u8 control;
+	u8 oui[3];
+	__be16 type;
+};
+
+/* RFC 2516 section 4, and the PPP protocol behind it */
+struct pppoe_header {
+	u8 version_type;
+	u8 code;
+	__be16 session;
+	__be16 length;
+	__be16 protocol;
+};
 
 struct vlan_header {
 	__be16 tci;
@@ -81,6 +115,13 @@ struct extension_header {
 	u8 next;
 	u8 length;
 	__be16 fragment;
+};
+
+/* RFC 768 */
+struct udp_header {
+	__be32 ports;
+	__be16 length;
+	__be16 checksum;
 };
 
 /* RFC 9293 section 3.1, as far as it matters */

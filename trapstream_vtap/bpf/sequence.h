@@ -138,7 +138,7 @@ static __always_inline void read_number(struct context *ctx, struct packet *p)
 	at += p->payload_at;
 #if !SEQ_SEARCH && DIRECT_ACCESS
 	if (at <= MAX_REACH) {
-		if (!peek(ctx, at, number))
+		if (!peek(ctx, true, at, number))
 			p->number = ntohl(number);
 		return;
 	}

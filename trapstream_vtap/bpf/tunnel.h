@@ -3,9 +3,9 @@
  * From a tunnel packet to the packet inside, one level deep. Included by packet.h where tunnels are
  * asked for: DECAPSULATE_* are constants, and what is not asked for leaves no instruction.
  *
- * A header that is cut off or contradicts itself is malformed. What is of another version, or carries
- * neither IP nor Ethernet (the messages of a tunnel's two ends to each other), stays what it is
- * outside: a packet of the outer flow. So does a fragment, which holds a part of the inner packet only.
+ * What holds no IP packet inside stays what it is outside, a packet of the outer flow: the messages of a
+ * tunnel's two ends to each other, what is of another version or contradicts itself, what only happens to go
+ * to a tunnel's port; and a fragment, which holds a part of the inner packet only.
  */
 #ifndef VTAP_TUNNEL_H
 #define VTAP_TUNNEL_H
@@ -26,7 +26,6 @@
 #define ERSPAN_VERSION(h) ((h) >> 28)
 #define ERSPAN_VLAN(h) (((h) >> 16) & 0xFFF)
 #define ERSPAN_TAG_TAKEN_OFF(h) ((((h) >> 11) & 3) == 1 || (((h) >> 11) & 3) == 2)
-#define ERSPAN_TRUNCATED 0x400
 #define ERSPAN_SESSION 0x3FF
 #define ERSPAN_III_FRAME(h) (((h) >> 10) & 0x1F) /* of the last word */
 #define ERSPAN_III_MORE 1
@@ -42,17 +41,18 @@
 struct inner {
 	u64 at;	       /* within the frame */
 	u64 room;      /* how many bytes the headers outside promise */
-	u16 ethertype; /* ETHERTYPE_BRIDGED; 0: the IP version says which it is */
+	u32 ethertype; /* also ETHERTYPE_BRIDGED, and BY_VERSION */
 	u32 vlan;      /* a tag that the tunnel header carries, as in struct packet */
 	u64 id;	       /* | TUNNEL_HAS_ID where there is one */
 };
 
 #define TUNNEL_HAS_ID (1ULL << 32)
+#define BY_VERSION (1 << 16) /* no value on the wire: the IP version says which it is */
 
 /* Read an object of the tunnel header, and go on behind it. */
 #define take(ctx, in, to)                                                                          \
 	({                                                                                         \
-		int gone_ = (in)->room < sizeof(to) || peek(ctx, (in)->at, to);                    \
+		int gone_ = (in)->room < sizeof(to) || peek(ctx, true, (in)->at, to);                    \
 		(in)->at += sizeof(to);                                                            \
 		(in)->room -= sizeof(to);                                                          \
 		gone_;                                                                             \
@@ -125,15 +125,13 @@ static __always_inline enum verdict erspan(struct context *ctx, struct inner *in
 		if (last & ERSPAN_III_MORE && skip(in, 8))
 			return MALFORMED;
 		if (ERSPAN_III_FRAME(last) == 2)
-			in->ethertype = 0;
+			in->ethertype = BY_VERSION;
 		else if (ERSPAN_III_FRAME(last) != 0)
 			return NOT_IP;
 	} else if (ERSPAN_TAG_TAKEN_OFF(header)) {
 		in->vlan = ERSPAN_VLAN(header) | VLAN_PRESENT;
 	}
 	in->id = (header & ERSPAN_SESSION) | TUNNEL_HAS_ID;
-	if (header & ERSPAN_TRUNCATED) /* by the switch, which leaves the lengths inside as they were */
-		in->room = 0xFFFF;
 	return IS_IP;
 }
 
@@ -196,7 +194,7 @@ static __always_inline enum verdict gtpu(struct context *ctx, struct inner *in)
 		return MALFORMED;
 	in->room = length;
 	in->id = ntohl(header.id) | TUNNEL_HAS_ID;
-	in->ethertype = 0;
+	in->ethertype = BY_VERSION;
 	if (!(header.flags & GTPU_OPTIONAL))
 		return IS_IP;
 	if (take(ctx, in, optional))
@@ -207,7 +205,7 @@ static __always_inline enum verdict gtpu(struct context *ctx, struct inner *in)
 		if (!optional.next)
 			return IS_IP;
 		/* its length in words stands at its beginning, what follows it at its end */
-		if (i == MAX_GTPU_EXTENSIONS || peek(ctx, in->at, words) || !words ||
+		if (i == MAX_GTPU_EXTENSIONS || peek(ctx, true, in->at, words) || !words ||
 		    skip(in, (words - 1) * 4) || take(ctx, in, optional))
 			return MALFORMED;
 	}
@@ -239,37 +237,35 @@ static __always_inline enum verdict tunnel(struct context *ctx, const struct pac
 	return NOT_IP;
 }
 
-/* Make of P, which is an IP packet, the one inside if it is a tunnel's. */
-static __always_inline enum verdict decapsulate(struct context *ctx, struct packet *p, u32 traits)
+/* Make of P, which is an IP packet, the one inside; if it is anything but IS_IP, P is not to be used. */
+static __always_inline enum verdict look_inside(struct context *ctx, struct packet *p, u32 traits)
 {
 	struct inner in = {};
-	u64 start, at = p->payload_at, room = p->payload;
-	enum verdict verdict;
+	u64 start, at = p->payload_at, room = p->payload - p->missing;
+	u32 tags, vlan;
+	u16 ethertype;
 
-	if (p->fragment)
-		return IS_IP;
 	if (forget(at, room))
 		return MALFORMED;
 	in.at = at;
 	in.room = room;
-	verdict = tunnel(ctx, p, &in);
-	if (verdict == MALFORMED)
-		return MALFORMED;
-	if (verdict == IS_IP && !in.ethertype) {
+	p->missing = 0; /* the headers inside say how much that is */
+	if (tunnel(ctx, p, &in) != IS_IP)
+		return NOT_IP;
+	ethertype = in.ethertype;
+	if (in.ethertype == BY_VERSION) {
 		if (!in.room)
 			return MALFORMED;
-		in.ethertype = ethertype_of_version(ctx, in.at);
+		ethertype = ethertype_of_version(ctx, in.at);
 	}
-	if (verdict == NOT_IP || (in.ethertype != htons(ETHERTYPE_BRIDGED) &&
-				  in.ethertype != htons(ETHERTYPE_IPV4) &&
-				  in.ethertype != htons(ETHERTYPE_IPV6)))
-		return IS_IP;
-	if (in.ethertype == htons(ETHERTYPE_BRIDGED)) {
+	if (ethertype == htons(ETHERTYPE_BRIDGED)) {
 		start = in.at;
-		if (ethernet(ctx, p, &in.at, &in.ethertype, in.vlan, in.vlan ? 1 : 0) != IS_IP ||
-		    in.at - start > in.room)
+		vlan = in.vlan;
+		tags = vlan ? 1 : 0;
+		if (ethernet(ctx, &in.at, &ethertype, &vlan, &tags) != IS_IP || in.at - start > in.room)
 			return MALFORMED;
 		in.room -= in.at - start;
+		p->vlan = vlan;
 	} else {
 		p->vlan = 0;
 	}
@@ -284,7 +280,16 @@ static __always_inline enum verdict decapsulate(struct context *ctx, struct pack
 	room = in.room;
 	if (forget(at, room))
 		return MALFORMED;
-	return network(ctx, p, at, room, in.ethertype, traits);
+	return network(ctx, true, p, at, room, ethertype, traits);
+}
+
+/* Make of P, which is an IP packet, the one inside if there is one. */
+static __always_inline void decapsulate(struct context *ctx, struct packet *p, u32 traits)
+{
+	struct packet outer = *p;
+
+	if (!p->fragment && look_inside(ctx, p, traits) != IS_IP)
+		*p = outer;
 }
 
 #endif

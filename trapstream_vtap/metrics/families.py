@@ -176,6 +176,10 @@ AGENT = {
         "uncounted_packets", "Packets that were seen and counted into no flow.", "reason"
     ),
     "{reason}_bytes": _agent("uncounted_bytes", "Bytes of the packets not counted.", "reason"),
+    "truncated_packets": _agent(
+        "truncated_packets", "Packets whose end had been cut off by what mirrored them."
+    ),
+    "truncated_bytes": _agent("truncated_bytes", "Bytes that had been cut off."),
     "flows_begun": _agent("begun_flows", "Flows that the table got an entry for."),
     "evicted_packets": _agent(
         "evicted_packets",
