@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import socket
+import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from storm import HERE, INTERFACE, LENGTH, THERE, Storm
 from tap import COMMAND, Tap, flows
+from tcdrop import SOURCE
 from waiting import wait_for
 
+from lab import testrun
+from lab.loading import load
 from lab.namespace import Namespace
 
 if TYPE_CHECKING:
@@ -184,11 +188,56 @@ def test_own_packets() -> None:
         done = namespace.run(
             *(str(COMMAND), "--probe", "drops", "-i", "lo", "--transport", "udp"),
             *("--duration", "3", "127.0.0.1", "9"),
+            check=False,
         )
         seconds = time.monotonic() - begun
+    assert done.returncode == 3, done.stderr  # nobody has taken anything
     told = re.search(r"drops seen: (\d+) one by one", done.stderr)
     assert told
     assert 0 < int(told[1]) <= 30 * seconds
+
+
+def test_runs_of_programs_drop_nothing() -> None:
+    """The packets that the kernel makes for test runs of programs, as our sweeps are, are none."""
+    loaded = load(SOURCE)
+    with (
+        Namespace() as namespace,
+        Tap(namespace, "--probe", "drops", "--drop-reasons", "all", "-i", "lo") as tapped,
+    ):
+        with namespace.entered():
+            for _ in range(50):
+                testrun.run(loaded.programs["drop_some"], bytes(60))
+        records = tapped.stop()
+    loaded.close()
+    assert not [record for record in records if record["name"] == "DroppedPackets"]
+    account = [record for record in records if record.get("probe") == "drops"][-1]
+    assert account["no_packet_packets"] >= 50
+
+
+def test_no_address_of_the_kernel() -> None:
+    """Without CAP_SYSLOG a drop has no location, rather than an address; and that is said."""
+    rights = "bpf,perfmon,net_admin,dac_read_search,setuid,setgid,setpcap"
+    options = ("--probe", "drops", "-i", "lo", "-f", "json", "--duration", "1.5", "-")
+    found = []
+    with Namespace() as namespace:
+        for limits in ("+all", "-all,+" + rights.replace(",", ",+")):
+            process = namespace.popen(
+                *("setpriv", f"--bounding-set={limits}", str(COMMAND), *options),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            said = ""
+            while "measuring" not in said:
+                said += process.stderr.readline()
+            with namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                sender.sendto(b"x", ("127.0.0.1", 9))
+            out, more = process.communicate(timeout=20)
+            records = [json.loads(line) for line in out.splitlines()]
+            (event,) = [r for r in records if r["name"] == "DroppedPackets"]
+            found.append((event.get("location"), "no location" in said + more))
+    assert found[0][0].startswith("__udp4_lib_rcv+")
+    assert found == [(found[0][0], False), (None, True)]
 
 
 @pytest.mark.skipif(

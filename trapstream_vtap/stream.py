@@ -135,6 +135,11 @@ class Stream:
             symbols = stack.enter_context(contextlib.closing(Symbols(listed)))
             scraped = endpoints.at(settings.metrics, "--metrics")
             notes = self._give_up_root()
+            if listed and symbols.hidden():
+                notes.append(
+                    "the kernel does not show where its functions are (CAP_SYSLOG, "
+                    "kernel.kptr_restrict): records of drops have no location."
+                )
             self._delivery.try_files()
             endpoints.start()
             self._probe, self._settings = self._load(read=False)

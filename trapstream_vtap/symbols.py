@@ -33,7 +33,7 @@ class Symbols:
         try:
             self._file = path.open("rb")
         except OSError:
-            return  # a kernel without symbols: places are told by their addresses
+            return  # a kernel without symbols
 
     def close(self) -> None:
         """No more questions."""
@@ -41,7 +41,10 @@ class Symbols:
             self._file.close()
 
     def names(self, addresses: Collection[int]) -> dict[int, str]:
-        """Of each of ADDRESSES the function and the offset in it, or itself in hexadecimal."""
+        """Of each of ADDRESSES the function and the offset in it, or nothing if there is none.
+
+        Never the address: it would tell every reader where in memory the kernel lies.
+        """
         wanted = sorted(addresses)
         best: list[tuple[int, bytes]] = [(0, b"")] * len(wanted)
         for line in self._lines():
@@ -58,6 +61,13 @@ class Symbols:
             found[address] = _told(address, *nearest)
         return found
 
+    def hidden(self) -> bool:
+        """Whether the kernel shows no addresses to us: only to CAP_SYSLOG, or to nobody.
+
+        See: Documentation/admin-guide/sysctl/kernel.rst, kptr_restrict
+        """
+        return not any(line[17] in _CODE and line[:16].strip(b"0") for line in self._lines())
+
     def _lines(self) -> list[bytes]:
         if not self._file:
             return []
@@ -68,6 +78,6 @@ class Symbols:
 def _told(address: int, start: int, line: bytes) -> str:
     """ADDRESS within the function that LINE names and that begins at START (0: none)."""
     if not 0 < start <= address < start + _LONGEST:
-        return f"{address:#x}"
+        return ""
     name, *module = line[19:].decode(errors="replace").split()
     return " ".join((f"{name}+{address - start:#x}", *module))

@@ -113,6 +113,18 @@ static __always_inline bool aggregate(struct drop_event *e, struct drop_control 
 	return true;
 }
 
+/*
+ * Whether SOCKET is the one that the kernel makes up for test runs of programs (BPF_PROG_TEST_RUN), our own
+ * sweeps among them: no other is of no family. See: bpf_prog_test_run_skb(), net/bpf/test_run.c
+ */
+static __always_inline bool of_test_run(u64 socket)
+{
+	u16 family = 0;
+
+	return socket && !bpf_probe_read_kernel(&family, sizeof(family), (void *)(socket + SOCK_FAMILY)) &&
+	       !family;
+}
+
 /* Fill in the event, and count it where it belongs; DEVICE and SOCKET: where the packet is. */
 static __always_inline void take(struct scratch *s, struct cause *cause, u64 skb, u64 device,
 				 u64 socket)
@@ -126,8 +138,13 @@ static __always_inline void take(struct scratch *s, struct cause *cause, u64 skb
 		cause->no_packet++;
 		return;
 	}
-	find_interface(s, TRAPS ? device : SKB(s, u64, DEVICE),
-		       socket ? socket : SKB(s, u64, SOCKET));
+	if (!socket)
+		socket = SKB(s, u64, SOCKET);
+	if (of_test_run(socket)) {
+		cause->no_packet++;
+		return;
+	}
+	find_interface(s, TRAPS ? device : SKB(s, u64, DEVICE), socket);
 	if (!TRAPS && !s->event.interface && !SKB(s, u16, PROTOCOL) &&
 	    !SKB(s, u16, NETWORK_HEADER)) { /* of Unix sockets, netlink */
 		cause->no_packet++;

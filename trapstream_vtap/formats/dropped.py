@@ -228,13 +228,13 @@ class DropPlan:
         tags = event["vlan_tags"] if event["ethernet"] else 0
         two = tags == 2  # noqa: PLR2004 - an outer and an inner one
         inner, outer = event["vlan_inner" if two else "vlan_outer"], event["vlan_outer"]
-        place = event["location"]
+        place = self._locations.number(event["location"], str) if event["location"] else 0
         return WORDS.pack(
             {
                 "stamp": self._times.unique(series, event["time"]),
                 "cause": cause,
                 "port": port,
-                "place": self._locations.number(place, str) if place else 0,
+                "place": place,
                 "packet_type": packet_type,
                 "vlan": inner & 0xFFF,
                 "pcp": inner >> 13,
@@ -243,7 +243,7 @@ class DropPlan:
                 "tags": tags,
                 "two_tags": two,
                 "tcp": event["tcp_flags"] if event["ports"] else 0,
-                "placed": bool(place),
+                "placed": bool(event["location"] and self._locations.values[place]),
                 "namespaced": bool(event["netns"]),
             }
         )

@@ -68,6 +68,7 @@ _MEMBERS = {
     "NET_LOOPBACK": ("net", "loopback_dev"),
     "NET_INDEX_HEADS": ("net", "dev_index_head"),
     "SOCK_NET": ("sock", "__sk_common.skc_net.net"),
+    "SOCK_FAMILY": ("sock", "__sk_common.skc_family"),
     "DST_DEVICE": ("dst_entry", "dev"),
 }
 _TRAP_MEMBERS = {
