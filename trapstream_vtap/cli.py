@@ -372,7 +372,8 @@ def _printable_errors() -> Iterator[None]:
     type=click.IntRange(64, 1 << 24),
     default=65536,
     show_default=True,
-    help="Most flows that the kernel keeps at a time.",
+    help="Most flows that the kernel keeps at a time. It takes 300 to 600 bytes of its memory for "
+    "each, from the start (refused where that is more than 80 % of what is free).",
 )
 @click.option(
     "--max-datagram",

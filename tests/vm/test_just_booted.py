@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from typing import TYPE_CHECKING, Any
 
 import lastline
@@ -77,6 +78,13 @@ def test_all_is_handed_over(results: dict[str, Any], name: str) -> None:
     assert account["evicted_packets"] == account["held_packets"] == account["stranded_packets"] == 0
     said = lastline.read(run["said"])
     assert (said.packets, said.lost) == (account["counted_packets"], 0)
+
+
+def test_table_that_is_too_large(results: dict[str, Any]) -> None:
+    """A table for which the machine has no memory is refused, with both numbers."""
+    code, said = results["large"]
+    assert code == 1
+    assert re.search(r"--flow-table-size 16777216 takes [\d,]+ MiB .* the [\d,]+ MiB that", said)
 
 
 def test_sequence_errors(results: dict[str, Any]) -> None:

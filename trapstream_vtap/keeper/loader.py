@@ -14,7 +14,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from trapstream_vtap.bpf import store
+from trapstream_vtap.bpf import memory, store
 from trapstream_vtap.bpf.code import load
 from trapstream_vtap.errors import RunError, UsageError
 from trapstream_vtap.interfaces import present
@@ -41,11 +41,18 @@ def _chosen(again: list[str] | None, settings: Settings) -> Settings:
 
 
 def _wanted(probe: str, settings: Settings) -> tuple[Source, list[Place] | str]:
-    """What to load for PROBE, and where it belongs: on interfaces, or at a tracepoint."""
+    """What to load for PROBE, and where it belongs: on interfaces, or at a tracepoint.
+
+    Raises:
+        RunError: There is no room for it.
+    """
     if probe == "flows":
+        memory.check(flow.memory(settings), f"--flow-table-size {settings.flow_table_size}")
         return flow.source(settings), flow.places(settings)
     from trapstream_vtap.probes import drop  # noqa: PLC0415 - it is large, and seldom wanted
 
+    size = drop.memory(settings, probe)
+    memory.check(size, f"--drop-table-size {settings.drop_table_size}")
     return drop.source(settings, probe), drop.TRACEPOINTS[probe]
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from trapstream_vtap import causes
 from trapstream_vtap._native import Ring
 from trapstream_vtap.bpf import btf, kernel
+from trapstream_vtap.bpf.memory import hash_bytes
 from trapstream_vtap.bpf.source import Program, Source, program_text
 from trapstream_vtap.errors import RunError, UsageError
 from trapstream_vtap.layouts import (
@@ -112,6 +113,17 @@ def source(settings: Settings, probe: str) -> Source:
         text + program_text("drop.c"),
         (Program(_PROGRAM, "RAW_TRACEPOINT"),),
         _MAPS,
+    )
+
+
+def memory(settings: Settings, probe: str) -> int:
+    """How much of the kernel's memory the maps of `source` take, about; bytes."""
+    key, cause = keys(probe)
+    return (
+        2 * hash_bytes(key.size, DROP_EVENT.size, settings.drop_table_size)
+        + hash_bytes(cause.size, 8, _MOST_CAUSES)
+        + _MOST_CAUSES * DROP_CAUSE.size * kernel.possible_cpus()
+        + ring_pages(settings.max_events, DROP_EVENT.size) * 4096
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from trapstream_vtap._native import Ring, Sweep
 from trapstream_vtap.bpf import attach, kernel
 from trapstream_vtap.bpf.holder import GENERIC, Holder, Place
+from trapstream_vtap.bpf.memory import hash_bytes
 from trapstream_vtap.bpf.source import Program, Source, program_text
 from trapstream_vtap.bpf.wanted import define_wanted
 from trapstream_vtap.config import TUNNELS
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from trapstream_vtap.schema import Schema
 
 _SWEEP_BYTES = 3072  # of keys in one run: what fits into a page, with what the kernel puts around
+_PAGE = 4096
 _RING_HEADER = 8  # bytes that the ring buffer adds to each record
 _SMALLEST_RING = 256 << 10
 _LARGEST_RING = 8 << 20  # mapped twice into our memory
@@ -202,6 +204,21 @@ def name_links(links: int, settings: Settings) -> dict[int, int]:
     return found
 
 
+def memory(settings: Settings) -> int:
+    """How much of the kernel's memory the maps of `source` take, about; bytes."""
+    structures, cpus = layouts(settings), kernel.possible_cpus()
+    links, _ = link_places(settings.interfaces)
+    rings = [ring_pages(settings.flow_table_size, structures.record.size)]
+    if settings.sequences:
+        rings.append(ring_pages(settings.max_events, structures.event.size))
+    gaps = len(settings.interfaces) * _GAPS_EACH * GAP_COUNTS.size if settings.metrics else 0
+    return (
+        hash_bytes(structures.key.size, structures.flow.size, settings.flow_table_size)
+        + sum(rings) * _PAGE
+        + (links * LINK.size + gaps) * cpus
+    )
+
+
 def places(settings: Settings) -> list[Place]:
     """Where programs of `source` belong, and which."""
     # one packet socket sees both directions
@@ -266,7 +283,7 @@ def ring_pages(records: int, size: int) -> int:
     ring = _LARGEST_RING
     while ring > _SMALLEST_RING and ring // 2 >= records * (size + _RING_HEADER):
         ring //= 2
-    return ring // 4096
+    return ring // _PAGE
 
 
 def _jitter_constants(settings: Settings) -> dict[str, int]:
