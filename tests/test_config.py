@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import subprocess
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -290,3 +291,49 @@ def test_missing_file() -> None:
     assert done.stderr.endswith(
         "Error: /nowhere.json: cannot be read (No such file or directory).\n"
     )
+
+
+LONG = "x" * 5000
+HOSTILE = {
+    "a number of 5,000 digits": '{"interval": ' + "1" * 5000 + "}",
+    "a fraction of 5,000 digits": '{"interval": 1.' + "1" * 5000 + "}",
+    "half of a character": '{"device_ip": "\\ud800"}',
+    "half of a character in a key": '{"\\udfff": 1}',
+    "half of a character in a list": '{"sink": ["file:/tmp/\\ud800"]}',
+    "a zero": '{"spool": "/tmp/a\\u0000b"}',
+    "a long name for the spool": '{"spool": "/tmp/' + LONG + '"}',
+    "a long way to the spool": '{"spool": "/tmp/' + LONG + '/x"}',
+    "a long name for a file": '{"sink": ["file:/tmp/' + LONG + '"]}',
+    "a long way to a file": '{"sink": ["file:/tmp/' + LONG + '/x"]}',
+    "300 KB of quotes": '"\\' * 150_000,
+    "300 KB of slashes": '"/' * 150_000,
+    "2 MiB": " " * (2 << 20),
+    "5,000 rules": json.dumps(
+        {"RULES": [f"10.0.{n // 250}.{n % 250} - - - tcp" for n in range(5000)]}
+    ),
+    "brackets": "[" * 200_000,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files(tmp_path: Path, name: str) -> None:
+    """Whatever a file says, the answer is one sentence, and at once."""
+    (tmp_path / "vtap.json").write_text(HOSTILE[name])
+    begun = time.monotonic()
+    done = CliRunner().invoke(
+        cli.main, ["-c", str(tmp_path / "vtap.json"), "-i", "lo", "127.0.0.1", "9"]
+    )
+    assert time.monotonic() - begun < 2
+    assert done.exit_code in (1, 2), done.output
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_bytes_around_the_text(tmp_path: Path, start: str, end: str) -> None:
+    """A byte order mark, and lines ended as other systems end them, are no error."""
+    text = start + end.join(('{ // comment "', '"OFFSET": 4, // another', '"interval": 2}', ""))
+    (tmp_path / "vtap.json").write_bytes(text.encode())
+    found = configfile.read(tmp_path / "vtap.json")
+    assert (found.offset, found.options) == (4, (("interval", 2),))

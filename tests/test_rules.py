@@ -126,6 +126,8 @@ def frame(packet: Packet) -> bytes:
         struct.pack_into(">HH", header, 0, *packet.ports)
     if packet.protocol == 6:
         header[12] = 0x50
+    if packet.protocol == 17:
+        struct.pack_into(">H", header, 4, len(header))
     ends = packet.src.packed + packet.dst.packed
     if packet.src.version == 4:
         ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(header), 0, 0, 64, packet.protocol, 0)

@@ -27,6 +27,9 @@ NO_PATTERN = 0xFFFFFFFF
 SEQUENCE_THRESHOLD = 100
 _MOST_OFFSET = 5000
 _MONITOR_PORT = 8080
+_LONGEST = 1 << 20  # characters of a file
+_MOST_DIGITS = 30
+_MOST_RULES = 2048  # what a kernel program has room for, if each says little
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,17 @@ def read(path: Path) -> ConfigFile:
             file, the line or the key, and the value.
     """
     try:
-        with os.fdopen(places.open_file(path, os.O_RDONLY), encoding="utf-8") as file:
-            text = file.read()
+        # with or without a byte order mark, lines ended in any way
+        with os.fdopen(places.open_file(path, os.O_RDONLY), encoding="utf-8-sig") as file:
+            text = file.read(_LONGEST + 1)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
+    except ValueError as error:  # a zero in the path
+        if not isinstance(error, UnicodeDecodeError):
+            raise UsageError(f"{path}: is no path.") from error
         raise UsageError(f"{path}: is not UTF-8 at byte {error.start}.") from error
+    if len(text) > _LONGEST:
+        raise UsageError(f"{path}: is longer than {_LONGEST} characters.")
     try:
         return parse(text)
     except UsageError as error:
@@ -87,7 +95,13 @@ def read(path: Path) -> ConfigFile:
 def parse(text: str) -> ConfigFile:
     """The file with that TEXT; raises as `read`, without the file's name."""
     try:
-        keys = json.loads(without_comments(text), object_pairs_hook=_once, parse_constant=_constant)
+        keys = json.loads(
+            without_comments(text),
+            object_pairs_hook=_once,
+            parse_constant=_constant,
+            parse_int=_whole,
+            parse_float=_fraction,
+        )
     except json.JSONDecodeError as error:
         lines = text.splitlines() or [""]
         line = lines[min(error.lineno, len(lines)) - 1].strip()
@@ -108,7 +122,8 @@ def parse(text: str) -> ConfigFile:
 
 def without_comments(text: str) -> str:
     """TEXT with all from `//` to the line's end taken out, but not within strings."""
-    return re.sub(r'("(?:[^"\\\n]|\\.)*")|//[^\n]*', lambda m: m[1] or "", text)
+    # never goes back: a string that does not end is looked at once
+    return re.sub(r'("(?:[^"\\\n]|\\.)*+"?)|//[^\n]*', lambda m: m[1] or "", text)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -116,8 +131,35 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for key, value in pairs:
         if key in found:
             raise UsageError(f"{key} is there twice, the second time with {_shown(value)}.")
+        _check_text(key, key)
+        _check_text(key, value)
         found[key] = value
     return found
+
+
+def _check_text(key: str, value: Any) -> None:
+    """See that what is text is text: no half of a character (a lone surrogate), no zero.
+
+    Raises:
+        UsageError: It is not.
+    """
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and re.search("[\0\ud800-\udfff]", text):
+            raise UsageError(
+                f"{_shown(key)} has a character that no text may have: {_shown(text)}."
+            )
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise UsageError(f"{digits[:_MOST_DIGITS]}... is a number with too many digits.")
+    return int(digits)
+
+
+def _fraction(digits: str) -> float:
+    if len(digits) > _MOST_DIGITS:
+        raise UsageError(f"{digits[:_MOST_DIGITS]}... is a number with too many digits.")
+    return float(digits)
 
 
 def _constant(name: str) -> None:
@@ -151,6 +193,8 @@ def switch(key: str, value: Any) -> bool:
 def _rules(key: str, value: Any) -> tuple[Rule, ...]:
     if not isinstance(value, list) or not all(isinstance(rule, str) for rule in value):
         raise wrong(key, value, "give a list of rules, each a string of five words")
+    if len(value) > _MOST_RULES:
+        raise UsageError(f"{key} has {len(value)} rules; there may be {_MOST_RULES}.")
     try:
         rules = parse_rules(value)
     except UsageError as error:

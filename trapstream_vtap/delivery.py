@@ -151,7 +151,11 @@ class Delivery:
         settings = self._settings
         if not settings.spool:
             return None
-        if not settings.spool.parent.is_dir():
+        try:
+            there = settings.spool.parent.is_dir()
+        except OSError as error:
+            raise UsageError(f"--spool {settings.spool}: {error.strerror}.") from error
+        if not there:
             raise UsageError(f"--spool {settings.spool}: there is no {settings.spool.parent}.")
         self._check_reach(settings.spool.parent, os.X_OK)
         directory = settings.spool / directory_name(f"{address} {settings.format}")

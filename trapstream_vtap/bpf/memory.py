@@ -10,6 +10,7 @@ Documentation/admin-guide/cgroup-v1/memory.rst
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,8 +37,10 @@ def hash_bytes(key_size: int, value_size: int, entries: int) -> int:
 
 def free_bytes() -> int:
     """What the machine has free, or our control groups do, whichever is less."""
-    lines = _MEMINFO.read_text(encoding="ascii").splitlines()
-    free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) << 10
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError):  # hidden from a service (ProcSubset=pid): all there is
+        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
+        free = next(int(x.split()[1]) for x in lines if x.startswith("MemAvailable:")) << 10
     for most, used in _limits():
         with contextlib.suppress(OSError, ValueError):  # no limit: the word max, or no such file
             limit = int(most.read_text(encoding="ascii"))

@@ -61,16 +61,24 @@ class FileSink:
         self._address = address
         self._path = Path(address.path).absolute()
         self._rotation = rotation
-        if not self._path.parent.is_dir():
-            raise UsageError(f"--sink {address}: there is no directory {self._path.parent}.")
-        if self._path.is_symlink():
-            raise UsageError(f"--sink {address}: is a link: name the file itself.")
-        if self._path.exists() and not self._path.is_file():
-            raise UsageError(f"--sink {address}: is not a plain file; for a pipe use --sink -.")
+        try:
+            self._check_place()
+        except OSError as error:
+            raise UsageError(f"--sink {address}: {error.strerror}.") from error
         self._descriptor: int | None = None
         self._directory: int | None = None
         self._written = 0
         self._period = 0
+
+    def _check_place(self) -> None:
+        if not self._path.parent.is_dir():
+            raise UsageError(f"--sink {self._address}: there is no directory {self._path.parent}.")
+        if self._path.is_symlink():
+            raise UsageError(f"--sink {self._address}: is a link: name the file itself.")
+        if self._path.exists() and not self._path.is_file():
+            raise UsageError(
+                f"--sink {self._address}: is not a plain file; for a pipe use --sink -."
+            )
 
     def __str__(self) -> str:
         """The file as messages name it."""
