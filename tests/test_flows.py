@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-TAGS = {"device": "127.0.0.1", "direction": "ingress", "interface": "wire0"}
+TAGS = {"device": socket.gethostname(), "direction": "ingress", "interface": "wire0"}
 
 
 @pytest.fixture

@@ -328,7 +328,7 @@ def _printable_errors() -> Iterator[None]:
     "device",
     metavar="IP",
     help="Tag `device` of every record.  [default: the address that the kernel would use toward "
-    "the collector]",
+    "the first collector, or the host name where that is loopback or link-local]",
 )
 @click.option(
     "--direction",
@@ -661,7 +661,7 @@ def _settings(
         selected=wanted,
         unique=unique and round(unique * config.NS),
         drop_reasons=reasons,
-        device=device or config.device_name(sinks),
+        device=device,
         format=form,
         interval=interval,
         jitter_interval=jitter_interval,

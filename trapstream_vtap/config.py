@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trapstream_vtap import privileges
 from trapstream_vtap.bpf.attach import Direction
 from trapstream_vtap.configfile import SEQUENCE_THRESHOLD
-from trapstream_vtap.errors import RunError, UsageError
+from trapstream_vtap.errors import UsageError
 from trapstream_vtap.layouts import KEY_FIELDS, JitterInterval
 
 if TYPE_CHECKING:
@@ -55,13 +54,14 @@ class Settings:
     Args:
         interfaces: Those of the wanted ones that are there.
         gone: Names of the others.
+        device: What the tag says; None: what follows from the way to the first sink.
         selected: Names of the interfaces asked for; none: all.
         unique: Equal drops are counted together for so long; None: most go one by one.
     """
 
     sinks: tuple[Address, ...]
     interfaces: tuple[Interface, ...]
-    device: str
+    device: str | None
     format: str = "influx"
     interval: int = NS
     jitter_interval: int | None = None
@@ -151,7 +151,9 @@ def check_intervals(interval: int, jitter_interval: int) -> None:
 
 
 def check_sinks(sinks: Sequence[Address], *, needed: bool) -> tuple[Address, ...]:
-    """SINKS, if there are any or none is NEEDED, each only once, and their names have addresses.
+    """SINKS, if there are any or none is NEEDED, each only once, and their names can be names.
+
+    Whether a name has an address by now is another matter: it may have one in a minute.
 
     Raises:
         UsageError: It is not so.
@@ -163,14 +165,14 @@ def check_sinks(sinks: Sequence[Address], *, needed: bool) -> tuple[Address, ...
     for number, sink in enumerate(sinks):
         if sink in sinks[:number]:
             raise UsageError(f"{sink} is there twice: a record would be sent there twice.")
-        try:
-            if sink.hosts:
-                sink.resolve()
-        except OSError as error:
-            raise UsageError(
-                f"Cannot resolve the collector's name {sink.hosts[0][0]!r} ({error.strerror}): "
-                "give an IP address, or check DNS."
-            ) from error
+        for host, _ in sink.hosts:
+            try:
+                host.encode("idna")
+            except UnicodeError as error:
+                raise UsageError(
+                    f"The collector's name {host!r} is none that a host can have: give a name or "
+                    "an IP address."
+                ) from error
     return tuple(sinks)
 
 
@@ -191,27 +193,6 @@ def check_tls(settings: Settings) -> None:
         if getattr(settings, name):
             option = name.replace("_", "-")
             raise UsageError(f"--{option} is for --tls and https sinks, and there are none.")
-
-
-def device_name(sinks: Sequence[Address]) -> str:
-    """The address that the kernel would send from, toward the first of SINKS that has an address.
-
-    Raises:
-        RunError: There is no route.
-    """
-    remote = next((sink for sink in sinks if sink.hosts), None)
-    if not remote:
-        return socket.gethostname()
-    family, address = remote.resolve()
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(address)
-        except OSError as error:
-            raise RunError(
-                f"No route to the collector {remote} ({error.strerror}): say with --device-ip "
-                "what the tag device shall be."
-            ) from error
-        return str(probe.getsockname()[0])
 
 
 def listen_address(text: str) -> tuple[str, int]:

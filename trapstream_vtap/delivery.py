@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trapstream_vtap import agent, formats, places, privileges
 from trapstream_vtap._native import tally
@@ -121,8 +122,10 @@ class Delivery:
         self._report = report
         self._end = end
         self._addresses = (*settings.sinks, *((_log_file(),) if settings.log_data else ()))
+        self.device = settings.device or socket.gethostname()
+        """What the tag says."""
         self._accounts = formats.Labels(  # of `vtap_agent`, whose interfaces may be gone
-            settings.device,
+            self.device,
             dict(enumerate(settings.names)),
             {number: str(address) for number, address in enumerate(self._addresses)},
             texts={"probe": dict(enumerate(PROBES))},
@@ -131,6 +134,7 @@ class Delivery:
         self._sink_schema = agent.sink_schema()
         self._probe_schema = agent.probe_schema()
         self._drops: dict[str, dict[Shape, DropPlan]] = {}
+        self._drop_words: dict[str, tuple[Any, Any]] = {}  # what `use_drops` was told
         self._shapes = [shape(address, settings) for address in self._addresses]
         self.credentials = Reader()
         """Reads the files that sinks show or trust."""
@@ -202,7 +206,7 @@ class Delivery:
                 if schema
             }
 
-        labels = formats.Labels(self._settings.device, schemas.interfaces)
+        labels = formats.Labels(self.device, schemas.interfaces)
         interfaces = agent.interface_schema(events=schemas.events is not None)
         plans = Plans(
             compiled(schemas.flows, labels),
@@ -254,6 +258,14 @@ class Delivery:
         """Render by PLANS from now on."""
         self._plans = plans
 
+    def name_device(self, device: str) -> None:
+        """From now on the tag says DEVICE."""
+        self.device = device
+        self._accounts = replace(self._accounts, device=device)
+        self.use(self.plans(self._plans.schemas))
+        for probe, words in self._drop_words.items():
+            self.use_drops(probe, *words)
+
     def hand_flows(self, batch: bytearray) -> None:
         """Records of `vtap_flow` into every sink's queue."""
         if flows := self._plans.schemas.flows:
@@ -274,9 +286,10 @@ class Delivery:
         Raises:
             UsageError: A record could be longer than a payload may be.
         """
+        self._drop_words[probe] = reasons, places
         self._drops[probe] = {
             shape: formats.DropPlan(
-                shape.form, self._settings.device, reasons, places, self._settings.trap_tags
+                shape.form, self.device, reasons, places, self._settings.trap_tags
             )
             for shape in dict.fromkeys(self._shapes)
         }

@@ -17,6 +17,7 @@ from trapstream_vtap import credentials, privileges
 from trapstream_vtap.bpf import kernel
 from trapstream_vtap.config import NS
 from trapstream_vtap.delivery import Delivery, Schemas
+from trapstream_vtap.device import Device
 from trapstream_vtap.drops import Drops
 from trapstream_vtap.endpoint import Endpoints
 from trapstream_vtap.errors import RunError, UsageError, printable
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from trapstream_vtap.metrics.exporter import Metrics
 
 _GRACE_NS = 5_000_000  # after the grid line, for packets that close their flows themselves
+_DEVICE_SECONDS = 1.0  # at the start, for the resolver to say where the collector is
 _DRAIN_SECONDS = 5.0  # at the end, for the collector to take what is left
 _LAST_SWEEPS = 100
 _LOOK_NS = 10 * NS  # from one look at who else is at our places to the next
@@ -141,6 +143,9 @@ class Stream:
                     "kernel.kptr_restrict): records of drops have no location."
                 )
             self._delivery.try_files()
+            device = Device(settings.device, settings.sinks, report, self._wake)
+            self._device = stack.enter_context(contextlib.closing(device))
+            self._device.start()
             endpoints.start()
             self._probe, self._settings = self._load(read=False)
             self._use(self._plans_of(self._probe, self._settings))
@@ -148,6 +153,8 @@ class Stream:
                 scraped.add("/metrics", self._metrics.page)
             self._note_gone(self._settings.gone)
             self._load_drops(symbols)
+            self._device.wait(_DEVICE_SECONDS)
+            self._follow_device()
             self._probe.attach()
             for kind in self._drops.kinds:
                 self._keeper.attach(kind)
@@ -175,6 +182,14 @@ class Stream:
         self._seen.begin(self._probe, self._settings.interfaces)
         if self._metrics:
             self._metrics.use(self._probe, self._settings, self._seen.values())
+
+    def _follow_device(self) -> None:
+        """Records say which device they are of, as far as that is known."""
+        name = self._device.name
+        if name != self._delivery.device:
+            self._delivery.name_device(name)
+            if self._metrics:
+                self._metrics.name_device(name)
 
     def _load_drops(self, symbols: Symbols) -> None:
         """The probes for drops and traps; where in the kernel drops were SYMBOLS say."""
@@ -219,6 +234,7 @@ class Stream:
             looked = line
             while True:
                 self._health.beat()
+                self._follow_device()
                 loaded = swept and self._loaded(woken)
                 if self._stop:  # not before `woken` is emptied, which would not wake us again
                     return

@@ -10,6 +10,7 @@ See: https://prometheus.io/docs/specs/om/open_metrics_spec/
 
 from __future__ import annotations
 
+import socket
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -81,7 +82,7 @@ class Metrics:
         self, settings: Settings, sinks: Callable[[], Mapping[str, Mapping[str, int]]]
     ) -> None:
         self._sinks = sinks
-        self._device = settings.device
+        self._device = settings.device or socket.gethostname()
         self._names = dict(enumerate(settings.names))
         self._numbers = {name: number for number, name in self._names.items()}
         self._lock = threading.Lock()
@@ -139,6 +140,14 @@ class Metrics:
                 self._labels = {}
                 self._plan: Plan = label_plan(settings.key, Labels(self._device, self._names))
             self._sequences = settings.sequences
+
+    def name_device(self, device: str) -> None:
+        """From now on the label says DEVICE."""
+        with self._lock:
+            self._device = device
+            self._labels = {}
+            if self._key is not None:
+                self._plan = label_plan(self._key, Labels(device, self._names))
 
     def hand_flows(self, batch: bytearray) -> None:
         """Summaries of flows."""

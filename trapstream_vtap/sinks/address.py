@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -38,18 +37,6 @@ class Address:
         )
         query = f"?{urlencode(self.query)}" if self.query else ""
         return f"{self.scheme}://{hosts}{self.path}{query}"
-
-    def resolve(self) -> tuple[socket.AddressFamily, tuple[str, int]]:
-        """Family and address of the first host, for `socket.connect`.
-
-        Raises:
-            OSError: It has none.
-        """
-        try:
-            family, _, _, _, address = socket.getaddrinfo(*self.hosts[0], type=socket.SOCK_DGRAM)[0]
-        except UnicodeError as error:
-            raise OSError(0, "not a host name") from error
-        return socket.AddressFamily(family), address  # type: ignore[return-value]
 
 
 def parse(text: str) -> Address:
