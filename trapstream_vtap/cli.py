@@ -14,7 +14,7 @@ import click
 from trapstream_vtap import __version__, config, configfile
 from trapstream_vtap.dropped import TRAP_TAGS
 from trapstream_vtap.errors import RunError, UsageError, printable
-from trapstream_vtap.interfaces import choose, present
+from trapstream_vtap.interfaces import check_names, present, up
 from trapstream_vtap.sinks import Address, parse
 from trapstream_vtap.stream import Stream
 
@@ -620,10 +620,10 @@ def _settings(
     if names and not wanted:
         raise UsageError("--interface is empty: name an interface, or leave the option out.")
     probes = config.probes(",".join(name for names in options.pop("probes") for name in names))
-    there, gone = present(wanted or known)
-    interfaces = there
-    if not (known and set(gone) <= set(known)) and (wanted or "flows" in probes):
-        interfaces = choose(wanted)
+    check_names(wanted)
+    interfaces, gone = present(wanted or known)
+    if not (wanted or known) and "flows" in probes:
+        interfaces = up()
     if device is not None and not 0 < len(device.strip()) <= _LONGEST_DEVICE:
         raise UsageError(
             f"--device-ip must have 1 to {_LONGEST_DEVICE} characters: give the address that names "

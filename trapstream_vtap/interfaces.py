@@ -24,6 +24,7 @@ _IFF_LOOPBACK = 0x8
 _ARPHRD_ETHER = 1  # include/uapi/linux/if_arp.h
 _ARPHRD_LOOPBACK = 772
 _NAME_SIZE = 16
+_NEVER_IN_A_NAME = b"/:\t\n\v\f\r "
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,21 @@ def interfaces() -> dict[str, Interface]:
     return found
 
 
+def check_names(names: Iterable[str]) -> None:
+    """See that interfaces may be called NAMES, now or later.
+
+    Raises:
+        UsageError: One may not. See: dev_valid_name(), net/core/dev.c
+    """
+    for name in names:
+        data = name.encode("utf-8", "surrogateescape")
+        if len(data) >= _NAME_SIZE or name in (".", "..") or {*data} & {*_NEVER_IN_A_NAME}:
+            raise UsageError(
+                f"There cannot be an interface {name!r}: a name has at most {_NAME_SIZE - 1} "
+                "bytes, and none of / : or space."
+            )
+
+
 def present(names: Iterable[str]) -> tuple[tuple[Interface, ...], tuple[str, ...]]:
     """Of NAMES, each once: the interfaces that are there, and the names of those that are not."""
     known = interfaces()
@@ -67,21 +83,13 @@ def present(names: Iterable[str]) -> tuple[tuple[Interface, ...], tuple[str, ...
     return tuple(known[n] for n in once if n in known), tuple(n for n in once if n not in known)
 
 
-def choose(names: tuple[str, ...]) -> tuple[Interface, ...]:
-    """The interfaces called NAMES, each once; with no names, all that are up, except loopback.
+def up() -> tuple[Interface, ...]:
+    """All interfaces that are up, except loopback.
 
     Raises:
-        UsageError: There is no such interface, or none is up.
+        UsageError: There is none.
     """
-    known = interfaces()
-    if not names:
-        chosen = tuple(i for i in known.values() if i.up and not i.loopback)
-        if not chosen:
-            raise UsageError("No interface is up; name one with --interface.")
-        return chosen
-    there, missing = present(names)
-    if missing:
-        raise UsageError(
-            f"There is no interface {missing[0]!r}; there are {', '.join(sorted(known))}."
-        )
-    return there
+    chosen = tuple(i for i in interfaces().values() if i.up and not i.loopback)
+    if not chosen:
+        raise UsageError("No interface is up; name one with --interface.")
+    return chosen

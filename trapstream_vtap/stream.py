@@ -22,7 +22,7 @@ from trapstream_vtap.drops import Drops
 from trapstream_vtap.endpoint import Endpoints
 from trapstream_vtap.errors import RunError, UsageError, printable
 from trapstream_vtap.health import Health
-from trapstream_vtap.interfaces import present
+from trapstream_vtap.interfaces import interfaces, present
 from trapstream_vtap.keeper.client import Keeper
 from trapstream_vtap.links import Links
 from trapstream_vtap.probes.drop import DropProbe, reason_names
@@ -151,7 +151,7 @@ class Stream:
             self._use(self._plans_of(self._probe, self._settings))
             if self._metrics and scraped:
                 scraped.add("/metrics", self._metrics.page)
-            self._note_gone(self._settings.gone)
+            self._note_missing(self._settings.gone)
             self._load_drops(symbols)
             self._device.wait(_DEVICE_SECONDS)
             self._follow_device()
@@ -292,6 +292,13 @@ class Stream:
         if gone:
             self._keeper.detach(gone)  # they may go on elsewhere, or under another name
         self._note_gone(gone)
+
+    def _note_missing(self, names: Sequence[str]) -> None:
+        """Say which interfaces are not there at the start, and which are: it may be a slip."""
+        there = ", ".join(sorted(interfaces()))
+        for name in names:
+            report(f"{name} is not there yet; it is measured when it is (there are {there})")
+        self._gone.update(names)
 
     def _note_gone(self, names: Sequence[str]) -> None:
         for name in names:
