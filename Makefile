@@ -36,7 +36,7 @@ demo: setup  ## show every dashboard panel, its query, and what three real datab
 	@exec $(BIN)/python -m lab.demo
 
 test: PACKAGES += golang-go openssl  # InfluxDB's own parser, the judge of our line protocol; certificates
-test: PACKAGES += netsniff-ng iperf3 tshark bmon nftables  # independent traffic, and judges of what is said of it
+test: PACKAGES += netsniff-ng iperf iperf3 mgen tshark bmon nftables  # independent traffic, and judges of what is said of it
 test: PACKAGES += socat  # TLS in front of a Kafka broker
 test: PACKAGES += systemd systemd-container  # the unit, started by a real systemd
 test: PACKAGES += $(if $(shell command -v npm),,npm)  # Grafana's own types, the judge of our dashboards

@@ -109,6 +109,7 @@ def _interval(
 ) -> tuple[dict[str, int | Fraction], list[tuple[int, sequences.Error]]]:
     gaps: list[int] = []
     errors = []
+    missing, before = history.model.missing, history.model.expected
     for packet in packets:
         if history.last is not None:
             gap = packet.time - history.last
@@ -151,7 +152,11 @@ def _interval(
             "seq_received": history.model.received,
             "seq_errors": len(errors),
             "seq_missing": max(0, history.model.missing),
+            "seq_restarts": 0,
         }
+        if expected := history.model.expected - before:
+            lost = max(0, history.model.missing) - max(0, missing)
+            fields["loss_ratio"] = Fraction(max(0, lost), expected)
     return fields, errors
 
 
@@ -214,6 +219,8 @@ def _same(
     for name, value in (rates | fields).items():
         if name.endswith("_per_second"):
             assert abs(Fraction(record[name]) - value) <= ROUNDED, (series, name)
+        elif name == "loss_ratio":
+            assert abs(Fraction(record[name]) - value) <= ROUNDED / 1000, (series, name)
         elif name.endswith("_ms"):
             assert abs(Fraction(record[name]) - value) * 10**6 <= TOLERANCE_NS, (series, name)
         else:

@@ -37,7 +37,17 @@ if TYPE_CHECKING:
 deterministic = settings(derandomize=True, deadline=None, max_examples=200)
 SEQUENCE_FIELDS = tuple(
     f"seq_{name}"
-    for name in ("last", "received", "reverse", "small", "big", "duplicate", "errors", "missing")
+    for name in (
+        "last",
+        "received",
+        "reverse",
+        "small",
+        "big",
+        "duplicate",
+        "errors",
+        "missing",
+        "restarts",
+    )
 )
 interfaces = st.lists(names(), min_size=len(INTERFACES), max_size=len(INTERFACES), unique=True).map(
     lambda chosen: dict(zip(INTERFACES, chosen, strict=True))
@@ -162,9 +172,10 @@ def test_records_without_counts(oracle: Oracle) -> None:
     """Where jitter intervals are the shorter ones, a line has what ends there, and is a line."""
     schema = flow_schema((), jitter=JitterInterval.SHORTER, sequence=True, bits=True)
     counts = {"packets": 4, "bytes": 400, "duration": 2 * 10**9, "seq_received": 4}
+    lost, late = ({"seq_missed": n % (1 << 64), "seq_expected": 3} for n in (1, -1))
     gaps = {"iat_count": 2, "iat_sum": 6_000_000, "iat_min": 1_000_000, "iat_max": 5_000_000}
     common = {"interface": 1, "jitter_duration": 500_000_000}
-    records = [common, common | gaps, common | counts, common | counts | gaps]
+    records = [common, common | gaps, common | counts | lost, common | counts | gaps | late]
     batch = b"".join(schema.layout.pack(columns) for columns in records)
 
     points = oracle.parse(rendered(schema, formats.Labels("d", {1: "eth0"}), batch))
@@ -177,8 +188,8 @@ def test_records_without_counts(oracle: Oracle) -> None:
     assert [point.fields for point in points] == [
         length,
         length | told,
-        length | counted | numbers,
-        length | counted | told | numbers,
+        length | counted | numbers | {"loss_ratio": 0.333333333},
+        length | counted | told | numbers | {"loss_ratio": 0.0},
     ]
 
 

@@ -32,6 +32,7 @@ EVERYTHING = {
     "key": list(KEY_FIELDS),
     "sequence_offset": 4,
     "sequence_pattern": "5EC70123",
+    "sequence_bits": 64,
     "expected_gap": 20,
     "smoothed_jitter": True,
     "metrics": "127.0.0.1:8080",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import random
 import struct
 import threading
 import time
@@ -19,6 +20,7 @@ from program import NOT_LINEAR, FlowProgram, Wire, settings
 
 from bench import testrun
 from trapstream_vtap.bpf.attach import Direction
+from trapstream_vtap.config import SEQUENCE_BITS
 from trapstream_vtap.layouts import EVENT_KINDS
 from trapstream_vtap.probes import flow
 
@@ -29,6 +31,7 @@ NS = 10**9
 THRESHOLD = 10
 PATTERN = 0x5EC70123
 FIN, SYN, RST, ACK = 1, 2, 4, 16
+MORE_FRAGMENTS = 0x2000
 ERRORS = ("reverse", "small", "big", "duplicate")
 COUNTED_AS = {kind: kind for kind in ERRORS} | {
     "out_of_order": "reverse",
@@ -37,10 +40,10 @@ COUNTED_AS = {kind: kind for kind in ERRORS} | {
 properties = hypothesis_settings(derandomize=True, deadline=None, max_examples=150)
 
 
-def ip(protocol: int, rest: bytes, source: int = 1) -> bytes:
-    """An Ethernet frame with an IPv4 packet."""
+def ip(protocol: int, rest: bytes, source: int = 1, fragment: int = 0) -> bytes:
+    """An Ethernet frame with an IPv4 packet; FRAGMENT: flags and offset."""
     header = struct.pack(
-        ">BBHHHBBHII", 0x45, 0, 20 + len(rest), 0, 0, 64, protocol, 0, source, 0xC0000202
+        ">BBHHHBBHII", 0x45, 0, 20 + len(rest), 0, fragment, 64, protocol, 0, source, 0xC0000202
     )
     return bytes(12) + b"\x08\x00" + header + rest
 
@@ -50,10 +53,10 @@ def udp(payload: bytes, source: int = 1) -> bytes:
     return ip(17, struct.pack(">HHHH", 7, 9, 8 + len(payload), 0) + payload, source)
 
 
-def tcp(sequence: int, length: int, flags: int = ACK, source: int = 1) -> bytes:
+def tcp(sequence: int, length: int, flags: int = ACK, source: int = 1, fragment: int = 0) -> bytes:
     """A TCP segment."""
     header = struct.pack(">HHIIBBHHH", 7, 9, sequence, 0, 0x50, flags, 0, 0, 0)
-    return ip(6, header + bytes(length), source)
+    return ip(6, header + bytes(length), source, fragment)
 
 
 def icmp(payload: bytes) -> bytes:
@@ -122,6 +125,7 @@ def agree(
     assert record["seq_received"] == model.received
     assert record["seq_last"] == model.last
     assert record["seq_missing"] == max(0, model.missing)
+    assert record["seq_restarts"] == model.restarts
 
 
 @pytest.fixture(scope="module")
@@ -158,21 +162,37 @@ def test_numbers_as_the_model(numbered: Checker, start: int, moves: list[int]) -
     agree(numbered, model, [error for error in expected if error])
 
 
-segments = st.tuples(st.integers(-60, 30), st.integers(0, 40))
+plain = st.just("")
+segments = st.one_of(
+    st.tuples(st.just(0), st.integers(0, 40), plain),
+    st.tuples(st.integers(-60, 30), st.integers(0, 40), st.sampled_from(("", "", "", "fragment"))),
+    st.tuples(st.just(-1), st.integers(0, 3), st.sampled_from(("", "fin"))),
+    st.tuples(st.just(0), st.just(1), plain),
+    st.tuples(st.sampled_from((-(1 << 31), -(1 << 30) - 1)), st.integers(0, 2), plain),
+    st.tuples(st.sampled_from(((1 << 30) + 1, (1 << 31) - 1)), st.integers(0, 2), plain),
+    st.tuples(st.just(0), st.integers(0, 2), st.sampled_from(("syn", "fin", "syn again"))),
+)
 
 
 @properties
 @given(
     start=st.one_of(st.integers(0, (1 << 32) - 1), st.integers((1 << 32) - 100, (1 << 32) - 1)),
-    moves=st.lists(st.one_of(st.tuples(st.just(0), st.integers(0, 40)), segments), max_size=7),
+    moves=st.lists(segments, max_size=7),
 )
-def test_streams_as_the_model(numbered: Checker, start: int, moves: list[tuple[int, int]]) -> None:
+def test_streams_as_the_model(
+    numbered: Checker, start: int, moves: list[tuple[int, int, str]]
+) -> None:
     """Holes, fillings, overlaps, acknowledgements, in any order and over the wrap: as the model."""
     model, expected, source = sequences.Stream(THRESHOLD), [], numbered.fresh()
-    for back, length in ((0, 1), *moves):
+    for back, length, kind in ((0, 1, ""), *moves):
         place = start if model.last is None else (model.last + back) & sequences.MASK
-        numbered.pass_(tcp(place, length, source=source))
-        expected.append(model.take(place, length))
+        if kind == "syn again":
+            place = model.initial
+        flags = ACK | {"fin": FIN, "syn": SYN, "syn again": SYN}.get(kind, 0)
+        marks, fragment = kind not in ("", "fragment"), kind == "fragment"
+        numbered.pass_(tcp(place, length, flags, source, MORE_FRAGMENTS if fragment else 0))
+        error = model.take(place, length + marks, marks, syn=bool(flags & SYN), fragment=fragment)
+        expected.append(error)
     agree(numbered, model, [error for error in expected if error])
 
 
@@ -214,14 +234,177 @@ def test_example_of_a_stream(numbered: Checker) -> None:
         (tcp(5, 0, RST, 77), [], 0),
         (tcp(1400, 0, FIN | ACK, 77), [], 0),
         (tcp(1401, 0, ACK, 77), [], 0),
+        (tcp(999, 0, SYN, 77), ["retransmission"], 0),
         (tcp(700_000, 0, SYN, 77), [], 0),
         (tcp(700_001, 10, ACK, 77), [], 0),
+        (tcp(700_011, 1, ACK, 77), [], 0),
+        (tcp(700_011, 1, ACK, 77), [], 0),
+        (tcp(700_011, 100, ACK, 77), [], 0),
+        (tcp(700_111, 80, ACK, 77, MORE_FRAGMENTS), [], 0),
+        (tcp(700_211, 100, ACK, 77), [], 0),
+        (tcp(3_000_000_000, 100, ACK, 77), [], 0),
     ]
     for number, (frame, kinds, missing) in enumerate(rows):
         numbered.pass_(frame)
         (record,) = numbered.close()
         assert [e.kind for e in errors(numbered.events())] == kinds, number
         assert record["seq_missing"] == missing, number
+
+
+STREAMS = {
+    "the SYN once more, and what follows it": [
+        (tcp(999, 0, SYN), [], 0),
+        (tcp(1000, 100), [], 0),
+        (tcp(1100, 100), [], 0),
+        (tcp(999, 0, SYN), ["retransmission"], 0),
+        (tcp(1200, 100), [], 0),
+        (tcp(1100, 100), ["retransmission"], 0),
+    ],
+    "the SYN late": [
+        (tcp(1000, 100), [], 0),
+        (tcp(999, 0, SYN), ["out_of_order"], 0),
+        (tcp(1100, 100), [], 0),
+        (tcp(999, 0, SYN), ["retransmission"], 0),
+    ],
+    "TCP Fast Open, and falling back from it (RFC 7413 section 4.1.3)": [
+        (tcp(999, 100, SYN), [], 0),
+        (tcp(999, 0, SYN), ["retransmission"], 0),
+        (tcp(1000, 0), [], 0),
+        (tcp(1000, 100), ["retransmission"], 0),
+        (tcp(1100, 100), [], 0),
+    ],
+    "another connection on the same ports": [
+        (tcp(999, 0, SYN), [], 0),
+        (tcp(1000, 100), [], 0),
+        (tcp(1200, 100), ["hole"], 100),
+        (tcp(5000, 0, SYN), [], 100),
+        (tcp(5001, 100), [], 100),
+        (tcp(5101, 100), [], 100),
+    ],
+    "zero-window probes": [
+        (tcp(1000, 100), [], 0),
+        (tcp(1100, 1), [], 0),
+        (tcp(1100, 1), [], 0),
+        (tcp(1101, 0), [], 0),
+        (tcp(1100, 1), [], 0),
+        (tcp(1100, 100), [], 0),
+        (tcp(1199, 100), ["retransmission"], 0),
+    ],
+    "segments in IP fragments": [
+        (tcp(1000, 80, fragment=MORE_FRAGMENTS), [], 0),
+        (tcp(1148, 80, fragment=MORE_FRAGMENTS), [], 0),
+        (tcp(1296, 0), [], 0),
+        (tcp(1396, 100), ["hole"], 100),
+        (tcp(1296, 80, fragment=MORE_FRAGMENTS), ["out_of_order"], 0),
+        (tcp(1296, 80, fragment=MORE_FRAGMENTS), ["retransmission"], 0),
+        (tcp(1496, 100), [], 0),
+        (tcp(1496, 80, fragment=MORE_FRAGMENTS), ["retransmission"], 0),
+        (tcp(1596, 100), [], 0),
+    ],
+    "a first fragment that ends within the header (RFC 791 section 3.2)": [
+        (tcp(1000, 100), [], 0),
+        (ip(6, struct.pack(">HHI", 7, 9, 1100), 1, MORE_FRAGMENTS), [], 0),
+        (tcp(1200, 100), [], 0),
+    ],
+    "behind a fragment, farther than a datagram reaches": [
+        (tcp(1000, 80, fragment=MORE_FRAGMENTS), [], 0),
+        (tcp(1080 + 65536, 10), ["hole"], 65536),
+    ],
+    "numbers of another stream": [
+        (tcp(1000, 100), [], 0),
+        (tcp(1200, 100), ["hole"], 100),
+        (tcp(3_000_000_000, 100), [], 100),
+        (tcp(3_000_000_100, 100), [], 100),
+        (tcp(1300, 100), [], 100),
+    ],
+}
+
+
+@pytest.mark.parametrize("story", STREAMS)
+def test_stream(numbered: Checker, story: str) -> None:
+    """What happens on real links to streams of which nothing, or only that, is lost."""
+    restarts = 0
+    source = struct.pack(">I", numbered.fresh())
+    for number, (frame, kinds, missing) in enumerate(STREAMS[story]):
+        numbered.pass_(frame[:26] + source + frame[30:])
+        (record,) = numbered.close()
+        assert [e.kind for e in errors(numbered.events())] == kinds, number
+        assert record["seq_missing"] == missing, number
+        restarts += record["seq_restarts"]
+    assert restarts == 2 * (story == "numbers of another stream")
+
+
+WIDTHS = [(bits, order) for bits in SEQUENCE_BITS for order in ("big", "little")]
+
+
+@pytest.mark.parametrize(("bits", "order"), WIDTHS)
+def test_width_and_order(bits: int, order: str) -> None:
+    """Numbers of each width, either byte first, over their wrap, read directly and by search."""
+    chance = random.Random(bits)  # noqa: S311 - traffic, not secrets
+    for search in ({}, {"pattern": PATTERN}):
+        chosen = {"sequence_bits": bits, "sequence_order": order, "offset": 6, **search}
+        checker = Checker(tcp_sequence="packet", **chosen)
+        model, expected, source = sequences.Numbers(THRESHOLD, bits), [], checker.fresh()
+        number, end = (1 << bits) - 20, 1 << bits
+        for _ in range(120):
+            data = struct.pack(">IH", PATTERN, 0) + number.to_bytes(bits // 8, order)
+            checker.pass_(udp(data, source))
+            expected.append(model.take(number))
+            number = (number + chance.choice((1, 1, 1, 2, 30, 0, -1, -25))) % end
+        for far in (1 << bits - 1, (1 << bits - 1) - 1, 3, 1 << 31, -(1 << 31)):
+            number = (number + far) % end
+            data = struct.pack(">IH", PATTERN, 0) + number.to_bytes(bits // 8, order)
+            checker.pass_(udp(data, source))
+            expected.append(model.take(number))
+        checker.pass_(udp(data[:-1], source))  # cut off within the number
+        agree(checker, model, [error for error in expected if error])
+        stream, expected, source = sequences.Numbers(THRESHOLD), [], checker.fresh()
+        for number in (0xFFFFFFFE, 0xFFFFFFFF, 0, 1, 5):  # TCP's own are of 32 bits in any case
+            checker.pass_(tcp(number, 10, source=source))
+            expected.append(stream.take(number))
+        agree(checker, stream, [error for error in expected if error])
+        checker.program.close()
+
+
+@properties
+@given(moves=st.lists(st.lists(st.integers(-15, 25), max_size=12), min_size=1, max_size=4))
+def test_expected_numbers(numbered: Checker, moves: list[list[int]]) -> None:
+    """Interval by interval: how many numbers were expected, and what of them is missing."""
+    model, source = sequences.Numbers(THRESHOLD), numbered.fresh()
+    number, expected, missing = 1000, 0, 0
+    for interval in moves:
+        for move in (1, *interval):
+            number = max(number + move, 1001 if model.last is None else model.first % (1 << 32))
+            numbered.pass_(udp(b"abc" + struct.pack(">I", number), source))
+            model.take(number)
+        (record,) = numbered.close()
+        numbered.events()
+        assert record["seq_expected"] == model.expected - expected
+        assert signed64(record["seq_missed"]) == model.missing - missing
+        expected, missing = model.expected, model.missing
+        number = model.highest % (1 << 32)
+
+
+@properties
+@given(moves=st.lists(st.tuples(st.integers(-40, 30), st.integers(0, 40)), max_size=7))
+def test_expected_bytes(numbered: Checker, moves: list[tuple[int, int]]) -> None:
+    """The same of a stream, whose bytes may come twice, in parts, and late."""
+    model, source = sequences.Stream(THRESHOLD), numbered.fresh()
+    expected = missing = 0
+    for back, length in ((0, 1), *moves):
+        place = 1000 if model.last is None else max(1000, model.last + back)
+        numbered.pass_(tcp(place, length, source=source))
+        model.take(place, length)
+        (record,) = numbered.close()
+        numbered.events()
+        assert record["seq_expected"] == max(0, model.expected - expected)
+        assert signed64(record["seq_missed"]) == model.missing - missing
+        expected, missing = model.expected, model.missing
+
+
+def signed64(number: int) -> int:
+    """A number that the kernel holds in 64 bits with a sign."""
+    return sequences.signed(number, 64)
 
 
 def test_more_holes_than_are_tracked(numbered: Checker) -> None:

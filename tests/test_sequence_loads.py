@@ -25,6 +25,8 @@ CHOICES = (
     {"offset": 8, "pattern": 0, "tcp_sequence": "packet", "max_events": 1_000_000},
     {"offset": 0, "pattern": 0xFFFFFFFF, "sequence_threshold": 1, **ALL},
     {"offset": MOST_OFFSET, "pattern": 0x00FF00FF, "stop_gap": LONGEST_STOP_GAP * NS},
+    {"offset": 2, "sequence_bits": 16, "tcp_sequence": "packet", "rules": RULES, **ALL},
+    {"offset": 8, "sequence_bits": 64, "sequence_order": "little", "pattern": 7, "rules": RULES},
     {"stop_gap": 1_000_000, "expected_gap": 0, "smoothed_jitter": True},
     {"jitter_interval": NS, "offset": 0, "pattern": 0xFFFFFFFF, "rules": RULES, **ALL},
     {"jitter_interval": 7200 * NS, "offset": 4096, "rules": RULES, **ALL},

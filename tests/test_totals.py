@@ -41,6 +41,7 @@ def use(made: Totals, *, same: bool = False, index: int = 5, **others: Any) -> N
         "first_rare": len(COUNTED),
         "gaps_at": [AT[n] for n in ("iat_count", "iat_sum", "iat_squares", "iat_squares_coarse")],
         "coarse_shift": 3,
+        "loss_at": None,
         "longest": NS,
     }
     made.use({index: 0}, same=same, **{**usual, **others})
@@ -64,7 +65,9 @@ def summary(
 
 def ports(shown: dict[bytes, Any]) -> dict[int, int]:
     """Bytes by port."""
-    return {next(FLOW_KEY.unpack(key))["src_port"]: counts[1] for key, (counts, _) in shown.items()}
+    return {
+        next(FLOW_KEY.unpack(key))["src_port"]: counts[1] for key, (counts, *_) in shown.items()
+    }
 
 
 def increase(before: dict[Any, int], after: dict[Any, int]) -> int:
@@ -94,7 +97,7 @@ def test_any_traffic(number: int) -> None:
         if chance.random() < 0.5:
             continue
         protocols, flows, rest, departed = made.scrape()
-        assert {p: counts[1] for (_, _, p), (counts, _, _) in protocols.items()} == sent
+        assert {p: counts[1] for (_, _, p), (counts, *_) in protocols.items()} == sent
         shown = ports(flows)
         assert len(flows) <= 5
         assert sum(shown.values()) + rest[1] + departed[1] == sum(sent.values())
@@ -134,7 +137,7 @@ def test_rare_counts(number: int) -> None:
         protocols, flows, rest, departed = made.scrape()
         after = {
             (next(FLOW_KEY.unpack(key))["src_port"], i): count
-            for key, (counts, _) in flows.items()
+            for key, (counts, *_) in flows.items()
             for i, count in enumerate(counts[3:])
             if count is not None
         }
@@ -142,15 +145,15 @@ def test_rare_counts(number: int) -> None:
         if before_whole != [0, 0]:
             assert all(after[new] == 0 for new in after.keys() - before.keys())
         assert all(after[k] >= before[k] for k in before.keys() & after.keys())
-        whole = [sum(counts[3 + i] for counts, _, _ in protocols.values()) for i in range(2)]
+        whole = [sum(counts[3 + i] for counts, *_ in protocols.values()) for i in range(2)]
         parts = [sum(v for (_, k), v in after.items() if k == i) for i in range(2)]
         assert whole == [parts[i] + rest[3 + i] + departed[3 + i] for i in range(2)]
         assert all(a <= b <= c for a, b, c in zip(before_whole, whole, sent, strict=True))
         before, before_whole = after, whole
     made.scrape()
     protocols, flows, _, _ = made.scrape()
-    assert [sum(counts[3 + i] for counts, _, _ in protocols.values()) for i in range(2)] == sent
-    assert any(None in counts for counts, _ in flows.values())
+    assert [sum(counts[3 + i] for counts, *_ in protocols.values()) for i in range(2)] == sent
+    assert any(None in counts for counts, *_ in flows.values())
 
 
 def test_top_by_bytes_of_late() -> None:
@@ -223,7 +226,7 @@ def test_other_key() -> None:
     use(made, by_protocol=False)
     made.add(summary(1, 2, 50, protocol=0))
     protocols, flows, rest, departed = made.scrape()
-    assert {p: counts[1] for (_, _, p), (counts, _, _) in protocols.items()} == {17: 100, 256: 50}
+    assert {p: counts[1] for (_, _, p), (counts, *_) in protocols.items()} == {17: 100, 256: 50}
     assert (ports(flows), rest[1], departed[1]) == ({1: 0}, 50, 100)
 
 
@@ -243,7 +246,7 @@ def test_gauges() -> None:
     made.add(summary(3, 1, 100))  # one without
     made.end_interval(1 * NS)
     protocols, flows, _, _ = made.scrape()
-    found = {next(FLOW_KEY.unpack(key))["src_port"]: gaps for key, (_, gaps) in flows.items()}
+    found = {next(FLOW_KEY.unpack(key))["src_port"]: gaps for key, (_, gaps, _) in flows.items()}
     assert found[3] is None
     squares = 0.0
     for port, gaps in times.items():
@@ -253,12 +256,28 @@ def test_gauges() -> None:
         )
         squares += statistics.pvariance(seconds) * len(gaps)
     every = [gap / NS for gaps in times.values() for gap in gaps]
-    ((_, count, pooled),) = protocols.values()
+    ((_, count, pooled, _),) = protocols.values()
     assert count == 3
     assert pooled == pytest.approx(
         (statistics.fmean(every), math.sqrt(squares / len(every))), rel=1e-9
     )
     made.end_interval(2 * NS)  # in which nothing comes
     protocols, flows, _, _ = made.scrape()
-    assert [values[1:] for values in protocols.values()] == [(0, None)]
-    assert [gaps for _, gaps in flows.values()] == [None] * 3
+    assert [values[1:] for values in protocols.values()] == [(0, None, None)]
+    assert [gaps for _, gaps, _ in flows.values()] == [None] * 3
+
+
+def test_loss() -> None:
+    """Missing over expected of a flow's latest interval, and of all flows of a protocol."""
+    made = totals(top=10, loss_at=[AT[name] for name in KINDS])
+    for port, missed, expected in ((1, 3, 40), (2, -1, 10), (3, 0, 0), (4, 0, 50)):
+        numbers = dict(zip(KINDS, (missed % (1 << 64), expected), strict=True))
+        made.add(summary(port, 1, 100, **numbers))
+    made.end_interval(1 * NS)
+    protocols, flows, _, _ = made.scrape()
+    found = {next(FLOW_KEY.unpack(k))["src_port"]: loss for k, (*_, loss) in flows.items()}
+    assert found == {1: 0.075, 2: 0.0, 3: None, 4: 0.0}
+    assert [loss for *_, loss in protocols.values()] == [0.02]
+    made.end_interval(2 * NS)  # in which nothing comes
+    protocols, flows, _, _ = made.scrape()
+    assert {values[-1] for values in (*flows.values(), *protocols.values())} == {None}

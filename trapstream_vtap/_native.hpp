@@ -102,7 +102,7 @@ class Ring {
 // The same names as schema.Kind; those behind TIME only events have
 enum class Kind {
     CONSTANT, LABEL, ADDRESS, PORT, VLAN, ID, COUNT, SIGNED, COUNT_IF, RATE, BIT_RATE, MEAN_MS, STDDEV_MS, EXTREME_MS,
-    DEVIATION_MS, SMOOTHED_MS, SECONDS, TIME, TIME_TEXT, NUMBER, HEX, NAME, MAC, ADDRESS_IF
+    DEVIATION_MS, SMOOTHED_MS, SECONDS, RATIO, TIME, TIME_TEXT, NUMBER, HEX, NAME, MAC, ADDRESS_IF
 };
 
 // A short literal, copied in one go of fixed size: what is too much is overwritten by what follows.
@@ -419,6 +419,12 @@ inline char *time_text(char *to, uint64_t ns) {
         if (!load<uint64_t>(a)) return start;
         to = decimal<9>(to, load<uint64_t>(a));
         break;
+    case Kind::RATIO: {
+        uint64_t whole = load<uint64_t>(record + slot.at[2]);
+        if (!load<uint64_t>(a) || !whole) return start;
+        to = decimal<9>(to, scale(unsigned_sum(b), power(9), whole));
+        break;
+    }
     default: break;  // other kinds are those of `event_column`
     }
     return slot.behind.put(to);

@@ -36,7 +36,21 @@ struct SummaryLayout {
     uint32_t first_rare;              // from this one on, a flow has a series once it is not zero
     uint32_t gaps_at[4];              // n, sum (ns), sum of squares (ns²), the same of coarse ones
     uint32_t coarse_shift;
+    uint32_t loss_at[2];              // change of what is missing (signed), what was expected
+    bool numbered;                    // whether the summary has that
     uint64_t longest;                 // interval, ns
+};
+
+// What is missing by sequence numbers, of what was expected: numbers, or bytes of TCP.
+struct Loss {
+    int64_t missed = 0;
+    uint64_t expected = 0;
+
+    void add(const Loss &loss) {
+        missed += loss.missed;
+        expected += loss.expected;
+    }
+    double ratio() const { return missed > 0 ? static_cast<double>(missed) / static_cast<double>(expected) : 0; }
 };
 
 // Inter-arrival times.
@@ -63,6 +77,8 @@ struct Known {
     uint64_t scored = 0, last = 0;
     Gaps gaps;                 // of the latest interval that had any, which ended at
     uint64_t gaps_end = 0;
+    Loss loss;                 // likewise of the latest that expected numbers
+    uint64_t loss_end = 0;
     uint64_t period = 0;       // in which it was last counted
     uint32_t protocol = 0;     // position
     bool shown = false;
@@ -80,6 +96,8 @@ struct Protocol {
     uint64_t latest_flows = 0; // in the latest period that is over
     Gaps latest_gaps;
     uint64_t gaps_end = 0;
+    Loss loss, latest_loss;
+    uint64_t loss_end = 0;
 };
 
 class Totals {
@@ -116,6 +134,13 @@ class Totals {
                 protocol.gaps_end = now;
             } else if (!recent(protocol.gaps_end)) {
                 protocol.latest_gaps = Gaps();
+            }
+            Loss loss = std::exchange(protocol.loss, Loss());
+            if (loss.expected) {
+                protocol.latest_loss = loss;
+                protocol.loss_end = now;
+            } else if (!recent(protocol.loss_end)) {
+                protocol.latest_loss = Loss();
             }
         }
     }
@@ -216,6 +241,14 @@ class Totals {
         if (counts[0] && flow.period != period_) {
             flow.period = period_;
             protocol.flows++;
+        }
+        Loss loss;
+        if (layout_.numbered)
+            loss = Loss{load<int64_t>(record + layout_.loss_at[0]), load<uint64_t>(record + layout_.loss_at[1])};
+        if (loss.expected) {
+            flow.loss = loss;
+            flow.loss_end = time;
+            protocol.loss.add(loss);
         }
         Gaps gaps = gaps_of(record);
         if (!gaps.count) return;

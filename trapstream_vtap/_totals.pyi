@@ -5,10 +5,10 @@ from typing import TypeAlias
 Counts: TypeAlias = tuple[int, ...]
 FlowCounts: TypeAlias = tuple[int | None, ...]
 Gaps: TypeAlias = tuple[float, float] | None
-Protocols: TypeAlias = dict[tuple[int, int, int], tuple[Counts, int, Gaps]]
+Protocols: TypeAlias = dict[tuple[int, int, int], tuple[Counts, int, Gaps, float | None]]
 Scrape: TypeAlias = tuple[
     Protocols,
-    dict[bytes, tuple[FlowCounts, Gaps]],
+    dict[bytes, tuple[FlowCounts, Gaps, float | None]],
     Counts,
     Counts,
 ]
@@ -31,6 +31,7 @@ class Totals:
         first_rare: int,
         gaps_at: Sequence[int],
         coarse_shift: int,
+        loss_at: Sequence[int] | None,
         longest: int,
     ) -> None: ...
     def add(self, batch: bytes | bytearray) -> None: ...

@@ -33,7 +33,13 @@ cdef extern from "_totals.hpp" namespace "vtap" nogil:
         uint32_t first_rare
         uint32_t gaps_at[4]
         uint32_t coarse_shift
+        uint32_t loss_at[2]
+        cbool numbered
         uint64_t longest
+
+    cdef cppclass Loss_ "vtap::Loss":
+        uint64_t expected
+        double ratio()
 
     cdef cppclass Gaps_ "vtap::Gaps":
         uint64_t count
@@ -45,6 +51,8 @@ cdef extern from "_totals.hpp" namespace "vtap" nogil:
         Counts_ values
         Gaps_ gaps
         uint64_t gaps_end
+        Loss_ loss
+        uint64_t loss_end
         cbool shown
         uint32_t happened
 
@@ -56,6 +64,7 @@ cdef extern from "_totals.hpp" namespace "vtap" nogil:
         Counts_ held
         uint64_t latest_flows
         Gaps_ latest_gaps
+        Loss_ latest_loss
 
     cdef cppclass Totals_ "vtap::Totals":
         Totals_(size_t top, size_t limit, uint64_t seed) except +
@@ -79,6 +88,10 @@ cdef object _gaps(Gaps_& gaps):
     return (gaps.mean(), gaps.jitter()) if gaps.count else None
 
 
+cdef object _loss(Loss_& loss):
+    return loss.ratio() if loss.expected else None
+
+
 cdef class Totals:
     """What a scrape shows of flows.
 
@@ -99,7 +112,7 @@ cdef class Totals:
     def use(self, dict numbers, *, cbool same, uint32_t record_size, uint32_t key_size,
             uint32_t interface_at, uint32_t direction_at, uint32_t protocol_at, cbool by_protocol,
             uint32_t time_at, counts_at, uint32_t first_rare, gaps_at, uint32_t coarse_shift,
-            uint64_t longest):
+            loss_at, uint64_t longest):
         """From now on summaries are laid out like that.
 
         Args:
@@ -109,6 +122,7 @@ cdef class Totals:
             counts_at: Offsets of what is counted: of packets, of bytes, of others.
             first_rare: Number of the first count that a flow has only once it is not zero.
             gaps_at: Offsets of the inter-arrival times' number, sum, squares and coarse squares.
+            loss_at: Offsets of the change of what is missing, and of what was expected; or None.
             longest: Interval, ns.
         """
         cdef SummaryLayout_ layout
@@ -127,6 +141,9 @@ cdef class Totals:
             layout.counts_at[i] = at
         for i, at in enumerate(gaps_at):
             layout.gaps_at[i] = at
+        layout.numbered = loss_at is not None
+        for i, at in enumerate(loss_at or ()):
+            layout.loss_at[i] = at
         self.layout = layout
         self.totals.use(layout, numbers, same)
 
@@ -147,7 +164,8 @@ cdef class Totals:
         Returns:
             By interface number, direction and protocol (256 where flows are not told apart by it):
             counts, flows in the latest interval, mean and deviation of inter-arrival times in it
-            (s), or None. By key: counts (None: a rare one that has not happened), and the latter.
+            (s), or None, loss ratio in it, or None. By key: counts (None: a rare one that has not
+            happened), and the last two.
             Counts of the other flows. Counts of series that are no longer there.
         """
         with nogil:
@@ -162,6 +180,7 @@ cdef class Totals:
                 tuple([p.counts[k] - p.held[k] for k in range(number)]),
                 p.latest_flows,
                 _gaps(p.latest_gaps),
+                _loss(p.latest_loss),
             )
         for i in range(self.totals.flows_.size()):
             flow = &self.totals.flows_[i]
@@ -173,7 +192,8 @@ cdef class Totals:
                     if k < self.layout.first_rare or flow.happened >> k & 1 else None
                     for k in range(number)
                 ]
-                flows[key] = (tuple(counts), gaps)
+                loss = _loss(flow.loss) if self.totals.recent(flow.loss_end) else None
+                flows[key] = (tuple(counts), gaps, loss)
         return (
             protocols, flows, _counts(self.totals.rest, number),
             _counts(self.totals.departed, number),

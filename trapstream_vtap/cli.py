@@ -90,6 +90,17 @@ class _Pattern(click.ParamType[int]):
         return number
 
 
+class _Bits(click.types.IntParamType):
+    """How wide a number is that packets carry."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        """The number of bits."""
+        bits = int(super().convert(value, param, ctx))
+        if bits not in config.SEQUENCE_BITS:
+            self.fail(f"{value!r} is not one of 16, 32 and 64.", param, ctx)
+        return bits
+
+
 class _Seconds(click.FloatRange):
     """A length of time; unlike any other number, NaN is in every range."""
 
@@ -427,8 +438,24 @@ def _printable_errors() -> Iterator[None]:
     "offset",
     metavar="N",
     type=click.IntRange(0, config.MOST_OFFSET),
-    help="Where UDP and ICMP carry a number (32 bits, big-endian): so many bytes behind the "
-    "payload's start, or behind the pattern's. Turns --sequence on.  [default: they carry none]",
+    help="Where UDP and ICMP carry a number: so many bytes behind the payload's start, or behind "
+    "the pattern's. Turns --sequence on.  [default: they carry none]",
+)
+@click.option(
+    "--sequence-bits",
+    metavar="16|32|64",
+    type=_Bits(),
+    default=32,
+    show_default=True,
+    help="How wide that number is.",
+)
+@click.option(
+    "--sequence-order",
+    type=click.Choice(["big", "little"]),
+    default="big",
+    show_default=True,
+    help="Which of its bytes comes first: the most significant one (network byte order), or the "
+    "least.",
 )
 @click.option(
     "--sequence-pattern",

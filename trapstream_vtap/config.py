@@ -26,8 +26,9 @@ NS = 1_000_000_000
 DEFAULT_KEY = KEY_FIELDS[:5]
 STOP_GAP_NS = 2 * NS
 LONGEST_STOP_GAP = 3600
-MOST_OFFSET = 65531
-"""No payload is longer than 65,535 bytes, and a number takes four of them."""
+MOST_OFFSET = 65533
+"""No payload is longer than 65,535 bytes, and a number takes two of them at the least."""
+SEQUENCE_BITS = (16, 32, 64)
 JSON_LINE_LIMIT = 60_000
 """Telegraf's socket listener reads lines of at most 64 KiB by default."""
 
@@ -100,6 +101,8 @@ class Settings:
     tcp_sequence: str = "stream"
     offset: int | None = None
     pattern: int | None = None
+    sequence_bits: int = 32
+    sequence_order: str = "big"
     sequence_threshold: int = SEQUENCE_THRESHOLD
     max_events: int = 1000
     probes: tuple[str, ...] = ("flows",)

@@ -125,6 +125,7 @@ SEQUENCE_FIELDS = {
     "seq_duplicate": ("packets", "number equal to the one before; TCP: data seen before"),
     "seq_errors": ("packets", "sum of the four"),
     "seq_missing": ("numbers", "never seen so far, since the flow began; TCP: bytes"),
+    "seq_restarts": ("times", "that the numbers began anew: a jump of more than 2³⁰"),
 }
 """What is said of sequence numbers: unit and meaning by name."""
 
@@ -173,12 +174,21 @@ def flow_layouts(
     record, slot, jitter, state = [], [], [], []
     if sequence:
         record += [Column(name, "u64", doc) for name, (_, doc) in SEQUENCE_FIELDS.items()]
+        record += [
+            Column("seq_missed", "u64", "signed: change of what is missing, in the interval"),
+            Column("seq_expected", "u64", "numbers expected in the interval; TCP: bytes"),
+        ]
         slot += [
             Column("seq_none", "u64", "packets that carry no number"),
+            Column("seq_again", "u64", "numbers or bytes that have been seen before"),
+            Column("seq_restarts", "u64", "jumps with which another sequence began"),
             *(Column(f"seq_{name}", "u64") for name in ("reverse", "small", "big", "duplicate")),
         ]
         state += [
-            Column("seq_last", "u64", "bit 32: there is one; TCP: the next expected number"),
+            Column("seq_last", "u64", "latest number; TCP: the next expected one, and SEQ_* bits"),
+            Column("seq_first", "u64", "numbers: the first, or one far behind the latest"),
+            Column("seq_begin", "u64", "TCP: the SYN's number, and SEQ_* bits; 0: no stream"),
+            Column("seq_missing_closed", "u64", "seq_missing when an interval was last closed"),
             Column("seq_window", "u64", "highest number << 32; bit n: highest - n has been seen"),
             Column("seq_missing", "u64", "signed: numbers or bytes never seen"),
             Column("seq_received", "u64", "packets with a number in the intervals closed"),
@@ -230,6 +240,23 @@ def _keyed(layout: Layout, more: Sequence[Column], *, wide: bool) -> Layout:
 EVENT_KINDS = ("reverse", "small", "big", "duplicate", "out_of_order", "hole", "retransmission")
 """What an error can be: four of numbers that packets carry, three of a TCP stream."""
 
+SEQUENCE_COUNTS = (
+    "numbers_read",
+    "numbers_missing",  # signed: net of those that came late
+    "numbers_late",
+    "numbers_twice",
+    "numbers_earlier",  # than the first of their flow
+    "numbers_repeated",  # of those that came twice: equal to the one before
+    "numbers_far",  # from the one before, by thousands
+    "numberless",  # packets that carry no number where the user says that one is
+    "stream_read",  # bytes of payload
+    "stream_missing",  # signed
+    "stream_late",  # segments that fill holes
+    "stream_twice",  # segments of which nothing was missing
+    "stream_again",  # bytes that had been seen before
+)
+"""What the kernel program counts per interface and CPU of numbers and TCP streams."""
+
 LINK_COUNTS = (
     "seen_packets",
     "seen_bytes",
@@ -249,6 +276,7 @@ LINK_COUNTS = (
     "ring_full",
     "events_handed",
     "events_suppressed",
+    *SEQUENCE_COUNTS,
 )
 """What the kernel program counts per interface and CPU."""
 

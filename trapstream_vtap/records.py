@@ -102,9 +102,21 @@ _JITTER_INTERVAL = Field(
     "s",
     "length of the jitter interval that ends here; absent where none does",
 )
-_SEQUENCE = tuple(
-    Field(name, Role.VALUE, Kind.COUNT_IF, ("seq_received", name), unit, f"{doc}; {_NUMBERED}")
-    for name, (unit, doc) in SEQUENCE_FIELDS.items()
+_LOSS = Field(
+    "loss_ratio",
+    Role.VALUE,
+    Kind.RATIO,
+    ("seq_received", "seq_missed", "seq_expected"),
+    "",
+    "by how much `seq_missing` grew in the interval, over the numbers (TCP: bytes) expected in it; "
+    "0 where it did not grow; absent where none were expected",
+)
+_SEQUENCE = (
+    *(
+        Field(name, Role.VALUE, Kind.COUNT_IF, ("seq_received", name), unit, f"{doc}; {_NUMBERED}")
+        for name, (unit, doc) in SEQUENCE_FIELDS.items()
+    ),
+    _LOSS,
 )
 
 
@@ -217,7 +229,7 @@ DISPLAYED = {
     "Throughput": ("throughput_",),
     "Goodput": ("goodput_",),
     "Jitter": ("iat_", "jitter_"),
-    "SEQ_ERRORS": ("seq_",),
+    "SEQ_ERRORS": ("seq_", "loss_"),
 }
 """What the names of the fields begin with that a configuration file can switch off."""
 

@@ -52,6 +52,7 @@ class Kind(enum.Enum):
     DEVIATION_MS = "deviation_ms"  # n, sum, excess, g: mean distance from g in ms, 9 decimal places
     SMOOTHED_MS = "smoothed_ms"  # n, 2^-16 ns: ms with 9 decimal places; absent where n is 0
     SECONDS = "seconds"  # ns: s with 9 decimal places; absent where it is 0
+    RATIO = "ratio"  # presence, signed part, whole: 9 places, 0 if negative; absent where one is 0
     TIME = "time"  # ns since the epoch
     TIME_TEXT = "time_text"  # ns since the epoch: a string of seconds with 9 decimal places
     NUMBER = "number"  # an unsigned integer of any width, presence: absent where that byte is 0

@@ -13,7 +13,7 @@ import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from trapstream_vtap import credentials, privileges
+from trapstream_vtap import credentials, numbering, privileges
 from trapstream_vtap.bpf import kernel
 from trapstream_vtap.config import NS
 from trapstream_vtap.delivery import Delivery, Schemas
@@ -98,6 +98,7 @@ class Stream:
         self._stop = False
         self._reload = False
         self._links_changed = False
+        self._doubted = False  # whether the sequence numbers are numbers; said once
         self._loading: Future[tuple[FlowProbe, Settings]] | None = None
 
     def _flow_probe(self, settings: Settings, keeper: Keeper | None = None) -> FlowProbe:
@@ -468,6 +469,9 @@ class Stream:
         told = (f"{' and '.join(seen)} seen", self._delivery.progress())
         sentence = "; ".join(filter(None, told))
         self._health.status(sentence)
+        if not self._doubted and (doubt := numbering.doubt(self._seen.totals(), self._settings)):
+            self._doubted = True
+            report(doubt)
         if self._settings.verbose:
             report(sentence)
 
@@ -493,6 +497,7 @@ class Stream:
         totals = self._seen.totals()
         packets, flows = totals["counted_packets"], totals["flows_begun"]
         told = [f"{amount(packets, 'packet')} of {amount(flows, 'flow')} measured"]
+        told += numbering.found(totals)
         if totals["evicted_packets"]:
             told.append(f"{amount(totals['evicted_packets'], 'packet')} evicted with their flows")
         if totals["stranded_packets"]:

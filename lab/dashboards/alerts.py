@@ -116,6 +116,16 @@ ALERTS = (
         ),
     ),
     Alert(
+        name="VtapLoss",
+        summary="loss of {protocol} on {interface}",
+        doc="More than 1 % of the numbers (TCP: bytes) expected are missing; choose a limit.",
+        promql="max by (instance, interface, protocol) (vtap_protocol_loss_ratio)",
+        limit=0.01,
+        lasting="1m",
+        severity="warning",
+        influxql=_from('mean("loss_ratio")', "vtap_flow", "device", "interface", "protocol"),
+    ),
+    Alert(
         name="VtapJitter",
         summary="jitter of {protocol} on {interface}",
         doc="More than 30 ms, which is where speech begins to suffer; choose your own limit.",

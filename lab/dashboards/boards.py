@@ -30,6 +30,13 @@ def _errors(by: tuple[str, ...] = ()) -> tuple[Series, ...]:
     return tuple(Series(kind, f"seq_{kind}", by=by) for kind in ERRORS)
 
 
+def _loss(by: tuple[str, ...] = ()) -> tuple[Series, Series]:
+    return (
+        Series("mean", "loss_ratio", How.MEAN, by=by),
+        Series("largest", "loss_ratio", How.LARGEST, by=by),
+    )
+
+
 TRAFFIC = Board(
     name="traffic",
     title="vtap: traffic",
@@ -119,6 +126,13 @@ TRAFFIC = Board(
             "Sequence errors",
             (
                 Panel(
+                    "Loss, %",
+                    "Numbers (TCP: bytes) missing of those expected in an interval: mean over "
+                    f"flows and intervals, and the largest of any flow. {_NUMBERS}",
+                    "percentunit",
+                    _loss(("protocol",)),
+                ),
+                Panel(
                     "Sequence errors by kind",
                     "Packets per second; reverse: number smaller than the one before (TCP: fills "
                     "a hole); small, big: numbers left out, up to the threshold and beyond it; "
@@ -183,6 +197,13 @@ FLOW = Board(
                         Series("mean", "jitter_ms", How.MEAN),
                         Series("largest", "jitter_ms", How.LARGEST),
                     ),
+                ),
+                Panel(
+                    "Loss, %",
+                    "Numbers (TCP: bytes) missing of those expected in an interval: mean, and the "
+                    f"largest. {_NUMBERS}",
+                    "percentunit",
+                    _loss(),
                 ),
                 Panel(
                     "Sequence errors by kind", f"Packets per second. {_NUMBERS}", "pps", _errors()

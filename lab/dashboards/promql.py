@@ -30,6 +30,7 @@ _AMOUNTS = {
     "payload_bytes": ("payload_bytes_total", {}),
     "seq_errors": ("sequence_errors_total", {}),
     **{f"seq_{kind}": ("sequence_errors_total", {"kind": kind}) for kind in ERRORS},
+    "loss_ratio": ("loss_ratio", {}),
     "iat_mean_ms": ("interarrival_mean_seconds", {}),
     "jitter_ms": ("jitter_seconds", {}),
 }

@@ -6,9 +6,9 @@
  * The text in front of this file is generated: the structures flow_key, flow_record, slot, flow, link
  * and control (layouts.py says what their members mean), and as constants KEY_* (the key's fields),
  * VTAP_* (the programs wanted), HOOK_* (where they are attached), WANT_* (the directions), DECAPSULATE
- * and DECAPSULATE_* (the tunnels to look into), DIRECT_ACCESS (to a packet's bytes), FLOW_TABLE_SIZE, INTERVAL_NS (times 4), STOP_GAP_NS,
- * COARSE_LIMIT_NS, COARSE_SHIFT, RING_PAGES, LINKS, LINK_SHIFT, LINK_TRIES, SWEEP_KEYS, COUNTS_BIT and JITTER_BIT; where they
- * are asked for, LONG_NS (jitter has an interval of its own, and a structure jitter_slot), VTAP_SEQUENCE
+ * and DECAPSULATE_* (the tunnels to look into), DIRECT_ACCESS (to a packet's bytes), FLOW_TABLE_SIZE,
+ * INTERVAL_NS (times 4), STOP_GAP_NS, COARSE_LIMIT_NS, COARSE_SHIFT, RING_PAGES, LINKS, LINK_SHIFT,
+ * LINK_TRIES, SWEEP_KEYS, COUNTS_BIT and JITTER_BIT; where they are asked for, LONG_NS (jitter has an interval of its own, and a structure jitter_slot), VTAP_SEQUENCE
  * (sequence numbers), VTAP_DEVIATION (with EXPECTED_GAP_NS), VTAP_SMOOTHED (jitter as in RFC 3550) and
  * VTAP_GAPS (so many histograms, a structure gap_counts, GAP_KINDS and GAP_BUCKET());
  * where there are rules RULES, how many, and the function wanted() that they are (wanted.py).
@@ -301,7 +301,7 @@ static __always_inline void count_gap(struct flow_key *key, struct flow *f, stru
 #endif
 }
 
-static __always_inline void count(struct packet *p, struct flow *f, u64 now)
+static __always_inline void count(struct packet *p, struct flow *f, struct link *l, u64 now)
 {
 	struct flow_key *key = (struct flow_key *)p;
 	u64 packets = p->packets, bytes = p->bytes, payload = p->payload;
@@ -316,7 +316,7 @@ static __always_inline void count(struct packet *p, struct flow *f, u64 now)
 	j = JITTER(f, end);
 	last = __sync_lock_test_and_set(&f->last, now);
 #ifdef VTAP_SEQUENCE
-	check_sequence(p, f, s, now, packets);
+	check_sequence(p, f, s, l, now, packets);
 #endif
 	/* Two CPUs may take their times in one order and get here in the other: the sum stays true */
 	gap = now - last;
@@ -514,7 +514,7 @@ static __always_inline void measure(struct context *ctx, const bool egress, cons
 			return;
 		}
 	}
-	count(p, f, now);
+	count(p, f, l, now);
 	l->counted_packets += p->packets;
 	l->counted_bytes += p->bytes;
 }

@@ -70,9 +70,11 @@ struct packet {
 	u32 numbered;	  /* protocol, where the transport header is there and may lead to a number */
 	u32 tcp_sequence; /* host byte order */
 	u64 tcp_flags;
-	u64 number; /* that the payload carries, where it has been looked at already */
+	u64 number, has_number; /* that the payload carries, where it has been looked at already */
 #endif
 };
+
+#define TCP_FRAGMENT 0x100 /* in `tcp_flags`: more of the segment is in later IP fragments */
 
 #define TRAITS_PROTOCOL 0xFF
 #define TRAITS_IPV4 (4 << 8)
@@ -140,6 +142,9 @@ static __always_inline enum verdict transport(struct context *ctx, const bool di
 	u64 header = MIN_UDP;
 	struct tcp_header tcp;
 	__be32 ports;
+#ifdef VTAP_SEQUENCE
+	__be32 sequence;
+#endif
 
 	traits |= protocol;
 #ifdef VTAP_SEQUENCE
@@ -150,6 +155,13 @@ static __always_inline enum verdict transport(struct context *ctx, const bool di
 		if (unlikely(first && room < sizeof(tcp))) {
 			if (room < MIN_FRAGMENT || peek(ctx, false, offset, ports))
 				return MALFORMED;
+#ifdef VTAP_SEQUENCE
+			if (peek(ctx, false, offset + sizeof(ports), sequence))
+				return MALFORMED;
+			p->numbered = PROTOCOL_TCP;
+			p->tcp_sequence = ntohl(sequence);
+			p->tcp_flags = TCP_FRAGMENT;
+#endif
 			return payload(p, offset, room, room, traits | TRAITS_PORTS, ntohl(ports));
 		}
 		/* all of it, ports and length, in one reach */
@@ -163,7 +175,7 @@ static __always_inline enum verdict transport(struct context *ctx, const bool di
 #ifdef VTAP_SEQUENCE
 		p->numbered = PROTOCOL_TCP;
 		p->tcp_sequence = ntohl(tcp.sequence);
-		p->tcp_flags = tcp.rest[0];
+		p->tcp_flags = tcp.rest[0] | (first ? TCP_FRAGMENT : 0);
 #endif
 		return payload(p, offset, header, room, traits | TRAITS_PORTS, ntohl(tcp.ports));
 	}

@@ -5,16 +5,25 @@
  *
  * This text is put into flow.c as it is (BCC knows maps in one text only). Constants beside those of
  * flow.c: SEQ_TCP_STREAM (else each TCP packet counts one), SEQ_NUMBERS (UDP and ICMP carry numbers)
- * with SEQ_OFFSET, SEQ_SEARCH with SEQ_PATTERN, SEQ_ANCHOR and SEQ_ANCHOR_AT, SEQ_THRESHOLD,
- * MAX_EVENTS, EVENT_PAGES, TRACKED_HOLES.
+ * with SEQ_BITS, SEQ_LITTLE_ENDIAN and SEQ_OFFSET, SEQ_SEARCH with SEQ_PATTERN, SEQ_ANCHOR and
+ * SEQ_ANCHOR_AT, SEQ_THRESHOLD, MAX_EVENTS, EVENT_PAGES, TRACKED_HOLES.
  *
  * A flow's state is a few words, each changed by one atomic operation, so that two CPUs never work
  * with half of a change. Whatever two CPUs do, every packet is judged exactly once.
  */
 #ifdef VTAP_SEQUENCE
 
+/* Beside the number in `seq_last` and `seq_begin` of a TCP stream */
 #define SEQ_VALID (1ULL << 32)
+#define SEQ_ALONE (1ULL << 33)	/* the last byte came by itself, as that of a zero-window probe does */
+#define SEQ_OPEN (1ULL << 34)	/* the end of the last segment is in a later IP fragment */
+#define SEQ_SYN (1ULL << 35)	/* the SYN has been seen */
 #define SEQ_TRIES 8 /* each failure means that another CPU was faster */
+
+/* A number farther off belongs to another sequence: RFC 7323 section 2.3, the largest window of TCP */
+#define SEQ_FARTHEST (1LL << 30)
+#define SEQ_FAR 4096 /* where most are, they are hardly sequence numbers */
+#define MOST_DATAGRAM 0xFFFF /* RFC 791 section 3.1 */
 
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
@@ -24,7 +33,6 @@
 enum event_kind { REVERSE, SMALL, BIG, DUPLICATE, OUT_OF_ORDER, HOLE, RETRANSMISSION };
 
 #define MAX_REACH 0xF000 /* the verifier grants direct access up to an offset of 0xFFFF */
-#define NO_NUMBER (1ULL << 32)
 
 #if SEQ_NUMBERS && SEQ_SEARCH
 
@@ -121,13 +129,30 @@ out:
 
 #endif
 
+#if SEQ_BITS == 16
+typedef u16 carried;
+#define BIG_ENDIAN(number) __builtin_bswap16(number)
+#elif SEQ_BITS == 64
+typedef u64 carried;
+#define BIG_ENDIAN(number) __builtin_bswap64(number)
+#else
+typedef u32 carried;
+#define BIG_ENDIAN(number) __builtin_bswap32(number)
+#endif
+
+static __always_inline void note_number(struct packet *p, carried number)
+{
+	p->number = SEQ_LITTLE_ENDIAN ? number : BIG_ENDIAN(number);
+	p->has_number = 1;
+}
+
 /* The number that P's payload carries: of UDP and ICMP; of a merged packet, that of the first. */
 static __always_inline void read_number(struct context *ctx, struct packet *p)
 {
 	u64 at = SEQ_OFFSET;
-	__be32 number;
+	carried number;
 
-	p->number = NO_NUMBER;
+	p->has_number = 0;
 	if (!SEQ_NUMBERS || !p->numbered || p->numbered == PROTOCOL_TCP)
 		return;
 #if SEQ_NUMBERS && SEQ_SEARCH
@@ -139,12 +164,12 @@ static __always_inline void read_number(struct context *ctx, struct packet *p)
 #if !SEQ_SEARCH && DIRECT_ACCESS
 	if (at <= MAX_REACH) {
 		if (!peek(ctx, true, at, number))
-			p->number = ntohl(number);
+			note_number(p, number);
 		return;
 	}
 #endif
 	if (!load_bytes(ctx, at, &number, sizeof(number)))
-		p->number = ntohl(number);
+		note_number(p, number);
 }
 
 BPF_RINGBUF_OUTPUT(events, EVENT_PAGES);
@@ -166,18 +191,17 @@ static __always_inline bool event_time(struct flow *f, u64 now, u64 *time)
 }
 
 /* Count an error in COUNTER, and tell user space at once if there is room. */
-static __always_inline void sequence_error(struct flow_key *key, struct flow *f, u64 *counter,
-					   u64 now, u32 kind, u32 expected, u32 received,
-					   s64 distance)
+static __always_inline void sequence_error(struct flow_key *key, struct flow *f, struct link *l,
+					   u64 *counter, u64 now, u32 kind, u64 expected,
+					   u64 received, s64 distance)
 {
-	struct link *l = link_of(key->interface);
 	struct sequence_event *e;
 	struct control *c;
 	u64 time;
 
 	__sync_fetch_and_add(counter, 1);
 	c = control();
-	if (!l || !c)
+	if (!c)
 		return;
 	if (!event_allowed())
 		goto suppressed;
@@ -210,19 +234,24 @@ static __always_inline u64 ones(u32 word)
 	return word * 0x01010101U >> 24;
 }
 
+/* How far it is from B to A, in numbers of 64 bits less UNUSED ones (RFC 1982 section 3.2) */
+#define DISTANCE(a, b, unused) ((s64)(((a) - (b)) << (unused)) >> (unused))
+
 /*
  * Keep the account of numbers never seen, where COUNT of them up to LAST have come: exact for what
- * comes among the 32 highest numbers; what is older is taken for one that was missing.
+ * comes among the 32 highest numbers; what is older is taken for one that was missing, if it is not
+ * ahead of the first. ANEW: what was before belongs to another sequence.
  */
-static __always_inline void account_missing(struct flow *f, u32 last, u32 count)
+static __always_inline void account_missing(struct flow *f, struct slot *s, struct link *l,
+					    u64 last, u64 count, u64 unused, bool anew)
 {
 	u64 seen = *(volatile u64 *)&f->seq_window, next, came = 1;
-	s64 missing;
-	s32 ahead = last - (u32)(seen >> 32);
+	u64 high = unused | 32; /* the window has 32 bits of a number */
+	s64 ahead = DISTANCE(last, seen >> 32, high), missing;
 	u32 i;
 
-	if (likely(ahead == 1 && count == 1 && seen & 1)) {
-		next = (u64)last << 32 | (u32)((u32)seen << 1) | 1;
+	if (likely(ahead == 1 && count == 1 && seen & 1 && !anew)) {
+		next = last << 32 | (u32)((u32)seen << 1) | 1;
 		if (likely(__sync_val_compare_and_swap(&f->seq_window, seen, next) == seen))
 			return;
 	}
@@ -230,48 +259,82 @@ static __always_inline void account_missing(struct flow *f, u32 last, u32 count)
 		came = count < 32 ? (1ULL << (count & 31)) - 1 : 0xFFFFFFFF;
 	for (i = 0; i < SEQ_TRIES; i++) {
 		seen = *(volatile u64 *)&f->seq_window;
-		ahead = last - (u32)(seen >> 32);
-		missing = -(s64)count;
+		ahead = DISTANCE(last, seen >> 32, high);
+		missing = -(s64)count; /* less what has come before */
 		next = seen;
-		if (!(seen & 1)) { /* the first; what is below is not expected */
-			next = (u64)last << 32 | 0xFFFFFFFF;
+		if (!(seen & 1) || anew) { /* the first; what is below is not expected */
+			next = last << 32 | 0xFFFFFFFF;
+			*(volatile u64 *)&f->seq_first = last - count + 1;
 			missing = 0;
+			count = 0;
 		} else if (ahead > 0) {
 			missing += ahead;
-			if (missing < 0)
-				missing = 0;
-			next = (u64)last << 32 | came;
+			next = last << 32 | came;
 			if (ahead < 32)
 				next |= (u32)((u32)seen << ahead);
 		} else if (ahead > -32) {
 			next = seen | (u32)(came << (-ahead & 31));
 			missing = -(s64)ones((u32)next ^ (u32)seen);
-		} else if ((s64)*(volatile u64 *)&f->seq_missing < (s64)count) {
+		} else if ((s64)*(volatile u64 *)&f->seq_missing < (s64)count ||
+			   DISTANCE(last, *(volatile u64 *)&f->seq_first, unused) < 0) {
 			missing = 0;
 		}
-		if (next == seen || __sync_val_compare_and_swap(&f->seq_window, seen, next) == seen) {
-			if (missing)
-				__sync_fetch_and_add(&f->seq_missing, missing);
-			return;
-		}
+		if (next == seen || __sync_val_compare_and_swap(&f->seq_window, seen, next) == seen)
+			goto done;
+	}
+	return;
+done:
+	if (ahead > 0) { /* so many of them are new, at the least */
+		count = missing < 0 ? -missing : 0;
+		if (missing < 0)
+			missing = 0;
+	} else {
+		count += missing;
+	}
+	if (missing) {
+		__sync_fetch_and_add(&f->seq_missing, missing);
+		l->numbers_missing += missing;
+		if (missing < 0)
+			l->numbers_late -= missing;
+	}
+	if (count) {
+		__sync_fetch_and_add(&s->seq_again, count);
+		if (DISTANCE(last, *(volatile u64 *)&f->seq_first, unused) < 0)
+			l->numbers_earlier += count;
+		else
+			l->numbers_twice += count;
 	}
 }
 
-/* COUNT numbers, from FIRST on, have come together (more than one: in a merged packet). */
+/*
+ * COUNT numbers of 64 bits less UNUSED ones, from FIRST on, have come together (more than one: in a
+ * merged packet).
+ */
 static __always_inline void check_number(struct flow_key *key, struct flow *f, struct slot *s,
-					 u64 now, u32 first, u32 count)
+					 struct link *l, u64 now, u64 first, u64 count,
+					 u64 unused)
 {
-	u32 last = first + count - 1;
-	u64 before = __sync_lock_test_and_set(&f->seq_last, SEQ_VALID | last), *counter;
-	s32 distance = first - (u32)before;
+	u64 mask = ~0ULL >> unused;
+	u64 last = (first + count - 1) & mask;
+	u64 begun = *(volatile u64 *)&f->seq_window & 1;
+	u64 before = __sync_lock_test_and_set(&f->seq_last, last), *counter;
+	s64 distance = DISTANCE(first, before, unused);
+	bool anew = distance > SEQ_FARTHEST || distance < -SEQ_FARTHEST;
 	u32 kind;
 
-	account_missing(f, last, count);
-	if (likely(distance == 1 || !before))
+	begun |= before; /* even if another CPU has not got further yet */
+	l->numbers_read += count;
+	account_missing(f, s, l, last, count, unused, begun && anew);
+	if (likely(distance == 1 || !begun))
 		return;
+	if (unlikely(anew))
+		__sync_fetch_and_add(&s->seq_restarts, 1);
+	if (distance > SEQ_FAR || distance < -SEQ_FAR)
+		l->numbers_far++;
 	if (distance == 0) {
 		kind = DUPLICATE;
 		counter = &s->seq_duplicate;
+		l->numbers_repeated++;
 	} else if (distance < 0) {
 		kind = REVERSE;
 		counter = &s->seq_reverse;
@@ -282,7 +345,7 @@ static __always_inline void check_number(struct flow_key *key, struct flow *f, s
 		kind = BIG;
 		counter = &s->seq_big;
 	}
-	sequence_error(key, f, counter, now, kind, (u32)before + 1, first, distance);
+	sequence_error(key, f, l, counter, now, kind, (before + 1) & mask, first, distance);
 }
 
 /* --------------------------------------------------------------------------------- TCP streams */
@@ -299,7 +362,11 @@ struct segment {
 	u32 expected;	    /* what would have been in line */
 	u32 filled;	    /* bytes that were missing */
 	u32 rest_from, rest_to; /* behind the segment in a hole that it has split */
-	s64 distance;	    /* from the expected number; 0: a connection begins */
+	u32 fragment;	    /* 1: it ends in a later IP fragment, nobody knows where */
+	u32 begins;	    /* 1: a stream; 2: another one, without a word of it (SYN) */
+	u32 late_syn;	    /* 1: the SYN that the stream began with, seen after what follows it */
+	u32 again;	    /* bytes that have been seen before */
+	s64 distance;	    /* from the expected number; 0: in line */
 };
 BPF_PERCPU_ARRAY(segments, struct segment, 1);
 
@@ -337,7 +404,7 @@ static __always_inline void fill_holes(struct flow *f, volatile struct segment *
 		end = g->end;
 		if ((s32)(last - end) < 0)
 			end = last;
-		if (!hole || (s32)(end - begin) <= 0)
+		if (!hole || (s32)(end - begin) <= 0 || (g->fragment && begin != g->sequence))
 			continue;
 		rest = begin != first ? (u64)first << 32 | begin : end != last ? (u64)end << 32 | last : 0;
 		if (__sync_val_compare_and_swap(&holes[i], hole, rest) != hole)
@@ -363,87 +430,148 @@ static __always_inline void fill_holes(struct flow *f, volatile struct segment *
 /* Move the expected number on by G, a segment with FLAGS; false where it says nothing about others. */
 static __always_inline bool place(struct flow *f, volatile struct segment *g, u32 flags)
 {
-	u32 i, target, expected;
-	s32 distance, beyond, length = g->end - g->sequence;
-	u64 state;
+	u64 state, next, begin = *(volatile u64 *)&f->seq_begin;
+	u32 i, expected, length = g->end - g->sequence;
+	s32 distance, beyond;
+	bool again, moves;
 
 	for (i = 0; i < SEQ_TRIES; i++) {
 		state = *(volatile u64 *)&f->seq_last;
 		expected = state;
 		distance = g->sequence - expected;
 		beyond = g->end - expected;
-		target = g->end;
-		if (!state || (flags & TCP_SYN && beyond)) {
+		moves = !state || beyond || g->fragment;
+		again = flags & TCP_SYN && begin && (u32)begin == g->sequence; /* RFC 9293 section 3.10.7.4 */
+		g->begins = 0;
+		g->again = 0;
+		if (!state || (flags & TCP_SYN && !again)) {
+			g->begins = 1;
 			distance = 0;
+		} else if (again && distance >= 0) { /* 2 GiB and more behind: no number says how far */
+			return false;
+		} else if (distance > SEQ_FARTHEST || (distance < -SEQ_FARTHEST && !again && length)) {
+			g->begins = 2;
+			distance = 0;
+		} else if (distance > 0) {
+			if (state & SEQ_OPEN && distance <= MOST_DATAGRAM)
+				distance = 0;
 		} else if (distance < 0) {
-			if (!length ||
-			    (length == 1 && distance == -1 && !(flags & (TCP_SYN | TCP_FIN))))
-				return false; /* an acknowledgement; a keep-alive (RFC 9293 section 3.8.4) */
+			if (!length)
+				return false; /* an acknowledgement */
+			if (distance == -1 && !(flags & (TCP_SYN | TCP_FIN)) && length == 1) {
+				g->again = 1; /* a keep-alive (RFC 9293 section 3.8.4), or a probe once more */
+				g->distance = g->late_syn = 0;
+				return true;
+			}
+			if (distance == -1 && state & SEQ_ALONE && beyond > 0 && !again) {
+				g->again = 1; /* behind a zero-window probe (RFC 9293 section 3.8.6.1) */
+				distance = 0;
+			}
 			if (beyond < 0)
-				target = expected;
+				moves = false;
 		}
+		next = SEQ_VALID | g->end;
+		if (g->fragment)
+			next |= SEQ_OPEN;
+		else if (!distance && length == 1 && !(flags & (TCP_SYN | TCP_FIN)))
+			next |= SEQ_ALONE;
 		g->expected = expected;
 		g->distance = distance;
-		if ((state && target == expected) ||
-		    __sync_val_compare_and_swap(&f->seq_last, state, SEQ_VALID | target) == state)
+		if (!moves || __sync_val_compare_and_swap(&f->seq_last, state, next) == state)
 			break;
 	}
+	g->late_syn = again && !(begin & SEQ_SYN);
+	if (g->late_syn)
+		*(volatile u64 *)&f->seq_begin = begin | SEQ_SYN;
 	return true;
+}
+
+/* A stream begins with G. */
+static __always_inline void begin_stream(struct flow *f, volatile struct segment *g, u32 flags)
+{
+	u64 *holes = (u64 *)f->seq_holes, initial = flags & TCP_SYN ? SEQ_SYN : 0;
+	u32 i;
+
+#pragma unroll
+	for (i = 0; i < TRACKED_HOLES; i++)
+		__sync_lock_test_and_set(&holes[i], 0);
+	__sync_lock_test_and_set(&f->seq_untracked, 0);
+	initial |= flags & TCP_SYN ? g->sequence : (u32)(g->sequence - 1);
+	*(volatile u64 *)&f->seq_begin = SEQ_VALID | initial;
 }
 
 /* A segment (several merged ones are one) that is not simply the next. */
 static __always_inline void check_out_of_line(struct flow_key *key, struct flow *f, struct slot *s,
-					      u64 now, u32 sequence, u32 length, u32 flags)
+					      struct link *l, u64 now, u32 sequence, u32 length,
+					      u32 flags)
 {
-	u64 *holes = (u64 *)f->seq_holes, *counter = &s->seq_duplicate;
+	u64 *counter = &s->seq_duplicate;
 	volatile struct segment *g;
-	u32 kind = RETRANSMISSION, zero = 0, i;
+	u32 kind = RETRANSMISSION, marks = !!(flags & TCP_SYN) + !!(flags & TCP_FIN), zero = 0;
 
 	g = segments.lookup(&zero);
 	if (!g)
 		return;
 	g->sequence = sequence;
 	g->end = sequence + length;
+	g->fragment = !!(flags & TCP_FRAGMENT);
 	if (!place(f, g, flags))
 		return;
-	if (g->distance == 0) {
-		if (flags & TCP_SYN) {
-#pragma unroll
-			for (i = 0; i < TRACKED_HOLES; i++)
-				__sync_lock_test_and_set(&holes[i], 0);
-			__sync_lock_test_and_set(&f->seq_untracked, 0);
-		}
-		return;
+	if (g->begins) {
+		begin_stream(f, g, flags);
+		if (g->begins > 1)
+			__sync_fetch_and_add(&s->seq_restarts, 1);
 	}
 	if (g->distance > 0) {
 		__sync_fetch_and_add(&f->seq_missing, g->distance);
+		l->stream_missing += g->distance;
 		open_hole(f, g->expected, g->sequence);
 		kind = HOLE;
 		counter = g->distance <= SEQ_THRESHOLD ? &s->seq_small : &s->seq_big;
-	} else {
+	} else if (g->distance < 0) {
 		if ((s32)(g->end - g->expected) > 0)
 			g->end = g->expected;
+		g->again = g->end - sequence;
+		if (g->fragment) {
+			g->end = g->expected;
+			if ((u32)(g->end - sequence) > MOST_DATAGRAM)
+				g->end = sequence + MOST_DATAGRAM;
+		}
 		fill_holes(f, g);
+		g->again -= g->filled < g->again ? g->filled : g->again;
 		if (g->filled) {
 			__sync_fetch_and_add(&f->seq_missing, -(u64)g->filled);
+			l->stream_missing -= g->filled;
+		}
+		if (g->filled || g->late_syn) {
 			kind = OUT_OF_ORDER;
 			counter = &s->seq_reverse;
+			l->stream_late++;
+		} else {
+			l->stream_twice++;
 		}
 	}
-	sequence_error(key, f, counter, now, kind, g->expected, g->sequence, g->distance);
+	if (g->again > marks) { /* of payload */
+		__sync_fetch_and_add(&s->seq_again, g->again - marks);
+		l->stream_again += g->again - marks;
+	}
+	if (g->distance)
+		sequence_error(key, f, l, counter, now, kind, g->expected, sequence, g->distance);
 }
 
 static __always_inline void check_stream(struct flow_key *key, struct flow *f, struct slot *s,
-					 u64 now, u32 sequence, u32 length, u32 flags, u64 packets)
+					 struct link *l, u64 now, u32 sequence, u32 payload, u32 flags,
+					 u64 packets)
 {
 	u64 state = *(volatile u64 *)&f->seq_last;
+	u32 length = payload + !!(flags & TCP_SYN) + !!(flags & TCP_FIN);
 
 	if (unlikely(flags & TCP_RST)) { /* may say any number (RFC 9293 section 3.5.2) */
 		__sync_fetch_and_add(&s->seq_none, packets);
 		return;
 	}
-	length += !!(flags & TCP_SYN) + !!(flags & TCP_FIN);
-	if (likely(state == (SEQ_VALID | sequence))) {
+	l->stream_read += payload;
+	if (likely(state == (SEQ_VALID | sequence) && length != 1 && !(flags & (TCP_SYN | TCP_FRAGMENT)))) {
 		if (!length)
 			return;
 		if (likely(__sync_val_compare_and_swap(&f->seq_last, state,
@@ -451,36 +579,47 @@ static __always_inline void check_stream(struct flow_key *key, struct flow *f, s
 			   state))
 			return;
 	}
-	check_out_of_line(key, f, s, now, sequence, length, flags);
+	check_out_of_line(key, f, s, l, now, sequence, length, flags);
 }
 
 #endif
 
 /* What P's number says; P's key has only what tells flows apart, `numbered` the protocol. */
-static __always_inline void check_sequence(struct packet *p, struct flow *f, struct slot *s, u64 now,
-					   u64 packets)
+static __always_inline void check_sequence(struct packet *p, struct flow *f, struct slot *s,
+					   struct link *l, u64 now, u64 packets)
 {
+	struct flow_key *key = (struct flow_key *)p;
+	u64 unused = 64 - SEQ_BITS;
+
 	if (p->numbered == PROTOCOL_TCP) {
 #if SEQ_TCP_STREAM
-		check_stream((struct flow_key *)p, f, s, now, p->tcp_sequence, p->payload,
-			     p->tcp_flags, packets);
+		check_stream(key, f, s, l, now, p->tcp_sequence, p->payload, p->tcp_flags, packets);
+		return;
 #else
-		check_number((struct flow_key *)p, f, s, now, p->tcp_sequence, packets);
+		p->number = p->tcp_sequence;
+		p->has_number = 1;
+		unused = 32;
+		if (SEQ_BITS != 32) /* else it is a constant, and all that follows shorter */
+			blur(unused);
 #endif
+	}
+	if ((SEQ_NUMBERS || !SEQ_TCP_STREAM) && p->has_number) {
+		check_number(key, f, s, l, now, p->number, packets, unused);
 		return;
 	}
-	if (!SEQ_NUMBERS || p->number == NO_NUMBER)
-		__sync_fetch_and_add(&s->seq_none, packets);
-	else
-		check_number((struct flow_key *)p, f, s, now, p->number, packets);
+	__sync_fetch_and_add(&s->seq_none, packets);
+	if (SEQ_NUMBERS && p->numbered)
+		l->numberless += packets;
 }
 
 /* Hand over what slot S and flow F have; R's other members are filled already. */
 static __always_inline void close_sequence(struct flow_record *r, struct flow *f, struct slot *s)
 {
 	u64 none = __sync_lock_test_and_set(&s->seq_none, 0);
+	u64 again = __sync_lock_test_and_set(&s->seq_again, 0);
 	u64 numbered = r->packets - none;
-	s64 missing;
+	u64 stream = *(volatile u64 *)&f->seq_begin, last = *(volatile u64 *)&f->seq_last;
+	s64 missing, expected;
 
 	r->seq_received = __sync_fetch_and_add(&f->seq_received, numbered) + numbered;
 	r->seq_reverse = __sync_lock_test_and_set(&s->seq_reverse, 0);
@@ -488,9 +627,17 @@ static __always_inline void close_sequence(struct flow_record *r, struct flow *f
 	r->seq_big = __sync_lock_test_and_set(&s->seq_big, 0);
 	r->seq_duplicate = __sync_lock_test_and_set(&s->seq_duplicate, 0);
 	r->seq_errors = r->seq_reverse + r->seq_small + r->seq_big + r->seq_duplicate;
-	r->seq_last = (u32)*(volatile u64 *)&f->seq_last;
+	r->seq_restarts = __sync_lock_test_and_set(&s->seq_restarts, 0);
+	r->seq_last = stream ? (u32)last : last;
+	if (DISTANCE(last, f->seq_first, 64 - SEQ_BITS) > 1LL << (SEQ_BITS - 2)) /* it must not get out of sight */
+		f->seq_first = last - (1LL << (SEQ_BITS - 2));
 	missing = *(volatile u64 *)&f->seq_missing;
-	r->seq_missing = missing > 0 ? missing : 0;
+	if (missing < 0)
+		missing = 0;
+	r->seq_missing = missing;
+	r->seq_missed = missing - __sync_lock_test_and_set(&f->seq_missing_closed, missing);
+	expected = (stream ? r->payload_bytes : numbered) + r->seq_missed - again;
+	r->seq_expected = expected > 0 ? expected : 0;
 }
 
 #endif

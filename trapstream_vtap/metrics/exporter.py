@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 _COUNTED = (*families.MEASURED, *(f"seq_{kind}" for kind in families.SEQUENCE_KINDS))
 _GAPS = ("iat_count", "iat_sum", "iat_squares", "iat_squares_coarse")
+_LOSS = ("seq_missed", "seq_expected")
 _MEASURED = len(families.MEASURED)
 _MOST_REMEMBERED = 65_536  # flows that are ranked, 240 bytes each
 _CLASSIC, _OPENMETRICS = "text/plain", "application/openmetrics-text"
@@ -133,6 +134,7 @@ class Metrics:
                 first_rare=_MEASURED,
                 gaps_at=[at[name] for name in _GAPS],
                 coarse_shift=probe.coarse_shift,
+                loss_at=[at[name] for name in _LOSS] if settings.sequences else None,
                 longest=settings.intervals[1],
             )
             if settings.key != self._key:
@@ -240,17 +242,19 @@ class Metrics:
             for (i, d, p), values in totals.items()
         ]
         for place, family in enumerate(families.PROTOCOL_COUNTERS):
-            yield _metric(family, [(where, counts[place]) for where, counts, _, _ in found]), b""
+            yield _metric(family, [(where, counts[place]) for where, counts, *_ in found]), b""
         if sequences:
             errors = [
                 ({**where, "kind": kind}, counts[_MEASURED + place])
-                for where, counts, _, _ in found
+                for where, counts, *_ in found
                 for place, kind in enumerate(families.SEQUENCE_KINDS)
             ]
             yield _metric(families.PROTOCOL_ERRORS, errors), b""
-        yield _metric(families.PROTOCOL_FLOWS, [(where, n) for where, _, n, _ in found]), b""
+            losses = [(where, loss) for where, *_, loss in found if loss is not None]
+            yield _metric(families.PROTOCOL_LOSS, losses), b""
+        yield _metric(families.PROTOCOL_FLOWS, [(where, n) for where, _, n, *_ in found]), b""
         for place, family in enumerate((families.PROTOCOL_MEAN, families.PROTOCOL_JITTER)):
-            gaps = [(where, gaps[place]) for where, _, _, gaps in found if gaps]
+            gaps = [(where, gaps[place]) for where, _, _, gaps, _ in found if gaps]
             yield _metric(family, gaps), b""
 
     def _histogram(self, gaps: Mapping[tuple[str, int, str], Sequence[int]]) -> Metric:
@@ -292,17 +296,19 @@ def _flows(
     _, flows, rest, departed = scrape
     found = [(labels[key], *values) for key, values in flows.items()]
     for place, family in enumerate(families.FLOW_COUNTERS):
-        lines = [(where, counts[place]) for where, counts, _ in found]
+        lines = [(where, counts[place]) for where, counts, *_ in found]
         yield _metric(family, []), _lines(family, [*lines, (_REST, rest[place])])
     if sequences:
         lines = [
             (f'{where[:-1]},kind="{kind}"}}', counts[_MEASURED + place])
-            for where, counts in (*((where, counts) for where, counts, _ in found), (_REST, rest))
+            for where, counts in (*((where, counts) for where, counts, *_ in found), (_REST, rest))
             for place, kind in enumerate(families.SEQUENCE_KINDS)
         ]
         yield _metric(families.FLOW_ERRORS, []), _lines(families.FLOW_ERRORS, lines)
+        losses = [(where, loss) for where, *_, loss in found]
+        yield _metric(families.FLOW_LOSS, []), _lines(families.FLOW_LOSS, losses)
     for place, family in enumerate((families.FLOW_MEAN, families.FLOW_JITTER)):
-        seconds = [(where, gaps[place]) for where, _, gaps in found if gaps]
+        seconds = [(where, gaps[place]) for where, _, gaps, _ in found if gaps]
         yield _metric(family, []), _lines(family, seconds)
     for place, family in enumerate(families.DEPARTED_COUNTERS):
         yield _metric(family, [({}, departed[place])]), b""

@@ -76,6 +76,14 @@ PROTOCOL_ERRORS = Family(
     "Sequence errors of all flows.",
     _SEQUENCE,
 )
+PROTOCOL_LOSS = Family(
+    "vtap_protocol_loss_ratio",
+    "gauge",
+    _PROTOCOL,
+    "Sequence numbers (TCP: bytes) missing of those expected, of all flows, in the latest "
+    "interval; absent where none were expected.",
+    _SEQUENCE,
+)
 PROTOCOL_FLOWS = Family(
     "vtap_protocol_flows", "gauge", _PROTOCOL, "Flows that had a packet in the latest interval."
 )
@@ -115,6 +123,14 @@ FLOW_ERRORS = Family(
     (*_FLOW, "kind"),
     "Sequence errors of each of the top flows, a series for each kind that the flow has had; "
     "flow=rest: of all others, while they were not shown.",
+    _SEQUENCE,
+)
+FLOW_LOSS = Family(
+    "vtap_flow_loss_ratio",
+    "gauge",
+    _FLOW,
+    "Sequence numbers (TCP: bytes) missing of those expected, of a top flow, in the latest "
+    "interval; absent where none were expected.",
     _SEQUENCE,
 )
 FLOW_MEAN = Family(
@@ -275,12 +291,14 @@ ALL = (
     INFO,
     *PROTOCOL_COUNTERS,
     PROTOCOL_ERRORS,
+    PROTOCOL_LOSS,
     PROTOCOL_FLOWS,
     PROTOCOL_MEAN,
     PROTOCOL_JITTER,
     INTERARRIVAL,
     *FLOW_COUNTERS,
     FLOW_ERRORS,
+    FLOW_LOSS,
     FLOW_MEAN,
     FLOW_JITTER,
     *DEPARTED_COUNTERS,

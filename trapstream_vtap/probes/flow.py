@@ -319,6 +319,8 @@ def _sequence_constants(settings: Settings, structures: FlowLayouts) -> dict[str
         "SEQ_TCP_STREAM": int(settings.tcp_sequence == "stream"),
         "SEQ_NUMBERS": int(settings.offset is not None),
         "SEQ_OFFSET": settings.offset or 0,
+        "SEQ_BITS": settings.sequence_bits,
+        "SEQ_LITTLE_ENDIAN": int(settings.sequence_order == "little"),
         "SEQ_SEARCH": int(settings.pattern is not None),
         "SEQ_PATTERN": int.from_bytes(pattern, "little"),  # as the kernel's words are
         "SEQ_ANCHOR": pattern[anchor],
@@ -547,7 +549,9 @@ class FlowProbe:
             place = self._places[interface.index]
             per_cpu = kernel.read_element(self._maps["links"], place, LINK.size * self._cpus)
             rows = list(LINK.unpack(per_cpu))
-            found[interface.index] = {name: sum(row[name] for row in rows) for name in LINK_COUNTS}
+            found[interface.index] = {
+                name: _signed(sum(row[name] for row in rows)) for name in LINK_COUNTS
+            }
         return found
 
     def gaps(self) -> dict[tuple[int, int, str], list[int]]:
@@ -569,6 +573,11 @@ class FlowProbe:
         moments = {"clock_offset": self._clock_offset, "began": self._began}
         control = CONTROL.pack({name: ns % _MOMENTS for name, ns in moments.items()})
         kernel.write_element(self._maps["controls"], 0, control)
+
+
+def _signed(total: int) -> int:
+    """A sum of counts modulo 2^64, of which some may be negative."""
+    return (total + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def receive_timestamps() -> socket.socket:
