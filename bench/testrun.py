@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lab import loading, testrun
 from trapstream_vtap.bpf.source import Program, Source
 from trapstream_vtap.config import Settings
-from trapstream_vtap.interfaces import present
+from trapstream_vtap.interfaces import choose
 from trapstream_vtap.probes import flow
 from trapstream_vtap.sinks import parse
 
@@ -23,7 +23,7 @@ EMPTY = (
 
 def settings(**changes: object) -> Settings:
     """Settings for the loopback interface, which is where test runs seem to arrive."""
-    plain = Settings((parse("tcp://127.0.0.1:9"),), present(("lo",))[0], "127.0.0.1")
+    plain = Settings((parse("tcp://127.0.0.1:9"),), choose(("lo",))[0], "127.0.0.1")
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 

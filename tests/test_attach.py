@@ -24,7 +24,7 @@ from trapstream_vtap.bpf.holder import Holder
 from trapstream_vtap.bpf.source import Program, Source
 from trapstream_vtap.config import DIRECTIONS, Settings
 from trapstream_vtap.errors import RunError
-from trapstream_vtap.interfaces import present
+from trapstream_vtap.interfaces import choose
 from trapstream_vtap.probes.flow import FlowProbe, places, source
 from trapstream_vtap.sinks import parse
 
@@ -54,7 +54,7 @@ def old_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 def settings(**others: object) -> Settings:
     """Those of a probe on `wire0` of this namespace."""
     sinks = (parse("tcp://127.0.0.1:9"),)
-    return Settings(sinks, present(("wire0",))[0], "127.0.0.1", **others)  # type: ignore[arg-type]
+    return Settings(sinks, choose(("wire0",))[0], "127.0.0.1", **others)  # type: ignore[arg-type]
 
 
 def probe(wire: Wire) -> FlowProbe:
@@ -183,10 +183,10 @@ def refuse(*_):
 kernel.link_tcx = refuse
 from trapstream_vtap.config import *
 from lab.loading import load
-from trapstream_vtap.interfaces import present
+from trapstream_vtap.interfaces import choose
 from trapstream_vtap.probes.flow import FlowProbe, source
 from trapstream_vtap.sinks import parse
-settings = Settings((parse("tcp://127.0.0.1:9"),), present(("wire0",))[0], "x",
+settings = Settings((parse("tcp://127.0.0.1:9"),), choose(("wire0",))[0], "x",
                     directions=DIRECTIONS["both"])
 probe = FlowProbe(settings)
 probe.prepare(load(source(settings)))
@@ -237,7 +237,7 @@ def test_two_at_a_time(wire: Wire) -> None:
 def test_gone_interface(wire: Wire) -> None:
     """An interface that is gone when attaching: one sentence, and nothing is left attached."""
     with wire.receiver.entered():
-        chosen = present(
+        chosen = choose(
             (
                 "wire0",
                 "lo",

@@ -139,6 +139,40 @@ def test_full_table_is_emptied_early(storm: Storm) -> None:
     check_sum(records, 2 * 16 * 60)
 
 
+PATTERNS = {
+    "*": {INTERFACE, "lo"},
+    "?*": {INTERFACE, "lo"},
+    f"{INTERFACE[0]}*": {INTERFACE},
+    f"!lo,{INTERFACE}": {INTERFACE},
+    "!lo*": {INTERFACE},
+    "*9,*n*0": {INTERFACE},
+    "x*": set(),
+    f"!{INTERFACE}": {"lo"},
+    "?": set(),
+    "?" * 16: set(),
+    "x" * 40 + "*": set(),
+    "*x*x*": set(),
+}
+
+
+@pytest.mark.parametrize("words", PATTERNS)
+def test_patterns(storm: Storm, words: str) -> None:
+    """Only drops at interfaces that a pattern stands for, and that none leaves out."""
+    with Tap(storm.namespace, "--probe", "drops", "-i", words) as tap:
+        with storm.namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
+            for _ in range(7):
+                sending.sendto(b"x", ("127.0.0.1", 9))
+        storm.send(60, (9,))
+        records = tap.stop()
+    found = Counter[str]()
+    for record in records:
+        if record.get("trapName") == "NO_SOCKET":
+            found[record["ingressPort"]] += record.get("count", 1)
+    sent = {INTERFACE: 60, "lo": 7}
+    assert found == {name: sent[name] for name in PATTERNS[words]}
+    assert account(records)["elsewhere_packets"] >= 67 - sum(found.values())
+
+
 def test_other_interfaces(storm: Storm) -> None:
     """What is dropped at another interface, of the same name elsewhere, is counted and left out."""
     with Tap(storm.namespace, "--probe", "drops", "-i", INTERFACE) as tap:

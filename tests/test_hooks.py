@@ -23,7 +23,7 @@ from lab.capture import Capture
 from trapstream_vtap.bpf import packet_socket, xdp
 from trapstream_vtap.config import HOOKS
 from trapstream_vtap.errors import RunError
-from trapstream_vtap.interfaces import present
+from trapstream_vtap.interfaces import choose
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -270,7 +270,7 @@ def test_another_xdp_program(wire: Wire) -> None:
 def test_refused_by_the_kernel(wire: Wire) -> None:
     """An interface that is gone, or a program of another kind: one sentence each."""
     with wire.receiver.entered():
-        (chosen,) = present(("wire0",))[0]
+        (chosen,) = choose(("wire0",))[0]
         wire.receiver.run("ip", "link", "del", "wire0")
         for refused in (
             lambda: packet_socket.attach(0, chosen, ()),

@@ -272,7 +272,7 @@ DOUBTS: dict[str, tuple[tuple[str, ...], Callable[[int], bytes], str]] = {
 
 @pytest.mark.parametrize("name", DOUBTS)
 def test_doubts(name: str) -> None:
-    """What is no sequence number is called so, once; what is one is not, even where half is lost."""
+    """What is no sequence number is called so, once; what is one is not, with half of them lost."""
     options, payload, wanted = DOUBTS[name]
     with (
         Wire() as wire,

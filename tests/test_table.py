@@ -228,8 +228,8 @@ def test_pressure_over_short_intervals(table: Table) -> None:
 def account_of(table: Table) -> tuple[Seen, Handed]:
     """The account that is kept of the table, and what is handed over."""
     handed = Handed()
-    seen = Seen(("lo",), handed, Handed())
-    seen.begin(table.probe, [Interface("lo", LOOPBACK, up=True, loopback=True, ethernet=True)])
+    seen = Seen(handed, Handed())
+    seen.begin(table.probe, [Interface("lo", LOOPBACK, up=True, loopback=True, ethernet=True)], ())
     return seen, handed
 
 
@@ -266,7 +266,7 @@ def test_what_a_table_does_not_hand_over_is_a_loss(table: Table) -> None:
     seen.end()
     assert (seen.totals()["held_packets"], seen.totals()["stranded_packets"]) == (0, 7)
     assert seen.totals()["stranded_bytes"] == 7 * len(frame())
-    seen.begin(table.probe, [])
+    seen.begin(table.probe, [], ())
     assert seen.totals()["stranded_packets"] == 7
 
 

@@ -14,7 +14,7 @@ import click
 from trapstream_vtap import __version__, config, configfile
 from trapstream_vtap.dropped import TRAP_TAGS
 from trapstream_vtap.errors import RunError, UsageError, printable
-from trapstream_vtap.interfaces import check_names, present, up
+from trapstream_vtap.interfaces import check_names, choose
 from trapstream_vtap.sinks import Address, parse
 from trapstream_vtap.stream import Stream
 
@@ -217,8 +217,9 @@ def _printable_errors() -> Iterator[None]:
     "names",
     metavar="NAME",
     multiple=True,
-    help="Interface to measure; repeatable, or comma-separated.  [default: all that are up, except "
-    "loopback]",
+    help="Interface to measure, by name or alternative name; repeatable, or comma-separated. A "
+    "pattern (eth*, ?lan0) stands for all that fit, now and later; with ! ahead (!docker*) for "
+    "what is left out.  [default: all that are up, now and later, except loopback]",
 )
 @click.option(
     "--probe",
@@ -597,7 +598,7 @@ def read_again(arguments: list[str], known: tuple[str, ...]) -> config.Settings:
 
     Args:
         arguments: Without the command's name.
-        known: Interfaces that are measured, or will be when they are there again.
+        known: Interfaces that are measured.
 
     Raises:
         UsageError: They cannot be.
@@ -638,7 +639,7 @@ def _settings(
     known: tuple[str, ...] = (),
     **options: Any,
 ) -> config.Settings:
-    """The options as one frozen object; interfaces that are KNOWN need not be there."""
+    """The options as one frozen object; interfaces that are KNOWN need not be up."""
     file = file or configfile.ConfigFile()
     chosen = [*_first_sink(host, port, transport), *map(parse, addresses)]
     options["metrics"] = options["metrics"] or file.metrics
@@ -648,9 +649,7 @@ def _settings(
         raise UsageError("--interface is empty: name an interface, or leave the option out.")
     probes = config.probes(",".join(name for names in options.pop("probes") for name in names))
     check_names(wanted)
-    interfaces, gone = present(wanted or known)
-    if not (wanted or known) and "flows" in probes:
-        interfaces = up()
+    interfaces, gone = choose(wanted, known)
     if device is not None and not 0 < len(device.strip()) <= _LONGEST_DEVICE:
         raise UsageError(
             f"--device-ip must have 1 to {_LONGEST_DEVICE} characters: give the address that names "

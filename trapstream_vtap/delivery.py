@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +82,8 @@ class Schemas:
     coarse_shift: int
     interfaces: Mapping[int, str]
     """Names by index."""
+    names: Sequence[str]
+    """Of the interfaces that accounts are of, those that have gone among them."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class Plans:
     interfaces: dict[Shape, Plan]
     probes: dict[Shape, Plan]
     sinks: dict[Shape, Plan]
+    numbers: dict[str, int]
     interface_schema: Schema
     schemas: Schemas
 
@@ -124,13 +127,6 @@ class Delivery:
         self._addresses = (*settings.sinks, *((_log_file(),) if settings.log_data else ()))
         self.device = settings.device or socket.gethostname()
         """What the tag says."""
-        self._accounts = formats.Labels(  # of `vtap_agent`, whose interfaces may be gone
-            self.device,
-            dict(enumerate(settings.names)),
-            {number: str(address) for number, address in enumerate(self._addresses)},
-            texts={"probe": dict(enumerate(PROBES))},
-        )
-        self._numbers = {name: number for number, name in enumerate(settings.names)}
         self._sink_schema = agent.sink_schema()
         self._probe_schema = agent.probe_schema()
         self._drops: dict[str, dict[Shape, DropPlan]] = {}
@@ -207,13 +203,20 @@ class Delivery:
             }
 
         labels = formats.Labels(self.device, schemas.interfaces)
+        accounts = formats.Labels(  # of `vtap_agent`
+            self.device,
+            dict(enumerate(schemas.names)),
+            {number: str(address) for number, address in enumerate(self._addresses)},
+            texts={"probe": dict(enumerate(PROBES))},
+        )
         interfaces = agent.interface_schema(events=schemas.events is not None)
         plans = Plans(
             compiled(schemas.flows, labels),
             compiled(schemas.events, labels),
-            compiled(interfaces, self._accounts),
-            compiled(self._probe_schema, self._accounts),
-            compiled(self._sink_schema, self._accounts),
+            compiled(interfaces, accounts),
+            compiled(self._probe_schema, accounts),
+            compiled(self._sink_schema, accounts),
+            {name: number for number, name in enumerate(schemas.names)},
             interfaces,
             schemas,
         )
@@ -261,7 +264,6 @@ class Delivery:
     def name_device(self, device: str) -> None:
         """From now on the tag says DEVICE."""
         self.device = device
-        self._accounts = replace(self._accounts, device=device)
         self.use(self.plans(self._plans.schemas))
         for probe, words in self._drop_words.items():
             self.use_drops(probe, *words)
@@ -317,7 +319,7 @@ class Delivery:
         layout = self._plans.interface_schema.layout
         batch = bytearray()
         for name, counts in interfaces.items():
-            values = {"interface": self._numbers[name], "time": now, **counts}
+            values = {"interface": self._plans.numbers[name], "time": now, **counts}
             batch += layout.pack({n: v for n, v in values.items() if n in layout.offsets})
         self._hand(self._plans.interfaces, batch, counts=False)
         layout, batch = self._probe_schema.layout, bytearray()

@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
 from typing import TYPE_CHECKING
+
+from trapstream_vtap.interfaces import RTM_DELLINK, messages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _RTMGRP_LINK = 1
-_RTM_NEWLINK = 16
-_RTM_DELLINK = 17
-_IFLA_IFNAME = 3  # include/uapi/linux/if_link.h
-_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
-_LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
-_ATTRIBUTE = struct.Struct("=HH")  # struct rtattr: length, type
 _LARGEST = 1 << 16
 _BUFFER = 1 << 18
 
@@ -74,28 +69,10 @@ class Links:
 def changes(data: bytes) -> dict[int, str | None]:
     """What netlink messages say of interfaces, by index: their names, or None: they are removed."""
     found: dict[int, str | None] = {}
-    at = 0
-    while at + _HEADER.size + _LINK.size <= len(data):
-        length, kind, _, _, _ = _HEADER.unpack_from(data, at)
+    for said in messages(data):
         # a bridge says so too of a port that leaves it, which goes on (family AF_BRIDGE)
-        family, _, index, _, _ = _LINK.unpack_from(data, at + _HEADER.size)
-        if family == socket.AF_UNSPEC and kind == _RTM_DELLINK:
-            found[index] = None
-        elif family == socket.AF_UNSPEC and kind == _RTM_NEWLINK:
-            name = _name(data[at + _HEADER.size + _LINK.size : at + length])
-            if name:
-                found[index] = name
-        at += max((length + 3) & ~3, _HEADER.size)
+        if said.family == socket.AF_UNSPEC and said.kind == RTM_DELLINK:
+            found[said.index] = None
+        elif said.family == socket.AF_UNSPEC and said.name:
+            found[said.index] = said.name
     return found
-
-
-def _name(attributes: bytes) -> str:
-    """What IFLA_IFNAME says among the ATTRIBUTES, or nothing."""
-    at = 0
-    while at + _ATTRIBUTE.size <= len(attributes):
-        length, kind = _ATTRIBUTE.unpack_from(attributes, at)
-        if kind == _IFLA_IFNAME:
-            value = attributes[at + _ATTRIBUTE.size : at + length]
-            return value.split(b"\0")[0].decode("utf-8", "surrogateescape")
-        at += max((length + 3) & ~3, _ATTRIBUTE.size)
-    return ""

@@ -21,24 +21,50 @@ if TYPE_CHECKING:
     from trapstream_vtap.probes.flow import FlowProbe
 
 
+_MOST_DEPARTED = 1000
+"""So many names of interfaces that have gone are remembered, should they come back."""
+
+
 class Seen:
     """The counts of all interfaces.
 
     Args:
-        names: Of the interfaces.
         flows: What has been handed over of the flows that the present probe measured.
         events: Likewise of sequence errors.
     """
 
-    def __init__(self, names: Iterable[str], flows: Handed, events: Handed) -> None:
-        self._before = {name: Counter[str]() for name in names}  # by earlier probes
+    def __init__(self, flows: Handed, events: Handed) -> None:
+        self._before: dict[str, Counter[str]] = {}  # by earlier probes
+        self._forgotten = Counter[str]()
         self._flows, self._events = flows, events
+        self._shown: set[str] = set()
+        self._wanted: set[str] = set()
 
-    def begin(self, probe: FlowProbe, interfaces: Iterable[Interface]) -> None:
-        """PROBE counts from now on, on INTERFACES."""
+    def begin(self, probe: FlowProbe, interfaces: Iterable[Interface], gone: Iterable[str]) -> None:
+        """PROBE counts from now on, on INTERFACES; others that are wanted are GONE."""
         self._probe = probe
         self._names = {interface.index: interface.name for interface in interfaces}
         self._evicted = {index: Amount() for index in self._names}
+        self._wanted = {*self._names.values(), *gone}
+        for name in self._wanted:
+            self._before.setdefault(name, Counter())
+        self._shown |= self._wanted
+
+    def has_met(self, name: str) -> bool:
+        """Whether an earlier probe counted at the interface of that NAME."""
+        return bool(self._before.get(name))
+
+    @property
+    def names(self) -> set[str]:
+        """Of the interfaces that `values` speaks of."""
+        return self._shown
+
+    def let_go(self) -> None:
+        """An interval has ended: of interfaces that nobody wants any more all has been said."""
+        self._shown = set(self._wanted)
+        departed = [name for name in self._before if name not in self._wanted]
+        for name in departed[: max(0, len(departed) - _MOST_DEPARTED)]:
+            self._forgotten.update(self._before.pop(name))
 
     def end(self) -> None:
         """The probe counts no more, and what it still holds it will not hand over."""
@@ -55,12 +81,14 @@ class Seen:
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Meanwhile another probe may begin and end; then the present one goes on."""
-        probe, names, evicted = self._probe, self._names, self._evicted
+        present = self._probe, self._names, self._evicted, self._wanted
         flows, events = self._flows.take(), self._events.take()
-        yield
-        self._flows.give_back(flows)
-        self._events.give_back(events)
-        self._probe, self._names, self._evicted = probe, names, evicted
+        try:
+            yield
+        finally:
+            self._flows.give_back(flows)
+            self._events.give_back(events)
+            self._probe, self._names, self._evicted, self._wanted = present
 
     def account_evicted(self, counters: dict[int, dict[str, int]]) -> None:
         """What is neither handed over nor in the table any more went with evicted flows.
@@ -80,15 +108,21 @@ class Seen:
 
     def values(self) -> dict[str, Counter[str]]:
         """The counts of `vtap_agent` by interface name."""
+        return {name: counts for name, counts in self._all().items() if name in self._shown}
+
+    def totals(self) -> Counter[str]:
+        """The counts of all interfaces together, by name."""
+        found = Counter(self._forgotten)
+        for counts in self._all().values():
+            found.update(counts)
+        return found
+
+    def _all(self) -> dict[str, Counter[str]]:
         found = {name: Counter(counts) for name, counts in self._before.items()}
         counters = self._probe.counters()
         for index, name in self._names.items():
             found[name].update(self._present(index, counters[index]))
         return found
-
-    def totals(self) -> Counter[str]:
-        """The counts of all interfaces together, by name."""
-        return sum(self.values().values(), Counter[str]())
 
     def _present(self, index: int, counters: dict[str, int]) -> dict[str, int]:
         evicted, handed = self._evicted[index], self._flows.of(index)

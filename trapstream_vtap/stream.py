@@ -22,7 +22,7 @@ from trapstream_vtap.drops import Drops
 from trapstream_vtap.endpoint import Endpoints
 from trapstream_vtap.errors import RunError, UsageError, printable
 from trapstream_vtap.health import Health
-from trapstream_vtap.interfaces import interfaces, present
+from trapstream_vtap.interfaces import choose, interfaces, is_pattern
 from trapstream_vtap.keeper.client import Keeper
 from trapstream_vtap.links import Links
 from trapstream_vtap.probes.drop import DropProbe, reason_names
@@ -44,6 +44,8 @@ _DEVICE_SECONDS = 1.0  # at the start, for the resolver to say where the collect
 _DRAIN_SECONDS = 5.0  # at the end, for the collector to take what is left
 _LAST_SWEEPS = 100
 _LOOK_NS = 10 * NS  # from one look at who else is at our places to the next
+_SETTLE_NS = NS // 2  # from a change of an interface till all are looked at
+_RETRY_NS = 2 * NS
 _NO_LIMIT = 1 << 62
 _FIXED = (
     *("sinks", "log_data", "directions", "hook", "promiscuous", "format", "device"),
@@ -91,13 +93,14 @@ class Stream:
         self._delivery = Delivery(settings, report, self._end)
         self._flows = "flows" in settings.probes
         self._drops = Drops()
+        self._seen = Seen(self._delivery.flows, self._delivery.events)
         self._delivery.use(self._plans_of(self._flow_probe(settings), settings))
-        self._seen = Seen(settings.names, self._delivery.flows, self._delivery.events)
         self._metrics = _metrics(settings, self._delivery)
         self._gone: set[str] = set()
         self._stop = False
         self._reload = False
-        self._links_changed = False
+        self._look_at_links = _NO_LIMIT  # when; not before they have settled
+        self._refused = ""  # why an interface that has come is not measured
         self._doubted = False  # whether the sequence numbers are numbers; said once
         self._loading: Future[tuple[FlowProbe, Settings]] | None = None
 
@@ -107,9 +110,10 @@ class Stream:
 
     def _plans_of(self, probe: FlowProbe, settings: Settings) -> Plans:
         """How the records of PROBE, made from SETTINGS, are rendered."""
-        names = {interface.index: interface.name for interface in settings.interfaces}
+        indices = {interface.index: interface.name for interface in settings.interfaces}
+        names = sorted({*settings.names, *self._seen.names})
         return self._delivery.plans(
-            Schemas(probe.schema, probe.event_schema, probe.coarse_shift, names)
+            Schemas(probe.schema, probe.event_schema, probe.coarse_shift, indices, names)
         )
 
     def run(self) -> bool:
@@ -152,7 +156,7 @@ class Stream:
             self._use(self._plans_of(self._probe, self._settings))
             if self._metrics and scraped:
                 scraped.add("/metrics", self._metrics.page)
-            self._note_missing(self._settings.gone)
+            self._note_missing()
             self._load_drops(symbols)
             self._device.wait(_DEVICE_SECONDS)
             self._follow_device()
@@ -178,9 +182,8 @@ class Stream:
 
     def _use(self, plans: Plans) -> None:
         """The present probe counts from now on, and its records are rendered by PLANS."""
-        self._plans = plans
         self._delivery.use(plans)
-        self._seen.begin(self._probe, self._settings.interfaces)
+        self._seen.begin(self._probe, self._settings.interfaces, self._settings.gone)
         if self._metrics:
             self._metrics.use(self._probe, self._settings, self._seen.values())
 
@@ -213,7 +216,7 @@ class Stream:
         if self._flows:
             names = ", ".join(i.name for i in settings.interfaces)
             directions = " and ".join(d.name.lower() for d in settings.directions)
-            told.insert(0, f"{directions} of {names}")
+            told.insert(0, f"{directions} of {names or 'interfaces that are to come'}")
         return " and ".join(told)
 
     def _give_up_root(self) -> list[str]:
@@ -246,7 +249,7 @@ class Stream:
                     self._switch(poll)
                     probe = self._probe
                 elif now < due:
-                    rest = max(min(due, self._drops.due()) - now, 0) / NS
+                    rest = max(min(due, self._drops.due(), self._look_at_links) - now, 0) / NS
                     patience = min(rest, self._health.turn or rest)
                     self._attend({descriptor for descriptor, _ in poll.poll(patience)})
                 elif now >= deadline:
@@ -286,20 +289,35 @@ class Stream:
             raise self._keeper.ended()
 
     def _let_go_of_gone(self) -> None:
-        """Of interfaces that are gone; whether others are there again is to be seen."""
-        self._links_changed = True
-        measured = {i.index: i.name for i in self._settings.interfaces if i.name not in self._gone}
-        gone = [measured[index] for index in self._links.gone(measured)]
-        if gone:
-            self._keeper.detach(gone)  # they may go on elsewhere, or under another name
-        self._note_gone(gone)
+        """Of interfaces that are gone; whether others are there is to be seen in a moment."""
+        if self._look_at_links == _NO_LIMIT:
+            self._look_at_links = time.monotonic_ns() + _SETTLE_NS
+        measured = {index: name for name, index in self._measured_now()}
+        self._let_go([measured[index] for index in self._links.gone(measured)])
 
-    def _note_missing(self, names: Sequence[str]) -> None:
+    def _measured_now(self) -> set[tuple[str, int]]:
+        """Names and indices of interfaces that are measured, as far as is known."""
+        return {(i.name, i.index) for i in self._settings.interfaces if i.name not in self._gone}
+
+    def _let_go(self, names: Sequence[str]) -> None:
+        """Of interfaces of these NAMES, which are gone: elsewhere, or under another name."""
+        if names:
+            self._keeper.detach(names)
+        self._note_gone(names)
+
+    def _note_missing(self) -> None:
         """Say which interfaces are not there at the start, and which are: it may be a slip."""
+        settings = self._settings
         there = ", ".join(sorted(interfaces()))
-        for name in names:
+        for name in settings.gone:
             report(f"{name} is not there yet; it is measured when it is (there are {there})")
-        self._gone.update(names)
+        self._gone.update(settings.gone)
+        if self._flows and not settings.interfaces:
+            for word in settings.selected:
+                if is_pattern(word):
+                    report(f"there is no interface {word} yet (there are {there})")
+            if not settings.selected:
+                report(f"no interface is up yet (there are {there})")
 
     def _note_gone(self, names: Sequence[str]) -> None:
         for name in names:
@@ -320,11 +338,19 @@ class Stream:
                 self._begin_to_load(read=True)
             else:
                 report("the configuration stays as it was: only that of flows can be read again")
-        if not self._loading and self._links_changed:
-            self._links_changed = False
-            if present(self._gone)[0]:
+        if not self._loading and time.monotonic_ns() >= self._look_at_links:
+            self._look_at_links = _NO_LIMIT
+            if self._flows and self._there_are_more():
                 self._begin_to_load(read=False)
         return self._loading is not None and self._loading.done()
+
+    def _there_are_more(self) -> bool:
+        """Whether there are interfaces that are to be measured, and are not."""
+        measured = self._measured_now()
+        there = {(i.name, i.index) for i in interfaces().values()}
+        self._let_go([name for name, _ in measured - there])  # while the program was loaded
+        chosen, _ = choose(self._settings.selected, self._settings.names)
+        return not measured.issuperset((i.name, i.index) for i in chosen)
 
     def _begin_to_load(self, *, read: bool) -> None:
         """In a thread of its own: the file READ, or not, and the program compiled and loaded."""
@@ -364,8 +390,6 @@ class Stream:
 
     def _check_fixed(self, chosen: Settings) -> None:
         changed = [n for n in _FIXED if getattr(chosen, n) != getattr(self._settings, n)]
-        if {*chosen.names} != {*self._settings.names}:
-            changed.append("interfaces")
         for name in changed:
             words = name.replace("_", " ").replace("promiscuous", "promiscuous mode")
             raise UsageError(f"a running program cannot change its {words}: start it again.")
@@ -380,17 +404,18 @@ class Stream:
             new, chosen = loading.result()
             self._check_fixed(chosen)
             plans = self._plans_of(new, chosen)
-            back = {interface.name for interface in chosen.interfaces} & self._gone
-            moment = new.take_over(old, back)
+            names = {interface.name for interface in chosen.interfaces}
+            joined = names - {i.name for i in self._settings.interfaces if i.name not in self._gone}
+            moment = new.take_over(old, names & self._gone)
         except Exception as error:  # noqa: BLE001 - whatever it is, the old program goes on
             if new and plans:
                 self._hand_over_aside(new, chosen, plans)
             if new:
                 new.close()
                 self._keeper.forget()
-            known = isinstance(error, UsageError | RunError | OSError)
-            report(f"the configuration stays as it was: {error if known else repr(error)}")
+            self._note_refused(error)
             return
+        self._refused = ""
         for descriptor in old.descriptors():
             poll.unregister(descriptor)
         self._hand_over_all(moment)
@@ -403,10 +428,23 @@ class Stream:
             report(note)
         self._gone &= set(chosen.gone)
         self._note_gone(chosen.gone)
-        for name in sorted(back):
-            report(f"{name} is back, and measured again")
+        self._look_at_links = min(self._look_at_links, time.monotonic_ns() + _SETTLE_NS)
+        for name in sorted(joined):
+            again = self._seen.has_met(name)
+            report(f"{name} is {'back, and measured again' if again else 'there, and measured'}")
         if self._was_read:
             report(f"the configuration was read again, {len(chosen.rules)} rules")
+
+    def _note_refused(self, error: Exception) -> None:
+        """Say why the old program goes on; for interfaces that have come it is tried again."""
+        why = str(error) if isinstance(error, UsageError | RunError | OSError) else repr(error)
+        if self._was_read:
+            report(f"the configuration stays as it was: {why}")
+            return
+        self._look_at_links = min(self._look_at_links, time.monotonic_ns() + _RETRY_NS)
+        if why != self._refused:
+            report(f"an interface that has come is not measured yet: {why}")
+        self._refused = why
 
     def _hand_over_all(self, moment: int | None = None) -> None:
         """All that the present probe holds, which counts no more; MOMENT: when it stopped."""
@@ -420,13 +458,13 @@ class Stream:
     def _hand_over_aside(self, new: FlowProbe, chosen: Settings, plans: Plans) -> None:
         """What NEW has counted, which was in force at some places for a moment, and is no more."""
         kernel.wait_for_programs()
-        present = self._probe, self._settings, self._plans
+        present = self._probe, self._settings
         with self._seen.aside():
             self._probe, self._settings = new, chosen
             self._use(plans)
             self._hand_over_all()
-        self._probe, self._settings, plans = present
-        self._delivery.use(plans)
+        self._probe, self._settings = present
+        self._delivery.use(self._plans_of(self._probe, self._settings))
         if self._metrics:
             self._metrics.use(self._probe, self._settings, self._seen.values())
 
@@ -464,6 +502,7 @@ class Stream:
         self._delivery.hand_account(now, interfaces, drops)
         if self._metrics:
             self._metrics.end_interval(now, interfaces, drops)
+        self._seen.let_go()
         seen = [amount(self._seen.totals()["seen_packets"], "packet")] if self._flows else []
         seen += [f"{counts['seen_packets']} {kind}" for kind, counts in drops.items()]
         told = (f"{' and '.join(seen)} seen", self._delivery.progress())

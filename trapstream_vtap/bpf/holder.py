@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trapstream_vtap.bpf import attach, kernel, packet_socket, xdp
+from trapstream_vtap.errors import RunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -58,6 +60,13 @@ class _Held:
     generic: bool = False  # XDP behind the driver, which takes another program
 
 
+def _is_there(interface: Interface) -> bool:
+    try:
+        return socket.if_indextoname(interface.index) == interface.name
+    except OSError:
+        return False
+
+
 class Holder:
     """What is attached, by place, and which interfaces are promiscuous by it.
 
@@ -73,6 +82,8 @@ class Holder:
         self, places: Sequence[Place], programs: Mapping[str, int], renewed: Collection[str] = ()
     ) -> list[str]:
         """Have PROGRAMS at PLACES, and nowhere else; or all stays as it was.
+
+        Places at interfaces that have gone by now are passed over.
 
         Args:
             places: Where what belongs. Where there is a program already it is replaced in one step:
@@ -100,9 +111,9 @@ class Holder:
         try:
             # first what may well be refused: so far the new program has counted nothing elsewhere
             for place in places:
-                self._make_promiscuous(place)
-                if place.key not in kept:
-                    added[place.key] = self._attach(place, programs, notes)
+                held = self._prepare(place, programs, notes, attached=place.key in kept)
+                if held:
+                    added[place.key] = held
             for place in places:
                 if there := kept.get(place.key):
                     program = programs[place.program + (GENERIC if there.generic else "")]
@@ -183,6 +194,18 @@ class Holder:
         self._promiscuous[interface.name] = interface.index, asking
         if let_go:
             let_go()
+
+    def _prepare(
+        self, place: Place, programs: Mapping[str, int], notes: list[str], *, attached: bool
+    ) -> _Held | None:
+        """Make PLACE ready, and attach there unless something is ATTACHED; if it is still there."""
+        try:
+            self._make_promiscuous(place)
+            return None if attached else self._attach(place, programs, notes)
+        except RunError:
+            if _is_there(place.interface):
+                raise
+            return None
 
     def _attach(self, place: Place, programs: Mapping[str, int], notes: list[str]) -> _Held:
         interface, program = place.interface, programs[place.program]

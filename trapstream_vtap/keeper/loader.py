@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from trapstream_vtap.bpf import memory, store
 from trapstream_vtap.bpf.code import load
 from trapstream_vtap.errors import RunError, UsageError
-from trapstream_vtap.interfaces import present
+from trapstream_vtap.interfaces import choose
 from trapstream_vtap.keeper import handover
 from trapstream_vtap.probes import flow
 
@@ -33,7 +33,7 @@ def _chosen(again: list[str] | None, settings: Settings) -> Settings:
     Either way with those of the interfaces that are there now.
     """
     if again is None:
-        there, gone = present(settings.names)
+        there, gone = choose(settings.selected, settings.names)
         return replace(settings, interfaces=there, gone=gone)
     from trapstream_vtap import cli  # noqa: PLC0415 - large, and not needed at the start
 

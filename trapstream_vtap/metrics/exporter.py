@@ -84,8 +84,8 @@ class Metrics:
     ) -> None:
         self._sinks = sinks
         self._device = settings.device or socket.gethostname()
-        self._names = dict(enumerate(settings.names))
-        self._numbers = {name: number for number, name in self._names.items()}
+        self._names: dict[int, str] = {}
+        self._numbers: dict[str, int] = {}
         self._lock = threading.Lock()
         remembered = min(settings.flow_table_size, _MOST_REMEMBERED) + settings.metrics_flows
         self._totals = Totals(settings.metrics_flows, remembered)
@@ -117,6 +117,8 @@ class Metrics:
 
     def _use_flows(self, probe: FlowProbe, layout: Layout, settings: Settings) -> None:
         key, at = flow_layouts(settings.key).key, layout.offsets
+        for name in settings.names:
+            self._names[self._numbers.setdefault(name, len(self._numbers))] = name
         indices = {i.index: self._numbers[i.name] for i in settings.interfaces}
         counted = _COUNTED if settings.sequences else _COUNTED[:_MEASURED]
         with self._lock:
@@ -140,7 +142,7 @@ class Metrics:
             if settings.key != self._key:
                 self._key = settings.key
                 self._labels = {}
-                self._plan: Plan = label_plan(settings.key, Labels(self._device, self._names))
+            self._plan: Plan = label_plan(settings.key, Labels(self._device, self._names))
             self._sequences = settings.sequences
 
     def name_device(self, device: str) -> None:

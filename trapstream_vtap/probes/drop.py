@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from trapstream_vtap.bpf import btf, kernel
 from trapstream_vtap.bpf.memory import hash_bytes
 from trapstream_vtap.bpf.source import Program, Source, program_text
 from trapstream_vtap.errors import RunError, UsageError
+from trapstream_vtap.interfaces import interfaces
 from trapstream_vtap.layouts import (
     DROP_CAUSE,
     DROP_CAUSE_KEY,
@@ -164,20 +166,52 @@ def _define_tag_taken_off(types: btf.Btf) -> str:
     return f"#define SKB_TAG_TAKEN_OFF(s) {test}\n"
 
 
-def _define_selected(names: Sequence[str]) -> str:
-    """In C: whether an event is at one of the interfaces NAMES of this namespace; none: all are."""
-    tests = []
-    for name in names:
-        data = name.encode(errors="surrogateescape").ljust(_NAME_SIZE, b"\0")
-        words = (int.from_bytes(data[at : at + 8], "little") for at in (0, 8))
-        tests.append(" && ".join(f"word[{i}] == {word}ULL" for i, word in enumerate(words)))
-    any_of = " || ".join(f"({test})" for test in tests)
-    here = Path("/proc/self/ns/net").stat().st_ino
-    body = f"\tu64 *word = (u64 *)e->name;\n\n\treturn e->netns == {here}U && ({any_of});\n"
+def _define_selected(words: Sequence[str]) -> str:
+    """In C: whether an event is at an interface of this namespace that WORDS choose; none: all are.
+
+    As `interfaces.choose` has it; but WORDS that only leave out leave all else, wherever it is.
+    """
+    known = {other: one.name for one in interfaces().values() for other in one.others}
+    chosen = [known.get(word, word) for word in words if not word.startswith("!")]
+    left_out = [word[1:] for word in words if word.startswith("!")]
+    here = f"e->netns == {Path('/proc/self/ns/net').stat().st_ino}U"
+    fits = f"{here} && ({_any(chosen)})" if chosen else "true"
+    unwanted = f" && !({here} && ({_any(left_out)}))" if left_out else ""
+    functions = "".join(_define_fits(word) for word in {*chosen, *left_out})
     return (
-        "static __always_inline bool selected(struct drop_event *e)\n{\n"
-        + (body if names else "\treturn true;\n")
-        + "}\n"
+        f"{functions}static __always_inline bool selected(struct drop_event *e)\n{{\n"
+        f"\treturn {fits}{unwanted};\n}}\n"
+    )
+
+
+def _any(patterns: Sequence[str]) -> str:
+    return " || ".join(f"{_function(pattern)}(e->name)" for pattern in patterns)
+
+
+def _function(pattern: str) -> str:
+    return f"fits_{pattern.encode(errors='surrogateescape').hex()}"
+
+
+def _define_fits(pattern: str) -> str:
+    """In C: whether a name fits PATTERN, all of whose places are tried at once, a bit for each.
+
+    See: https://en.wikipedia.org/wiki/Bitap_algorithm
+    """
+    tokens = re.sub(rb"\*+", b"*", pattern.encode(errors="surrogateescape"))
+    places = {byte: sum(1 << i for i, b in enumerate(tokens) if b == byte) for byte in {*tokens}}
+    stars, any_one = places.pop(ord("*"), 0), places.pop(ord("?"), 0)
+    if len(tokens) - stars.bit_count() >= _NAME_SIZE:
+        places, stars, any_one = {}, 0, 0  # no name here is that long
+    steps = "".join(
+        f"\t\tif (c == {byte})\n\t\t\tnext |= (at & {bits}ULL) << 1;\n"
+        for byte, bits in places.items()
+    )
+    return (
+        f"static __always_inline bool {_function(pattern)}(const u8 *name)\n{{\n"
+        f"\tu64 at = 1 | (1 & {stars}ULL) << 1;\n\tu64 next;\n\tu32 i;\n\tu8 c;\n\n#pragma unroll\n"
+        f"\tfor (i = 0; i < {_NAME_SIZE}; i++) {{\n\t\tc = name[i];\n\t\tif (!c)\n\t\t\tbreak;\n"
+        f"\t\tnext = (at & {stars}ULL) | (at & {any_one}ULL) << 1;\n{steps}"
+        f"\t\tat = next | (next & {stars}ULL) << 1;\n\t}}\n\treturn at >> {len(tokens)} & 1;\n}}\n"
     )
 
 
