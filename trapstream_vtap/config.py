@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from trapstream_vtap import privileges
@@ -138,6 +138,32 @@ class Settings:
     def sequences(self) -> bool:
         """Whether sequence numbers are checked."""
         return self.sequence or self.offset is not None
+
+
+_RELOADED = frozenset(
+    (
+        *("interfaces", "gone", "rules", "hidden", "verbose"),
+        *("key", "decapsulate", "bits", "flow_table_size", "interval", "jitter_interval"),
+        *("sequence", "tcp_sequence", "offset", "pattern", "sequence_bits", "sequence_order"),
+        *("sequence_threshold", "max_events", "stop_gap", "expected_gap", "smoothed_jitter"),
+    )
+)
+"""Settings that a running program takes when the configuration is read again; no others."""
+
+_OF_DROPS = frozenset(("interval", "max_events"))
+"""Of these, those that the programs for drops and traps, which stay, are made from, too."""
+
+_SAID = {"selected": "interfaces", "promiscuous": "promiscuous mode"}
+
+
+def fixed_changes(present: Settings, chosen: Settings) -> list[str]:
+    """What CHOSEN would change that a running program cannot, in words."""
+    taken = _RELOADED if present.probes == ("flows",) else _RELOADED - _OF_DROPS
+    return [
+        _SAID.get(each.name, each.name.replace("_", " "))
+        for each in fields(Settings)
+        if each.name not in taken and getattr(present, each.name) != getattr(chosen, each.name)
+    ]
 
 
 def check_intervals(interval: int, jitter_interval: int) -> None:

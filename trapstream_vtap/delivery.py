@@ -257,6 +257,11 @@ class Delivery:
         self._by_shape = dict(grouped)
         self._awaited = list(self._senders)
 
+    def pace(self, interval: int) -> None:
+        """From now on, records come every INTERVAL ns."""
+        for sender in self._senders:
+            sender.keep_pace(interval / NS)
+
     def use(self, plans: Plans) -> None:
         """Render by PLANS from now on."""
         self._plans = plans

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from trapstream_vtap import credentials, numbering, privileges
 from trapstream_vtap.bpf import kernel
-from trapstream_vtap.config import NS
+from trapstream_vtap.config import NS, fixed_changes
 from trapstream_vtap.delivery import Delivery, Schemas
 from trapstream_vtap.device import Device
 from trapstream_vtap.drops import Drops
@@ -47,16 +47,6 @@ _LOOK_NS = 10 * NS  # from one look at who else is at our places to the next
 _SETTLE_NS = NS // 2  # from a change of an interface till all are looked at
 _RETRY_NS = 2 * NS
 _NO_LIMIT = 1 << 62
-_FIXED = (
-    *("sinks", "log_data", "directions", "hook", "promiscuous", "format", "device"),
-    *("max_datagram", "max_memory", "duration", "health", "metrics", "metrics_flows"),
-    *("user", "token_file"),
-    *("tls", "tls_ca", "tls_cert", "tls_key", "spool", "spool_size"),
-    *("kafka_config", "file_size", "file_age", "file_keep"),
-    *("probes", "selected", "unique", "drop_reasons", "drop_table_size", "trap_tags"),
-)
-"""Settings that a reload cannot change, beside the interfaces."""
-
 _speaking = threading.Lock()
 
 
@@ -226,7 +216,6 @@ class Stream:
 
     def _loop(self, woken: socket.socket) -> None:
         probe = self._probe
-        grace = min(_GRACE_NS, self._settings.intervals[0] // 20)
         deadline = (
             time.monotonic_ns() + int(self._settings.duration * NS)
             if self._settings.duration is not None
@@ -244,10 +233,12 @@ class Stream:
                     return
                 now = time.monotonic_ns()
                 self._drops.attend()
-                due = min(deadline, line if swept else line + grace)
+                grace = 0 if swept else min(_GRACE_NS, self._settings.intervals[0] // 20)
+                due = min(deadline, line + grace)
                 if loaded:
                     self._switch(poll)
                     probe = self._probe
+                    line = min(line, probe.next_line())  # intervals may be shorter now
                 elif now < due:
                     rest = max(min(due, self._drops.due(), self._look_at_links) - now, 0) / NS
                     patience = min(rest, self._health.turn or rest)
@@ -389,9 +380,8 @@ class Stream:
         return probe, settings
 
     def _check_fixed(self, chosen: Settings) -> None:
-        changed = [n for n in _FIXED if getattr(chosen, n) != getattr(self._settings, n)]
-        for name in changed:
-            words = name.replace("_", " ").replace("promiscuous", "promiscuous mode")
+        if changed := fixed_changes(self._settings, chosen):
+            words = ", ".join(changed)
             raise UsageError(f"a running program cannot change its {words}: start it again.")
 
     def _switch(self, poll: select.epoll) -> None:
@@ -421,6 +411,7 @@ class Stream:
         self._hand_over_all(moment)
         self._probe, self._settings = new, chosen
         self._use(plans)
+        self._delivery.pace(chosen.interval)
         old.close()
         for descriptor in new.descriptors():
             poll.register(descriptor, select.EPOLLIN)

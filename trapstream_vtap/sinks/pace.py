@@ -22,12 +22,18 @@ class Pace:
 
     def __init__(self, interval: float) -> None:
         self._span = _SPREAD * interval
+        self._late = False
         self._new = True  # what goes next begins a burst
         self._rate = _LEAST_RATE
         self._began = self._next = 0.0
 
+    def follow(self, interval: float) -> None:
+        """From now on it is INTERVAL seconds from burst to burst."""
+        self._span = min(self._span, _LAST_SPAN) if self._late else _SPREAD * interval
+
     def hurry(self) -> None:
         """The end is near: nothing may take long any more."""
+        self._late = True
         self._span = min(self._span, _LAST_SPAN)
         self._new = True
 

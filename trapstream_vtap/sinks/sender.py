@@ -139,6 +139,11 @@ class Sender:
         self._renewing.set()
         self._backlog.wake()
 
+    def keep_pace(self, interval: float) -> None:
+        """Records come every INTERVAL seconds; from any thread."""
+        if self._pace:
+            self._pace.follow(interval)
+
     def hurry(self) -> None:
         """The end is near: do not wait long for a collector that is down."""
         if self._pace:
