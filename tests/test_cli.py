@@ -135,6 +135,24 @@ USAGE = {
         ("--sink", "tcp://127.0.0.1:8094", *COLLECTOR),
         "tcp://127.0.0.1:8094 is there twice: a record would be sent there twice.",
     ),
+    "address and port in one": (
+        ("192.0.2.1:8094",),
+        ".* give address and port as two, 192.0.2.1 8094.",
+    ),
+    "the same of IPv6": (("[::1]:8094",), ".* give address and port as two, ::1 8094."),
+    "a URL": (("http://192.0.2.1:8086",), ".* is a URL: give it behind --sink."),
+    "standard output with a port": (("-", "8094"), "- is standard output, .*: leave the port out."),
+    "a unit": (("-t", "10s", *COLLECTOR), ".*'10s' has a unit: give the number alone, in seconds."),
+    "a unit of bytes": (("--max-memory", "64M", "-"), ".*'64M' has a unit: .* alone, in MiB."),
+    "a unit of none": (("--max-events", "1k", "-"), ".*'1k' has a unit: give the number alone."),
+    "a sink without scheme": (
+        ("--sink", "db:8086"),
+        ".*begins with one of .*, such as tcp://db:8086.",
+    ),
+    "a misspelt probe": (
+        ("--probe", "drop", "-"),
+        ".*There is no probe 'drop'; .* Do you mean drops.*",
+    ),
     "no port": (("127.0.0.1",), "Missing argument 'COLLECTOR_PORT'."),
     "unknown option": (("--colour", *COLLECTOR), "No such option '?--colour'?[.:].*"),
     "port 0": (("::1", "0"), ".*'0' is not a port: give a number from 1 to 65535."),
@@ -233,7 +251,9 @@ def failure(done: subprocess.CompletedProcess[str], code: int) -> str:
     lines = done.stderr.splitlines()
     if code == 2:
         usage = "Usage: vtap-stream [OPTIONS] [COLLECTOR_IP COLLECTOR_PORT]"
-        assert [usage, "Try 'vtap-stream --help' for help.", ""] == lines[:3]
+        hint = re.fullmatch(r"Try 'vtap-stream (--help|-h)' for help\.", lines[1])  # by version
+        assert [usage, ""] == [lines[0], lines[2]]
+        assert hint
         del lines[:3]
     (sentence,) = lines
     return sentence.removeprefix("Error: " if code == 2 else "vtap-stream: ")

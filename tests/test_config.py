@@ -34,8 +34,9 @@ ERRORS = {
     "nothing": ("// only this", "line 1: Expecting value, at .*"),
     "a list": ("[]", r"an object in {} belongs there, not \[\]."),
     "twice": ('{"OFFSET": 1, "OFFSET": 2}', "OFFSET is there twice, the second time with 2."),
-    "unknown": ('{"COLOUR": 1}', "there is no key 'COLOUR'; there are RULES, .*, verbose."),
-    "config in it": ('{"config": "x"}', "there is no key 'config'; there are .*"),
+    "unknown": ('{"COLOUR": 1}', r"there is no key 'COLOUR'\. There are RULES, .*, verbose\."),
+    "config in it": ('{"config": "x"}', "there is no key 'config'. Do you mean kafka_config.*"),
+    "misspelt": ('{"intervall": 1}', "there is no key 'intervall'. Do you mean interval or .*"),
     "rules": ('{"RULES": "- - - - -"}', 'RULES is "- - - - -": give a list of rules, .*'),
     "rule": ('{"RULES": [5]}', r"RULES is \[5\]: give a list of rules, .*"),
     "bad rule": (
@@ -44,7 +45,7 @@ ERRORS = {
     ),
     "too many rules": (
         json.dumps({"RULES": crowded(600, 3)}),
-        "RULES: the 600 rules hold too many values for a kernel program; use prefixes and .*",
+        "RULES: 600 rules with too many values for a kernel program: use prefixes and .*",
     ),
     "tunnel": ('{"decapsulate": "ipsec"}', "decapsulate: There is no tunnel 'ipsec'; there are .*"),
     "hook": ('{"hook": "kprobe"}', "hook: 'kprobe' is not one of 'tc', 'xdp', 'socket'."),

@@ -87,7 +87,9 @@ def test_unknown_database(influxd: Influxd) -> None:
     with Handing(HttpSink(address, None, None)) as handing:
         handing.put(range(100))
         assert handing.account() == (held([]), {"refused": held(range(100))})
-    assert handing.said[0].endswith('HTTP 404, database not found: "nowhere".')
+    assert handing.said[0].endswith(
+        'HTTP 404, database not found: "nowhere"; make it there, or say another in --sink.'
+    )
 
 
 def test_victoriametrics(tmp_path: Path) -> None:

@@ -331,7 +331,7 @@ def test_too_many_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rules beyond what a kernel program can hold are refused with what to do."""
     monkeypatch.setattr(wanted, "MOST_INSTRUCTIONS", 500)
 
-    with pytest.raises(UsageError, match=r"the 256 rules hold too many values for a kernel"):
+    with pytest.raises(UsageError, match=r"256 rules with too many values for a kernel"):
         wanted.define_wanted(parse_rules(texts(256)))
 
 

@@ -23,6 +23,7 @@ from waiting import wait_for
 
 from lab.command import COMMAND
 from trapstream_vtap.sinks import parse, tls
+from trapstream_vtap.sinks.http import HttpSink
 from trapstream_vtap.sinks.tcp_tls import TlsSink
 
 if TYPE_CHECKING:
@@ -269,7 +270,35 @@ def test_no_tls_there(certificates: Path) -> None:
         with Handing(sink(server.port, certificates)) as handing:
             handing.put([1])
             wait_for(lambda: handing.said)
-        assert "is down (TLS: WRONG_VERSION_NUMBER)" in handing.said[0]
+        assert (
+            "is down (no TLS is spoken there: say http://, or leave --tls out)" in handing.said[0]
+        )
+
+
+@pytest.mark.parametrize("kind", ["an alert", "Go's", "nginx's"])
+def test_tls_there(kind: str) -> None:
+    """A server that wants TLS says so to a request without, each in its own way."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        if kind == "an alert":
+            connection.sendall(
+                bytes.fromhex("15030100020246")
+            )  # RFC 8446 section 6: protocol_version
+            return
+        said = {
+            "Go's": b"Client sent an HTTP request to an HTTPS server.\n",
+            "nginx's": b"<h1>400 Bad Request</h1>The plain HTTP request was sent to HTTPS port",
+        }[kind]
+        connection.sendall(b"HTTP/1.0 400 Bad Request\r\nContent-Length: %d\r\n\r\n" % len(said))
+        connection.sendall(said)
+
+    with Server(answer) as server:
+        address = parse(f"http://127.0.0.1:{server.port}?db=x")
+        with Handing(HttpSink(address, None, None)) as handing:
+            handing.put([1])
+            wait_for(lambda: handing.said)
+        assert "TLS is spoken there: say https://" in handing.said[0]
 
 
 def test_command(certificates: Path) -> None:

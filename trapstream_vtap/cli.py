@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,14 @@ from trapstream_vtap.errors import RunError, UsageError, printable
 from trapstream_vtap.interfaces import check_names, choose
 from trapstream_vtap.sinks import Address, parse
 from trapstream_vtap.stream import Stream
+from trapstream_vtap.words import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    _ParamType = click.ParamType[Any]
+else:
+    _ParamType = click.ParamType  # generic since click 8.4
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _MIB = 1 << 20
@@ -28,7 +34,7 @@ _IN_VAIN = 3
 """The exit code of a run that measured, and lost all of it or could not hand it over."""
 
 
-class _Names(click.ParamType[tuple[str, ...]]):
+class _Names(_ParamType):
     """Some of a few names, comma-separated."""
 
     def __init__(self, name: str, read: Callable[[str], tuple[str, ...]]) -> None:
@@ -45,7 +51,26 @@ class _Names(click.ParamType[tuple[str, ...]]):
             self.fail(str(error), param, ctx)
 
 
-class _Port(click.ParamType[int]):
+def _check_unit(value: Any, param: Any, ctx: Any) -> None:
+    """Say what to give in place of a number with a unit behind it."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[0-9.]+\s*[^\W\d_.]+\s*", value):
+        unit = (param.metavar or "").lower() if param else ""
+        of = {"seconds": ", in seconds", "mib": ", in MiB", "ms": ", in ms", "bytes": ", in bytes"}
+        raise click.BadParameter(
+            f"{value!r} has a unit: give the number alone{of.get(unit, '')}.", ctx, param
+        )
+
+
+class _Whole(click.IntRange):
+    """A whole number."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        """The number."""
+        _check_unit(value, param, ctx)
+        return int(super().convert(value, param, ctx))
+
+
+class _Port(_ParamType):
     """A TCP or UDP port."""
 
     name = "port"
@@ -57,7 +82,7 @@ class _Port(click.ParamType[int]):
         return int(value)
 
 
-class _Listen(click.ParamType[tuple[str, int]]):
+class _Listen(_ParamType):
     """An address to listen on."""
 
     name = "ADDRESS:PORT"
@@ -72,7 +97,7 @@ class _Listen(click.ParamType[tuple[str, int]]):
             self.fail(str(error), param, ctx)
 
 
-class _Pattern(click.ParamType[int]):
+class _Pattern(_ParamType):
     """32 bits in hexadecimal."""
 
     name = "hex"
@@ -106,13 +131,14 @@ class _Seconds(click.FloatRange):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
         """The number."""
+        _check_unit(value, param, ctx)
         seconds = float(super().convert(value, param, ctx))
         if not math.isfinite(seconds):
             self.fail(f"{value!r} is not a number of seconds.", param, ctx)
         return seconds
 
 
-class _File(click.ParamType[configfile.ConfigFile]):
+class _File(_ParamType):
     """A configuration file; what it says of options becomes their default."""
 
     name = "FILE"
@@ -139,8 +165,9 @@ def _defaults(ctx: click.Context, path: str, found: configfile.ConfigFile) -> di
     defaults = {}
     for key, value in found.options:
         if key not in known:
-            there = ", ".join((*configfile.KEYS, *known))
-            raise UsageError(f"{path}: there is no key {key!r}; there are {there}.")
+            keys = (*configfile.KEYS, *known)
+            hint = nearest(key, keys) or f" There are {', '.join(keys)}."
+            raise UsageError(f"{path}: there is no key {key!r}.{hint}")
         option = known[key]
         try:
             defaults[option.name or key] = option.type_cast_value(ctx, _plain(option, key, value))
@@ -178,6 +205,11 @@ def _plain(option: click.Option, key: str, value: Any) -> Any:
 class _Command(click.Command):
     """The command, whose errors may say words of others: names, keys of files."""
 
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """The two arguments belong together."""
+        *pieces, host, port = super().collect_usage_pieces(ctx)
+        return [*pieces, f"[{host} {port}]"]
+
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """As click does, out of the arguments."""
         with _printable_errors():
@@ -199,8 +231,8 @@ def _printable_errors() -> Iterator[None]:
 
 
 @click.command(cls=_Command, context_settings=_CONTEXT)
-@click.argument("host", metavar="[COLLECTOR_IP", required=False)
-@click.argument("port", metavar="COLLECTOR_PORT]", type=_Port(), required=False)
+@click.argument("host", metavar="COLLECTOR_IP", required=False)
+@click.argument("port", metavar="COLLECTOR_PORT", type=_Port(), required=False)
 @click.option(
     "-c",
     "--config",
@@ -288,7 +320,7 @@ def _printable_errors() -> Iterator[None]:
 @click.option(
     "--file-size",
     metavar="MIB",
-    type=click.IntRange(1, 1 << 20),
+    type=_Whole(1, 1 << 20),
     default=100,
     show_default=True,
     help="Most that a file of file sinks takes; then it is put aside, under a name with date and "
@@ -303,7 +335,7 @@ def _printable_errors() -> Iterator[None]:
 @click.option(
     "--file-keep",
     metavar="N",
-    type=click.IntRange(1, 1_000_000),
+    type=_Whole(1, 1_000_000),
     default=10,
     show_default=True,
     help="Most files put aside that are kept, the newest.",
@@ -329,7 +361,7 @@ def _printable_errors() -> Iterator[None]:
     "-b",
     "--batch-size",
     metavar="N",
-    type=click.IntRange(1, 1_000_000),
+    type=_Whole(1, 1_000_000),
     default=5000,
     show_default=True,
     help="Most records in one payload.",
@@ -381,7 +413,7 @@ def _printable_errors() -> Iterator[None]:
 @click.option(
     "--flow-table-size",
     metavar="N",
-    type=click.IntRange(64, 1 << 24),
+    type=_Whole(64, 1 << 24),
     default=65536,
     show_default=True,
     help="Most flows that the kernel keeps at a time. It takes 300 to 600 bytes of its memory for "
@@ -390,7 +422,7 @@ def _printable_errors() -> Iterator[None]:
 @click.option(
     "--max-datagram",
     metavar="BYTES",
-    type=click.IntRange(1, 65507),
+    type=_Whole(1, 65507),
     default=1400,
     show_default=True,
     help="Limit of a UDP payload.",
@@ -398,7 +430,7 @@ def _printable_errors() -> Iterator[None]:
 @click.option(
     "--max-memory",
     metavar="MIB",
-    type=click.IntRange(1, 1 << 20),
+    type=_Whole(1, 1 << 20),
     default=64,
     show_default=True,
     help="Most memory for records that wait for the collector; beyond it the oldest are dropped, "
@@ -414,7 +446,7 @@ def _printable_errors() -> Iterator[None]:
 @click.option(
     "--spool-size",
     metavar="MIB",
-    type=click.IntRange(1, 1 << 30),
+    type=_Whole(1, 1 << 30),
     default=1024,
     show_default=True,
     help="Most disk space for a sink's spool; beyond it the oldest records are dropped, and "
@@ -438,7 +470,7 @@ def _printable_errors() -> Iterator[None]:
     "--sequence-offset",
     "offset",
     metavar="N",
-    type=click.IntRange(0, config.MOST_OFFSET),
+    type=_Whole(0, config.MOST_OFFSET),
     help="Where UDP and ICMP carry a number: so many bytes behind the payload's start, or behind "
     "the pattern's. Turns --sequence on.  [default: they carry none]",
 )
@@ -469,14 +501,14 @@ def _printable_errors() -> Iterator[None]:
 @click.option(
     "--sequence-threshold",
     metavar="N",
-    type=click.IntRange(1, (1 << 31) - 1),
+    type=_Whole(1, (1 << 31) - 1),
     help="The largest distance, and the largest hole in a TCP stream in bytes, that is a small "
     "error.  [default: 100]",
 )
 @click.option(
     "--max-events",
     metavar="N",
-    type=click.IntRange(0, 1_000_000),
+    type=_Whole(0, 1_000_000),
     default=1000,
     show_default=True,
     help="Most sequence errors, drops and traps, of each, a second that are sent one by one; 0: "
@@ -493,7 +525,7 @@ def _printable_errors() -> Iterator[None]:
 @click.option(
     "--drop-table-size",
     metavar="N",
-    type=click.IntRange(16, 1 << 20),
+    type=_Whole(16, 1 << 20),
     default=1024,
     show_default=True,
     help="Most different drops, or traps, that are counted together at a time; when they are more, "
@@ -554,7 +586,7 @@ def _printable_errors() -> Iterator[None]:
 @click.option(
     "--metrics-flows",
     metavar="N",
-    type=click.IntRange(0, 10_000),
+    type=_Whole(0, 10_000),
     default=100,
     show_default=True,
     help="Most flows that /metrics shows by themselves, the top ones by bytes.",
@@ -569,7 +601,7 @@ def _printable_errors() -> Iterator[None]:
 @click.option("-v", "--verbose", is_flag=True, help="A line of progress for each interval.")
 @click.version_option(__version__, prog_name="vtap-stream")
 def main(host: str | None, port: int | None, **options: Any) -> None:
-    r"""Measure every flow on this machine's interfaces and stream it to a time-series collector.
+    """Measure every flow on this machine's interfaces and stream it to a time-series collector.
 
     The collector (Telegraf, InfluxDB, VictoriaMetrics, …) gets one record per flow and interval:
     packets, bytes, throughput, goodput, jitter; and one per interface that accounts for every
@@ -581,7 +613,7 @@ def main(host: str | None, port: int | None, **options: Any) -> None:
     vtap-stream -f json --transport udp ::1 8095     JSON, one array per datagram
     vtap-stream - | grep dst_port=443                line protocol to standard output
     vtap-stream --metrics 127.0.0.1:8080             for Prometheus to scrape
-    """
+    """  # noqa: D301 - click wants the character
     try:
         settings = _settings(host, port, **options)
         if not Stream(settings, sys.argv[1:] if options["file"] else None).run():
@@ -620,9 +652,17 @@ def _first_sink(host: str | None, port: int | None, transport: str) -> list[Addr
     """The sink that the positional arguments say, if they are there."""
     if host is None:
         return []
+    if host == "-":
+        if port is not None:
+            raise UsageError("- is standard output, which has no port: leave the port out.")
+        return [parse(host)]
     if port is None:
-        if host == "-":
-            return [parse(host)]
+        bare, colon, word = host.rpartition(":")
+        if colon and word.isdecimal() and (":" not in bare or bare.startswith("[")):
+            bare = bare.strip("[]")
+            raise UsageError(f"{host!r} is one word: give address and port as two, {bare} {word}.")
+        if "://" in host:
+            raise UsageError(f"{host!r} is a URL: give it behind --sink.")
         raise UsageError("Missing argument 'COLLECTOR_PORT'.")
     return [Address(transport, ((host, port),))]
 

@@ -13,6 +13,7 @@ from trapstream_vtap.bpf.attach import Direction
 from trapstream_vtap.configfile import SEQUENCE_THRESHOLD
 from trapstream_vtap.errors import UsageError
 from trapstream_vtap.layouts import KEY_FIELDS, JitterInterval
+from trapstream_vtap.words import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -286,7 +287,9 @@ def _some(text: str, known: Sequence[str], what: str) -> tuple[str, ...]:
     names = split(text)
     for name in names:
         if name not in known:
-            raise UsageError(f"There is no {what} {name!r}; there are {', '.join(known)}.")
+            raise UsageError(
+                f"There is no {what} {name!r}; there are {', '.join(known)}.{nearest(name, known)}"
+            )
     return tuple(name for name in known if name in names)
 
 

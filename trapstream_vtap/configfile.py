@@ -17,6 +17,7 @@ from trapstream_vtap import places
 from trapstream_vtap.bpf.wanted import grouped
 from trapstream_vtap.errors import UsageError
 from trapstream_vtap.rules import Rule, parse_rules
+from trapstream_vtap.words import amount
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -194,7 +195,7 @@ def _rules(key: str, value: Any) -> tuple[Rule, ...]:
     if not isinstance(value, list) or not all(isinstance(rule, str) for rule in value):
         raise wrong(key, value, "give a list of rules, each a string of five words")
     if len(value) > _MOST_RULES:
-        raise UsageError(f"{key} has {len(value)} rules; there may be {_MOST_RULES}.")
+        raise UsageError(f"{key} has {amount(len(value), 'rule')}; there may be {_MOST_RULES}.")
     try:
         rules = parse_rules(value)
     except UsageError as error:

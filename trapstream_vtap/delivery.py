@@ -389,7 +389,8 @@ class Delivery:
         """How far the sinks are, in a few words."""
         accounts = [sender.account.values() for sender in self._senders]
         return "; ".join(
-            f"{values['records_delivered']} records sent, {values['records_queued']} pending, "
+            f"{amount(values['records_delivered'], 'record')} sent, "
+            f"{values['records_queued']} pending, "
             f"{values['records_lost']} lost" + _spooled(values) + self._of(sender)
             for sender, values in zip(self._senders, accounts, strict=True)
         )

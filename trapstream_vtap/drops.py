@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from trapstream_vtap.config import NS
 from trapstream_vtap.ledger import Handed
+from trapstream_vtap.words import amount
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -173,7 +174,7 @@ class _One:
     def summary(self) -> str:
         """What became of all packets, for the last line."""
         values = self.values()
-        told = [f"{values['seen_packets']} {self.probe.kind}"]
+        told = [amount(values["seen_packets"], self.probe.kind.removesuffix("s"))]
         for name, words in _COUNTS.items():
             if name != "seen" and values[f"{name}_packets"]:
                 told.append(f"{values[f'{name}_packets']} {words}")

@@ -24,6 +24,7 @@ from trapstream_vtap.errors import RunError, worth_saying
 from trapstream_vtap.ledger import NOTHING, Account, Held
 from trapstream_vtap.segment import HEADER, Frame, Segment, Totals, found_in
 from trapstream_vtap.spool_files import Position, SpoolFiles
+from trapstream_vtap.words import amount, are
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -101,7 +102,8 @@ class Spool:
             except OSError as error:
                 raise RunError(f"Cannot read the spool ({error}).") from error
         if found != NOTHING:
-            self._report(f"{found.records} records of an earlier run wait in the spool.")
+            records = amount(found.records, "record")
+            self._report(f"In the spool there {are(found.records)} {records} of an earlier run.")
 
     def _begin(self) -> Held:
         """What an earlier run has left."""
@@ -300,7 +302,8 @@ class Spool:
         held = self._skip("spool_corrupt", upto)
         self._damages += 1
         if worth_saying(self._damages):
-            self._report(f"Spool {self.directory} is damaged: {held.records} records are lost.")
+            records = f"{amount(held.records, 'record')} {are(held.records)}"
+            self._report(f"Spool {self.directory} is damaged: {records} lost.")
 
     def _skip(self, reason: str, upto: Totals) -> Held:
         """What is between the cursor and UPTO is lost."""

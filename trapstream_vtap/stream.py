@@ -424,7 +424,7 @@ class Stream:
             again = self._seen.has_met(name)
             report(f"{name} is {'back, and measured again' if again else 'there, and measured'}")
         if self._was_read:
-            report(f"the configuration was read again, {len(chosen.rules)} rules")
+            report(f"the configuration was read again, {amount(len(chosen.rules), 'rule')}")
 
     def _note_refused(self, error: Exception) -> None:
         """Say why the old program goes on; for interfaces that have come it is tried again."""

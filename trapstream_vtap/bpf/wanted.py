@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trapstream_vtap.errors import UsageError
+from trapstream_vtap.words import amount
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -94,7 +95,7 @@ def grouped(rules: Sequence[Rule]) -> list[_Group]:
         if sum(group.instructions for group in groups) <= MOST_INSTRUCTIONS:
             return groups
     raise UsageError(
-        f"the {len(rules)} rules hold too many values for a kernel program; use prefixes "
+        f"{amount(len(rules), 'rule')} with too many values for a kernel program: use prefixes "
         "and ranges in place of long lists."
     )
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import time
 from collections import Counter
@@ -29,6 +28,7 @@ from trapstream_vtap.layouts import (
     TRAP_KEY,
 )
 from trapstream_vtap.probes.flow import clock_offset, ring_pages
+from trapstream_vtap.words import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -241,9 +241,8 @@ def check_reasons(names: Sequence[str], known: Mapping[str, int]) -> None:
     for name in names:
         if name == ALL or name in known:
             continue
-        close = difflib.get_close_matches(name.upper(), known, n=3)
-        hint = f"; do you mean {' or '.join(close)}?" if close else "."
-        raise UsageError(f"--drop-reasons: this kernel has no drop reason {name!r}{hint}")
+        hint = nearest(name.upper(), known)
+        raise UsageError(f"--drop-reasons: this kernel has no drop reason {name!r}.{hint}")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -52,7 +53,8 @@ def parse(text: str) -> Address:
     try:
         parts = urlsplit(text)
         if parts.scheme not in SCHEMES:
-            raise _wrong(text, f"a sink begins with one of {', '.join(SCHEMES)}")
+            hint = f", such as tcp://{text}" if re.fullmatch(r"[\w.\[\]:-]+:[0-9]+", text) else ""
+            raise _wrong(text, f"a sink begins with one of {', '.join(SCHEMES)}{hint}")
         if "@" in parts.netloc:
             shown = text.replace(parts.netloc.rpartition("@")[0], "…")
             raise _wrong(shown, "names and passwords do not belong on the command line")

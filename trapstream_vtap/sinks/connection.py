@@ -269,10 +269,16 @@ class _Raw(io.RawIOBase):
         return self._stream.recv_into(buffer)
 
 
+_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE")
+"""What OpenSSL says of an answer that is something else."""
+
+
 def refused(error: ssl.SSLError) -> OSError:
     """ERROR in words for a person."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return ConnectionError(0, f"its certificate is not trusted: {error.verify_message}")
     if isinstance(error, ssl.SSLZeroReturnError):
         return ConnectionResetError("the collector closed the connection")
+    if error.reason in _NO_TLS:
+        return ConnectionError(0, "no TLS is spoken there: say http://, or leave --tls out")
     return ConnectionError(0, f"TLS: {error.reason or error}")

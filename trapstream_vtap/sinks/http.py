@@ -202,7 +202,10 @@ class HttpSink:
                 return self._post(lines)
             return self._judge(error, lines.count(b"\n"))
         except self._failures as error:
-            raise OSError(0, self._hidden(_cause(error))) from error
+            why = _cause(error)
+            if "\\x15\\x03" in why:  # an alert of TLS (RFC 8446 section 6) for a status line
+                why = _SAY_HTTPS
+            raise OSError(0, self._hidden(why)) from error
         self._route.worked()
         return None
 
@@ -237,7 +240,11 @@ class HttpSink:
             raise OSError(0, self._hidden(" ".join(str(error.reason).split())))
         body = self._hidden(error.body or "")
         said = _reason(body) or self._hidden(str(error.reason))[:_LONGEST_REASON]
+        if error.status == HTTPStatus.BAD_REQUEST and _WANTS_TLS.search(body):
+            raise OSError(0, _SAY_HTTPS)
         why = f"HTTP {error.status}, {said}"
+        if error.status == HTTPStatus.NOT_FOUND and _NO_DATABASE.search(body):
+            why += "; make it there, or say another in --sink"
         if error.status in _AGAIN or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             seconds = _retry_after(error.headers.get("Retry-After"))
             raise OSError(0, why) if seconds is None else TryLaterError(why, seconds)
@@ -251,6 +258,11 @@ class HttpSink:
     def _hidden(self, text: str) -> str:
         """TEXT without the token, should it be in there."""
         return text.replace(self._token, "(token)") if self._token else text
+
+
+_WANTS_TLS = re.compile(r"HTTP request (was sent )?to (an )?HTTPS", re.IGNORECASE)
+_SAY_HTTPS = "TLS is spoken there: say https://"
+_NO_DATABASE = re.compile(r"(database|bucket)\b.*not found", re.IGNORECASE)
 
 
 def _place(address: Address) -> dict[str, str]:

@@ -17,6 +17,7 @@ import tenacity
 from trapstream_vtap import threads
 from trapstream_vtap.errors import UsageError, worth_saying
 from trapstream_vtap.sinks.backlog import END_SECONDS, Backlog, Payload
+from trapstream_vtap.words import amount, are
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -230,7 +231,9 @@ class Sender:
         self._condemned = None
         self._backlog.failed()
         if payload.held.records:
-            self._report(f"Collector {self._sink}: {payload.held.records} records are given up.")
+            records = payload.held.records
+            what = f"{amount(records, 'record')} {are(records)} given up"
+            self._report(f"Collector {self._sink}: {what}.")
 
     def _wait_for_turn(self) -> None:
         if self._pace:
@@ -297,7 +300,8 @@ class Sender:
     def _refused(self, refusal: Refusal) -> None:
         self._refusals += 1
         if worth_saying(self._refusals):
-            what = f"{refusal.held.records} records" if refusal.held.records else "vtap_agent"
+            records = refusal.held.records
+            what = amount(records, "record") if records else "vtap_agent"
             self._report(f"Collector {self._sink} refuses {what}: {refusal.why}.")
 
     @property
