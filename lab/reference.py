@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from lab import telegraf
+from lab import jsonschema, telegraf
 from lab.dashboards import alerts, build
 from trapstream_vtap import agent
 from trapstream_vtap.cli import main as command
@@ -24,6 +24,7 @@ def pages() -> dict[Path, str]:
     reference = {
         DOCS / "fields.md": fields(),
         DOCS / "metrics.md": metrics(),
+        DOCS / "records.schema.json": jsonschema.text(),
         DOCS / "options.md": options(),
     }
     return reference | telegraf.pages() | build.pages() | alerts.pages()
@@ -42,6 +43,11 @@ def fields() -> str:
             "everything with a unit of time or a rate is a decimal number, rounded half up: rates",
             "to 6 places, ms to 9 (`iat_min_ms` and `iat_max_ms` are whole nanoseconds).",
             "",
+            "[records.schema.json](records.schema.json) says the same of JSON to programs (JSON",
+            "Schema). JavaScript and jq 1.6 read numbers as doubles: of an integer above 2⁵³, so",
+            "of `timestamp`, they lose the last digits. `--timestamp rfc3339` makes it a",
+            "string, `2026-01-02T03:04:05.123456789Z`.",
+            "",
             _measurement(
                 flow_schema(
                     KEY_FIELDS,
@@ -57,9 +63,9 @@ def fields() -> str:
             "`jitter_rfc3550_ms` with `--smoothed-jitter`, `jitter_interval_s` where",
             "`--jitter-interval` differs from `--interval` (if it is the shorter one, counts,",
             "rates and `seq_` are in the records that end a measuring interval), the fields that",
-            "begin with `seq_` where sequence numbers are checked (`--sequence`,",
-            "`--sequence-offset`); what they mean exactly: [sequence.md](sequence.md),",
-            "[jitter.md](jitter.md).",
+            "begin with `seq_`, and `loss_ratio`, where sequence numbers are checked",
+            "(`--sequence`, `--sequence-offset`); what they mean exactly:",
+            "[sequence.md](sequence.md), [jitter.md](jitter.md).",
             "",
             _measurement(event_schema(KEY_FIELDS)),
             _dropped(drop_schema()),

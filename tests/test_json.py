@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import calendar
+import datetime as dt
 import json
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -30,6 +33,14 @@ from trapstream_vtap.formats import JSON, JSON_DATAGRAM
 from trapstream_vtap.records import flow_schema
 from trapstream_vtap.schema import Kind, Schema
 
+EDGES = [
+    calendar.timegm((year, month, day, hour, 0, 0)) * 10**9 - back
+    for year in (1970, 1972, 1999, 2000, 2001, 2024, 2100, 2200, 2261)
+    for month, day, hour in ((1, 1, 0), (2, 28, 23), (3, 1, 0), (12, 31, 23))
+    for back in (0, 1)
+    if year > 1970 or month > 1
+]
+"""Around the ends of days, of February, and of years of all kinds."""
 deterministic = settings(derandomize=True, deadline=None, max_examples=200)
 
 
@@ -107,6 +118,20 @@ def test_agent_records(values: list[int], device: str) -> None:
     expected = {"name": "vtap_agent", "interface": "eth0", "timestamp": 1_700_000_000_123_456_789}
     assert expected | counts == found
     assert orjson.loads(payload) == json.loads(payload)
+
+
+@deterministic
+@given(time=st.one_of(st.integers(0, INT64_MAX), st.sampled_from(EDGES)))
+def test_dates(time: int) -> None:
+    """With --timestamp rfc3339 it is the date and time that Python's calendar says, to the ns."""
+    record = AGENT.layout.pack({"interface": 7, "time": time})
+    form = replace(JSON, rfc3339=True)
+
+    (payload,) = rendered(form, AGENT, formats.Labels("d", {7: "eth0"}), record, 10**9)
+
+    (found,) = json.loads(payload)
+    day = dt.datetime.fromtimestamp(time // 10**9, dt.UTC)
+    assert found["timestamp"] == f"{day:%Y-%m-%dT%H:%M:%S}.{time % 10**9:09}Z"
 
 
 @settings(deterministic, max_examples=30)

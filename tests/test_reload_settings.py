@@ -30,6 +30,7 @@ REFUSED: dict[str, tuple[str, Any]] = {
     "sinks": ("sink", "file:other"),
     "device": ("device_ip", "192.0.2.77"),
     "format": ("format", "influx"),
+    "timestamp": ("timestamp", "rfc3339"),
     "batch_size": ("batch_size", 77),
     "directions": ("direction", "both"),
     "hook": ("hook", "socket"),

@@ -273,6 +273,14 @@ def _printable_errors() -> Iterator[None]:
     help="InfluxDB line protocol, or JSON arrays.",
 )
 @click.option(
+    "--timestamp",
+    type=click.Choice(["unix", "rfc3339"]),
+    default="unix",
+    show_default=True,
+    help="Times in JSON: ns since the epoch, an integer, of which some readers lose the last "
+    "digits; or date and time, a string.",
+)
+@click.option(
     "--transport",
     type=click.Choice(["tcp", "udp"]),
     default="tcp",

@@ -65,6 +65,7 @@ class Settings:
     interfaces: tuple[Interface, ...]
     device: str | None
     format: str = "influx"
+    timestamp: str = "unix"
     interval: int = NS
     jitter_interval: int | None = None
     batch_size: int = 5000
@@ -304,6 +305,8 @@ def check(settings: Settings) -> Settings:
         raise UsageError(
             "--hook xdp sees only what comes in: use --direction ingress, or --hook tc."
         )
+    if settings.timestamp != "unix" and settings.format != "json":
+        raise UsageError("--timestamp is for -f json: line protocol has times of its own.")
     if "tunnel_id" in settings.key and not settings.decapsulate:
         raise UsageError(
             "--key tunnel_id without --decapsulate: say which tunnels to look into, any of "

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,17 +60,15 @@ def shape(address: Address, settings: Settings) -> Shape:
 
         most_records = min(settings.batch_size, http.MOST_LINES)
         return Shape(formats.INFLUX, most_records, http.MOST_BYTES)
-    if address.scheme in ("kafka", "file", "-"):
-        lines = formats.JSON_LINES if settings.format == "json" else formats.INFLUX
-        return Shape(lines, settings.batch_size, _NO_LIMIT)
-    most_bytes = _NO_LIMIT
-    form: formats.Format = formats.INFLUX
-    if address.scheme == "udp":
-        most_bytes = settings.max_datagram
-    if settings.format == "json":
-        form = formats.JSON_DATAGRAM if address.scheme == "udp" else formats.JSON
-        most_bytes = min(most_bytes, JSON_LINE_LIMIT)
-    return Shape(form, settings.batch_size, most_bytes)
+    stream = address.scheme in ("kafka", "file", "-")
+    most_bytes = settings.max_datagram if address.scheme == "udp" else _NO_LIMIT
+    if settings.format != "json":
+        return Shape(formats.INFLUX, settings.batch_size, most_bytes)
+    json = formats.JSON_DATAGRAM if address.scheme == "udp" else formats.JSON
+    form = replace(formats.JSON_LINES if stream else json, rfc3339=settings.timestamp == "rfc3339")
+    return Shape(
+        form, settings.batch_size, most_bytes if stream else min(most_bytes, JSON_LINE_LIMIT)
+    )
 
 
 @dataclass(frozen=True)

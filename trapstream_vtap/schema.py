@@ -53,6 +53,7 @@ class Kind(enum.Enum):
     SMOOTHED_MS = "smoothed_ms"  # n, 2^-16 ns: ms with 9 decimal places; absent where n is 0
     SECONDS = "seconds"  # ns: s with 9 decimal places; absent where it is 0
     RATIO = "ratio"  # presence, signed part, whole: 9 places, 0 if negative; absent where one is 0
+    TIME_RFC3339 = "time_rfc3339"  # ns since the epoch: date and time, UTC, 9 decimal places
     TIME = "time"  # ns since the epoch
     TIME_TEXT = "time_text"  # ns since the epoch: a string of seconds with 9 decimal places
     NUMBER = "number"  # an unsigned integer of any width, presence: absent where that byte is 0
@@ -70,7 +71,7 @@ class Kind(enum.Enum):
 _TEXTS = frozenset(
     (
         *(Kind.CONSTANT, Kind.LABEL, Kind.ADDRESS, Kind.PORT, Kind.VLAN, Kind.ID),
-        *(Kind.TIME_TEXT, Kind.HEX, Kind.NAME, Kind.MAC, Kind.ADDRESS_IF),
+        *(Kind.TIME_TEXT, Kind.TIME_RFC3339, Kind.HEX, Kind.NAME, Kind.MAC, Kind.ADDRESS_IF),
     )
 )
 

@@ -22,6 +22,7 @@
 
 /* A number farther off belongs to another sequence: RFC 7323 section 2.3, the largest window of TCP */
 #define SEQ_FARTHEST (1LL << 30)
+#define SEQ_SAID (~0ULL >> 1) /* of a number: line protocol has signed integers */
 #define SEQ_FAR 4096 /* where most are, they are hardly sequence numbers */
 #define MOST_DATAGRAM 0xFFFF /* RFC 791 section 3.1 */
 
@@ -212,8 +213,8 @@ static __always_inline void sequence_error(struct flow_key *key, struct flow *f,
 		goto suppressed;
 	__builtin_memcpy(e, key, sizeof(*key)); /* an event begins with its key */
 	e->time = time + c->clock_offset;
-	e->expected = expected;
-	e->received = received;
+	e->expected = expected & SEQ_SAID;
+	e->received = received & SEQ_SAID;
 	e->distance = distance;
 	e->kind = kind;
 	e->reserved = 0;
@@ -628,7 +629,7 @@ static __always_inline void close_sequence(struct flow_record *r, struct flow *f
 	r->seq_duplicate = __sync_lock_test_and_set(&s->seq_duplicate, 0);
 	r->seq_errors = r->seq_reverse + r->seq_small + r->seq_big + r->seq_duplicate;
 	r->seq_restarts = __sync_lock_test_and_set(&s->seq_restarts, 0);
-	r->seq_last = stream ? (u32)last : last;
+	r->seq_last = stream ? (u32)last : last & SEQ_SAID;
 	if (DISTANCE(last, f->seq_first, 64 - SEQ_BITS) > 1LL << (SEQ_BITS - 2)) /* it must not get out of sight */
 		f->seq_first = last - (1LL << (SEQ_BITS - 2));
 	missing = *(volatile u64 *)&f->seq_missing;

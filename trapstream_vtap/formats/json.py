@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from trapstream_vtap.schema import Role
+from trapstream_vtap.schema import Kind, Role
 
 if TYPE_CHECKING:
     from trapstream_vtap.schema import Field, Schema
@@ -23,6 +23,8 @@ class _Json:
     """JSON with what stands before, between and behind the objects of a payload."""
 
     frame: tuple[bytes, bytes, bytes]
+    rfc3339: bool = False
+    """Whether times are dates and times, and not numbers."""
     name = "json"
 
     def text(self, value: str) -> bytes:
@@ -33,9 +35,13 @@ class _Json:
 
     def arranged(self, schema: Schema) -> Schema:
         if not any(exported.path for exported in schema.fields):
-            return schema
+            return replace(schema, fields=tuple(map(self._timed, schema.fields)))
         fields = tuple(exported for exported in schema.fields if exported.role is not Role.TIME)
         return replace(schema, fields=fields)
+
+    def _timed(self, exported: Field) -> Field:
+        dated = self.rfc3339 and exported.kind is Kind.TIME
+        return replace(exported, kind=Kind.TIME_RFC3339) if dated else exported
 
     def around(self, schema: Schema, exported: Field) -> tuple[bytes, bytes]:
         paths = [(), *map(_path, schema.fields), ()]
