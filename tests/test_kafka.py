@@ -18,7 +18,7 @@ import tap
 from flowlines import Handing, held, number_of
 from mockbroker import Cluster
 from traffic import Wire
-from waiting import wait_for
+from waiting import halt, wait_for
 
 from lab.namespace import Namespace
 from trapstream_vtap.errors import UsageError
@@ -121,7 +121,7 @@ def test_broker_gone_and_back(
     with Handing(sink(cluster, tmp_path, "message.timeout.ms = 2000")) as handing:
         handing.put(range(100))
         handing.account()
-        os.kill(cluster.process.pid, signal.SIGSTOP)
+        halt(cluster.process.pid)
         handing.put(range(100, 200))
         handing.put(range(200, 300))
         wait_for(lambda: any("is down" in sentence for sentence in handing.said))
@@ -138,7 +138,7 @@ def test_short_outage(cluster: Cluster, tmp_path: Path) -> None:
     with Handing(sink(cluster, tmp_path)) as handing:
         handing.put(range(100))
         handing.account()
-        os.kill(cluster.process.pid, signal.SIGSTOP)
+        halt(cluster.process.pid)
         handing.put(range(100, 200))
         assert not handing.sender.drain(0.5)
         os.kill(cluster.process.pid, signal.SIGCONT)
@@ -198,7 +198,7 @@ def test_close_while_there_is_no_room(cluster: Cluster, tmp_path: Path) -> None:
     with Handing(sink(cluster, tmp_path, "queue.buffering.max.messages=50")) as handing:
         handing.put(range(10))
         handing.account()
-        os.kill(cluster.process.pid, signal.SIGSTOP)
+        halt(cluster.process.pid)
         handing.put(range(10, 1000))
         assert not handing.sender.drain(0.3)
         begin = time.monotonic()

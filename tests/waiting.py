@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,3 +25,11 @@ def wait_for(condition: Callable[[], object], seconds: float = DEADLINE) -> None
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def halt(pid: int) -> None:
+    """Stop a process; when this returns, none of its threads does anything any more."""
+    os.kill(pid, signal.SIGSTOP)
+    states = Path(f"/proc/{pid}/task").glob("*/stat")
+    for state in states:
+        wait_for(lambda at=state: at.read_text().rpartition(")")[2].split()[0] == "T")
