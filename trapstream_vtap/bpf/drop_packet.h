@@ -138,6 +138,7 @@ static __always_inline void add_tag(struct drop_event *e, u16 tci)
 static __always_inline bool ethernet(struct scratch *s, const bool note)
 {
 	struct ethernet_header header;
+	struct snap_header snap;
 	struct vlan_header tag;
 	int i;
 
@@ -158,6 +159,11 @@ static __always_inline bool ethernet(struct scratch *s, const bool note)
 			add_tag(&s->event, ntohs(tag.tci));
 		s->at += sizeof(tag);
 		s->type = tag.next;
+	}
+	if (ntohs(s->type) < ETHERTYPE_LEAST && !peek(s, s->at, snap) && snap.dsap == 0xAA &&
+	    snap.ssap == 0xAA && snap.control == 3 && !snap.oui[0] && !snap.oui[1] && !snap.oui[2]) {
+		s->at += sizeof(snap);
+		s->type = snap.type;
 	}
 	return true;
 }
@@ -181,6 +187,7 @@ static __always_inline void go_in(struct drop_event *e, u8 encapsulation)
 static __always_inline bool ipv4(struct scratch *s, u8 encapsulation)
 {
 	struct drop_event *e = &s->event;
+	struct extension_header x;
 	struct ipv4_header ip;
 	u32 length;
 
@@ -198,7 +205,15 @@ static __always_inline bool ipv4(struct scratch *s, u8 encapsulation)
 	e->ip_length = ntohs(ip.total_length);
 	e->protocol = ip.protocol;
 	s->at += length;
-	return !(ip.fragment & htons(0x1FFF)); /* not a later fragment */
+	if (ip.fragment & htons(0x1FFF)) /* a later fragment */
+		return false;
+	if (e->protocol == PROTOCOL_AH) { /* RFC 4302 section 2: looked through as in IPv6 */
+		if (peek(s, s->at, x))
+			return false;
+		s->at += (x.length + 2) * 4;
+		e->protocol = x.next;
+	}
+	return true;
 }
 
 /* Likewise past an IPv6 header and its extensions. */
@@ -207,6 +222,7 @@ static __always_inline bool ipv6(struct scratch *s, u8 encapsulation)
 	struct drop_event *e = &s->event;
 	struct extension_header x;
 	struct ipv6_header ip;
+	u8 last = 0;
 	u32 length;
 	int i;
 
@@ -233,7 +249,7 @@ static __always_inline bool ipv6(struct scratch *s, u8 encapsulation)
 		case IPV6_SHIM6:
 			break;
 		default:
-			return true;
+			goto out;
 		}
 		if (peek(s, s->at, x))
 			return false;
@@ -245,9 +261,15 @@ static __always_inline bool ipv6(struct scratch *s, u8 encapsulation)
 			e->protocol = x.next;
 			return false;
 		}
+		last = e->protocol;
 		e->protocol = x.next;
 	}
 	return false;
+out: /* a header of mobility, HIP or shim6 behind which nothing follows is the packet's protocol */
+	if (e->protocol == IPV6_NONE &&
+	    (last == IPV6_MOBILITY || last == IPV6_HIP || last == IPV6_SHIM6))
+		e->protocol = last;
+	return true;
 }
 
 /* Past a GRE header (RFC 2784, RFC 2890), to a packet of the type s->type; whether there is one. */
