@@ -293,4 +293,4 @@ def test_reasons_are_checked() -> None:
         options = ("--probe", "drops", "--drop-reasons", "NO_SOKET", "-")
         done = namespace.run(str(COMMAND), *options, check=False)
     assert done.returncode == 2
-    assert "no drop reason 'NO_SOKET'; do you mean NO_SOCKET" in done.stderr
+    assert "no drop reason 'NO_SOKET'. Do you mean NO_SOCKET?" in done.stderr

@@ -10,11 +10,12 @@ import socket
 import sys
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import flowlines
 import pytest
 import tap
+from confluent_kafka import KafkaError, KafkaException
 from flowlines import Handing, held, number_of
 from mockbroker import Cluster
 from traffic import Wire
@@ -169,6 +170,52 @@ def test_only_the_rest_is_sent_again(
         assert handing.account() == (held(range(100)), {})
     found = sorted(number_of(message.value()) for message in cluster.messages())
     assert sorted([*range(100), *failed]) == found
+
+
+class Failed:
+    """A producer that fails for good when it is asked for the third time, as librdkafka's may.
+
+    See: https://github.com/confluentinc/librdkafka/blob/master/INTRODUCTION.md, "Fatal errors"
+    """
+
+    def __init__(self, producer: Any) -> None:
+        self._producer, self._asked = producer, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._producer, name)
+
+    def poll(self, seconds: float) -> int:
+        """Serve what there is to serve, or raise."""
+        self._asked += 1
+        if self._asked >= 3:
+            raise KafkaException(KafkaError(KafkaError._FATAL, "for a test"))
+        return int(self._producer.poll(seconds))
+
+    def flush(self, seconds: float) -> int:
+        """Likewise, when all has been served."""
+        self._producer.flush(seconds)
+        raise KafkaException(KafkaError(KafkaError._FATAL, "for a test"))
+
+
+def test_failed_for_good(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A producer that can do nothing any more is replaced, and costs nothing."""
+    make, made = KafkaSink._make, []
+
+    def failing(self: KafkaSink, properties: dict[str, str], hosts: str = "") -> Any:
+        producer = make(self, properties, hosts)
+        if hosts and not made:
+            made.append(Failed(producer))
+            return made[0]
+        return producer
+
+    monkeypatch.setattr(KafkaSink, "_make", failing)
+    with Handing(sink(cluster, tmp_path)) as handing:
+        handing.put(range(100))
+        wait_for(lambda: handing.said)
+        handing.put(range(100, 200))
+        assert handing.account() == (held(range(200)), {})
+    assert "for a test; sending again" in handing.said[0]
+    assert {number_of(m.value()) for m in cluster.messages()} == set(range(200))
 
 
 def test_gone_is_noticed_without_traffic(

@@ -127,6 +127,6 @@ def test_killed_in_mid_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             wait_for(lambda: values()["records_delivered"] > before)  # noqa: B023 - at once
             broker.kill()
             broker.start()
-        assert handing.account() == (held(range(count)), {})
+        assert handing.account() == (held(range(count)), {}), handing.said
         found = sorted(number_of(message.value()) for message in broker.messages())
     assert len(set(found)) == len(found)

@@ -221,7 +221,7 @@ def test_file_for_root_only(wire: Wire, tmp_path: Path) -> None:
     os.chown(directory, 1, 1)
     with tap.Tap(wire.receiver, "-i", "wire0", "-c", str(path)) as tapped:
         tapped.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: any("was read again, 1 rules" in line for line in tapped.said))
+        wait_for(lambda: any("was read again, 1 rule" in line for line in tapped.said))
 
 
 def test_unknown_user() -> None:

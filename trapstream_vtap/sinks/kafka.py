@@ -154,7 +154,8 @@ class KafkaSink:
                 producer.list_topics(timeout=1)
                 break
             except self._library.KafkaException as error:
-                producer.poll(0)  # `_on_error` may know more
+                with suppress(self._library.KafkaException):
+                    producer.poll(0)  # `_on_error` may know more
                 if attempt + 1 == _CONNECT_TRIES or self._given_up.is_set():
                     raise ConnectionError(0, self._trouble) from error
         self._down_since = None
@@ -213,14 +214,18 @@ class KafkaSink:
 
     def close(self) -> None:
         """Let the producer go, with all messages that it has not been able to deliver."""
-        if self._producer:
-            self._producer.purge()
-            self._producer.flush(_CLOSE_SECONDS)  # the reports of what arrived, and was purged
-            self._producer = None
+        producer, self._producer = self._producer, None
+        if producer:
+            producer.purge()
+            with suppress(self._library.KafkaException):  # it has failed for good, as may be
+                producer.flush(_CLOSE_SECONDS)  # the reports of what arrived, and was purged
 
     def _poll(self, seconds: float) -> None:
         """Serve reports and errors, and raise what they say."""
-        self._connected().poll(seconds)
+        try:
+            self._connected().poll(seconds)
+        except self._library.KafkaException as error:  # the producer has failed for good
+            raise ConnectionError(0, _reason(error)) from error
         if self._failure:
             raise ConnectionError(0, self._failure)
         if self._down_since and time.monotonic() - self._down_since > _DOWN_SECONDS:
