@@ -323,11 +323,9 @@ class Stream:
         if not self._loading and self._reload:
             self._reload = False
             self._delivery.renew()
-            if self._again is None:
-                pass  # there is no file but those of credentials
-            elif self._flows:
+            if self._again is not None and self._flows:
                 self._begin_to_load(read=True)
-            else:
+            elif self._again is not None:  # else there are no files but those of credentials
                 report("the configuration stays as it was: only that of flows can be read again")
         if not self._loading and time.monotonic_ns() >= self._look_at_links:
             self._look_at_links = _NO_LIMIT

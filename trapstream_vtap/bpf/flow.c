@@ -275,8 +275,8 @@ static __always_inline void raise_to(u64 *extreme, u64 value)
 }
 
 /* GAP, forward or backward, and how long that is. */
-static __always_inline void count_gap(struct flow_key *key, struct flow *f, struct jitter_slot *j,
-				      u64 gap, u64 iat)
+static __always_inline void count_gap(struct flow_key *key, struct flow *f, struct link *l,
+				      struct jitter_slot *j, u64 gap, u64 iat)
 {
 #ifdef VTAP_DEVIATION
 	if ((s64)gap > (s64)EXPECTED_GAP_NS)
@@ -294,7 +294,7 @@ static __always_inline void count_gap(struct flow_key *key, struct flow *f, stru
 	raise_to(&j->iat_max, iat);
 	raise_to(&j->iat_min_inverted, ~iat);
 #ifdef VTAP_GAPS
-	book_gap(key, iat);
+	book_gap(key, l, iat);
 #endif
 #ifdef LONG_NS
 	__sync_fetch_and_add(&j->iat_count, 1); /* last: with it they are handed over */
@@ -329,7 +329,7 @@ static __always_inline void count(struct packet *p, struct flow *f, struct link 
 		smooth_anew(f);
 #endif
 	} else {
-		count_gap(key, f, j, gap, iat);
+		count_gap(key, f, l, j, gap, iat);
 	}
 	__sync_fetch_and_add(&s->bytes, bytes);
 	if (payload)

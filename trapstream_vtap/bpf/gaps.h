@@ -23,14 +23,11 @@ static __always_inline u32 gap_kind(u8 protocol)
 	return 4;
 }
 
-static __always_inline void book_gap(const struct flow_key *key, u64 gap)
+static __always_inline void book_gap(const struct flow_key *key, const struct link *l, u64 gap)
 {
-	struct link *l = link_of(key->interface);
 	struct gap_counts *g;
 	u32 number;
 
-	if (!l)
-		return;
 	number = l->gaps + key->direction * GAP_KINDS + gap_kind(key->protocol);
 	g = gaps.lookup(&number);
 	if (!g)

@@ -27,7 +27,7 @@ from trapstream_vtap.layouts import (
     TRAP_CAUSE_KEY,
     TRAP_KEY,
 )
-from trapstream_vtap.probes.flow import clock_offset, ring_pages
+from trapstream_vtap.probes.flow import PAGE, clock_offset, ring_pages
 from trapstream_vtap.words import nearest
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def memory(settings: Settings, probe: str) -> int:
         2 * hash_bytes(key.size, DROP_EVENT.size, settings.drop_table_size)
         + hash_bytes(cause.size, 8, _MOST_CAUSES)
         + _MOST_CAUSES * DROP_CAUSE.size * kernel.possible_cpus()
-        + ring_pages(settings.max_events, DROP_EVENT.size) * 4096
+        + ring_pages(settings.max_events, DROP_EVENT.size) * PAGE
     )
 
 

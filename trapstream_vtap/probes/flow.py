@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from trapstream_vtap.schema import Schema
 
 _SWEEP_BYTES = 3072  # of keys in one run: what fits into a page, with what the kernel puts around
-_PAGE = 4096
+PAGE = 4096
 _RING_HEADER = 8  # bytes that the ring buffer adds to each record
 _SMALLEST_RING = 256 << 10
 _LARGEST_RING = 8 << 20  # mapped twice into our memory
@@ -214,7 +214,7 @@ def memory(settings: Settings) -> int:
     gaps = len(settings.interfaces) * _GAPS_EACH * GAP_COUNTS.size if settings.metrics else 0
     return (
         hash_bytes(structures.key.size, structures.flow.size, settings.flow_table_size)
-        + sum(rings) * _PAGE
+        + sum(rings) * PAGE
         + (links * LINK.size + gaps) * cpus
     )
 
@@ -283,7 +283,7 @@ def ring_pages(records: int, size: int) -> int:
     ring = _LARGEST_RING
     while ring > _SMALLEST_RING and ring // 2 >= records * (size + _RING_HEADER):
         ring //= 2
-    return ring // _PAGE
+    return ring // PAGE
 
 
 def _jitter_constants(settings: Settings) -> dict[str, int]:
