@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 STEPS = (3600, -7200, 3600.25, -0.25)  # seconds; the last two move the grid, too
 OPTIONS = {
     "each second": ["-t", "1", "--sequence-offset", "0"],
-    "jitter by four": ["-t", "1", "-j", "4", "--smoothed-jitter"],
-    "drops, metrics": ["-t", "1", "--probe", "flows,drops", "--metrics", "127.0.0.1:0"],
+    "jitter by four, drops, metrics": [
+        *("-t", "1", "-j", "4", "--smoothed-jitter", "--probe", "flows,drops"),
+        *("--metrics", "127.0.0.1:0"),
+    ],
 }
 
 
