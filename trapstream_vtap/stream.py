@@ -492,12 +492,13 @@ class Stream:
         if self._metrics:
             self._metrics.end_interval(now, interfaces, drops)
         self._seen.let_go()
-        seen = [amount(self._seen.totals()["seen_packets"], "packet")] if self._flows else []
-        seen += [f"{counts['seen_packets']} {kind}" for kind, counts in drops.items()]
+        totals = self._seen.totals()
+        seen = [amount(totals["seen_packets"], "packet")] if self._flows else []
+        seen += [amount(counts["seen_packets"], kind[:-1]) for kind, counts in drops.items()]
         told = (f"{' and '.join(seen)} seen", self._delivery.progress())
         sentence = "; ".join(filter(None, told))
         self._health.status(sentence)
-        if not self._doubted and (doubt := numbering.doubt(self._seen.totals(), self._settings)):
+        if not self._doubted and (doubt := numbering.doubt(totals, self._settings)):
             self._doubted = True
             report(doubt)
         if self._settings.verbose:
