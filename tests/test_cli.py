@@ -140,9 +140,29 @@ USAGE = {
         ".* give address and port as two, 192.0.2.1 8094.",
     ),
     "the same of IPv6": (("[::1]:8094",), ".* give address and port as two, ::1 8094."),
+    "a port in both": (
+        ("localhost:8094", "8094"),
+        ".* give address and port as two, localhost 8094.",
+    ),
+    "a word with colons": (("a:b", "8094"), "'a:b' is neither a name nor an address."),
+    "IPv6 in brackets": (("[::1]", "8094"), ".* is neither a name nor an address: give ::1."),
+    "a URL and a port": (("tcp://127.0.0.1", "8094"), ".* is a URL: give it behind --sink."),
+    "a sink that is a path": (("--sink", "./vtap.lp"), ".*, such as file:./vtap.lp."),
+    "a sink of InfluxDB": (
+        ("--sink", "influx://db:8086/vtap"),
+        ".*, InfluxDB's with http: http://host:8086.db=NAME.",
+    ),
+    "ms for seconds": (
+        ("-t", "500ms", *COLLECTOR),
+        ".*'500ms' has a unit: give the number alone, in seconds: 0.5.",
+    ),
+    "bytes with a unit": (("--sequence-offset", "8B", "-"), ".* the number alone, in bytes."),
     "a URL": (("http://192.0.2.1:8086",), ".* is a URL: give it behind --sink."),
     "standard output with a port": (("-", "8094"), "- is standard output, .*: leave the port out."),
-    "a unit": (("-t", "10s", *COLLECTOR), ".*'10s' has a unit: give the number alone, in seconds."),
+    "a unit": (
+        ("-t", "10s", *COLLECTOR),
+        ".*'10s' has a unit: give the number alone, in seconds: 10.",
+    ),
     "a unit of bytes": (("--max-memory", "64M", "-"), ".*'64M' has a unit: .* alone, in MiB."),
     "a unit of none": (("--max-events", "1k", "-"), ".*'1k' has a unit: give the number alone."),
     "a sink without scheme": (

@@ -249,12 +249,17 @@ DOUBTS: dict[str, tuple[tuple[str, ...], Callable[[int], bytes], str]] = {
     "the same word each time": (
         ("--sequence-offset", "4"),
         lambda n: struct.pack(">II", n, 7),
-        r"39 of 40 numbers equal the one before: is --sequence-offset right\?",
+        r"39 of 40 numbers equal the one before: are --sequence-offset and --sequence-bits right\?",
     ),
     "the other byte order": (
         ("--sequence-offset", "0"),
         lambda n: struct.pack("<I", n + 1),
         r"\d+ of 40 numbers are far from the one before: are --sequence-offset, .* right\?",
+    ),
+    "a time in µs, for a number": (
+        ("--sequence-offset", "4"),
+        lambda n: struct.pack(">III", 5, 1000 + 480 * n, n),
+        r"39 of 40 numbers are far from the one before: are --sequence-offset, .* right\?",
     ),
     "a pattern that is not there": (
         ("--sequence-offset", "4", "--sequence-pattern", "12345678"),
@@ -288,6 +293,7 @@ def test_doubts(name: str) -> None:
     doubts = [line for line in tapped.said if "right?" in line]
     assert len(doubts) == bool(wanted), tapped.said
     assert not wanted or re.search(wanted, doubts[0]), doubts
+    assert any("loss by number not known" in line for line in tapped.said) == bool(wanted)
 
 
 def chosen_file(name: str) -> str:

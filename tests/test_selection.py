@@ -159,7 +159,7 @@ def test_patterns_followed(host: Host, tmp_path: Path) -> None:
     path = tmp_path / "vtap.json"
     path.write_text('{"interface": ["eth*", "!eth9*"]}')
     with tap.Tap(host.here, "-t", "0.2", "-c", str(path)) as tapped:
-        assert said(tapped, "there is no interface eth* yet (there are lo)")
+        assert said(tapped, "no interface fits eth*,!eth9* yet (there are lo)")
         for name in ("docker0", "eth90", "eth1"):
             host.add(name)
         wait_for(lambda: said(tapped, "eth1 is there, and measured"))

@@ -17,6 +17,7 @@ from trapstream_vtap.dropped import TRAP_TAGS
 from trapstream_vtap.errors import RunError, UsageError, printable
 from trapstream_vtap.interfaces import check_names, choose
 from trapstream_vtap.sinks import Address, parse
+from trapstream_vtap.sinks.address import is_ipv6
 from trapstream_vtap.stream import Stream
 from trapstream_vtap.words import nearest
 
@@ -51,14 +52,23 @@ class _Names(_ParamType):
             self.fail(str(error), param, ctx)
 
 
+def _unit(param: Any) -> str:
+    """The unit of what PARAM takes, as its sentences end."""
+    units = {"SECONDS": ", in seconds", "MIB": ", in MiB", "MS": ", in ms", "BYTES": ", in bytes"}
+    return units.get(param.metavar, "") if param else ""
+
+
+_IN_SECONDS = {"ms": 0.001, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
+
+
 def _check_unit(value: Any, param: Any, ctx: Any) -> None:
     """Say what to give in place of a number with a unit behind it."""
-    if isinstance(value, str) and re.fullmatch(r"\s*[0-9.]+\s*[^\W\d_.]+\s*", value):
-        unit = (param.metavar or "").lower() if param else ""
-        of = {"seconds": ", in seconds", "mib": ", in MiB", "ms": ", in ms", "bytes": ", in bytes"}
-        raise click.BadParameter(
-            f"{value!r} has a unit: give the number alone{of.get(unit, '')}.", ctx, param
-        )
+    found = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*([^\W\d_]+)\s*", str(value))
+    if found and isinstance(value, str):
+        unit = _unit(param)
+        if unit == ", in seconds" and found[2] in _IN_SECONDS:
+            unit += f": {float(found[1]) * _IN_SECONDS[found[2]]:.12g}"
+        raise click.BadParameter(f"{value!r} has a unit: give the number alone{unit}.", ctx, param)
 
 
 class _Whole(click.IntRange):
@@ -183,9 +193,9 @@ def _plain(option: click.Option, key: str, value: Any) -> Any:
     if option.is_flag:
         return configfile.switch(key, value)
     if isinstance(option.type, click.types.IntParamType):
-        good, wanted = type(value) is int, "give a whole number"
+        good, wanted = type(value) is int, f"give a whole number{_unit(option)}"
     elif isinstance(option.type, click.types.FloatParamType):
-        good, wanted = type(value) in (int, float), "give a number"
+        good, wanted = type(value) in (int, float), f"give a number{_unit(option)}"
     elif option.multiple or isinstance(option.type, _Names):
         good = isinstance(value, str) or (
             isinstance(value, list) and all(isinstance(word, str) for word in value)
@@ -477,7 +487,7 @@ def _printable_errors() -> Iterator[None]:
 @click.option(
     "--sequence-offset",
     "offset",
-    metavar="N",
+    metavar="BYTES",
     type=_Whole(0, config.MOST_OFFSET),
     help="Where UDP and ICMP carry a number: so many bytes behind the payload's start, or behind "
     "the pattern's. Turns --sequence on.  [default: they carry none]",
@@ -664,13 +674,16 @@ def _first_sink(host: str | None, port: int | None, transport: str) -> list[Addr
         if port is not None:
             raise UsageError("- is standard output, which has no port: leave the port out.")
         return [parse(host)]
+    if "://" in host:
+        raise UsageError(f"{host!r} is a URL: give it behind --sink.")
+    bare, colon, word = host.rpartition(":")
+    if colon and word.isdecimal() and (":" not in bare or bare.startswith("[")):
+        bare = bare.strip("[]")
+        raise UsageError(f"{host!r} is one word: give address and port as two, {bare} {word}.")
+    if ":" in host and not is_ipv6(host):
+        hint = f": give {host[1:-1]}" if is_ipv6(host[1:-1]) else ""
+        raise UsageError(f"{host!r} is neither a name nor an address{hint}.")
     if port is None:
-        bare, colon, word = host.rpartition(":")
-        if colon and word.isdecimal() and (":" not in bare or bare.startswith("[")):
-            bare = bare.strip("[]")
-            raise UsageError(f"{host!r} is one word: give address and port as two, {bare} {word}.")
-        if "://" in host:
-            raise UsageError(f"{host!r} is a URL: give it behind --sink.")
         raise UsageError("Missing argument 'COLLECTOR_PORT'.")
     return [Address(transport, ((host, port),))]
 

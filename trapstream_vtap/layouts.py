@@ -247,7 +247,7 @@ SEQUENCE_COUNTS = (
     "numbers_twice",
     "numbers_earlier",  # than the first of their flow
     "numbers_repeated",  # of those that came twice: equal to the one before
-    "numbers_far",  # from the one before, by thousands
+    "numbers_far",  # from the one before: by more than 64
     "numberless",  # packets that carry no number where the user says that one is
     "stream_read",  # bytes of payload
     "stream_missing",  # signed

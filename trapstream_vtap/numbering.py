@@ -16,9 +16,11 @@ _ENOUGH = 20
 """Packets by which to judge whether the numbers are where the user says they are."""
 
 
-def found(totals: Mapping[str, int]) -> Iterator[str]:
+def found(totals: Mapping[str, int], settings: Settings) -> Iterator[str]:
     """What is missing, late and twice, by TOTALS of `SEQUENCE_COUNTS`."""
-    if totals["numbers_read"]:
+    if _odd(totals, settings):
+        yield "loss by number not known"
+    elif totals["numbers_read"]:
         missing, twice = totals["numbers_missing"], totals["numbers_twice"]
         anew = totals["numbers_read"] - twice - totals["numbers_earlier"]
         loss = _percent(missing, anew + missing)
@@ -40,21 +42,26 @@ def _percent(missing: int, expected: int) -> str:
 
 def doubt(totals: Mapping[str, int], settings: Settings) -> str | None:
     """A sentence if what is read at `--sequence-offset` looks like no sequence number."""
+    odd = _odd(totals, settings)
+    return odd and f"{odd} right? (docs/recipes.md: where each generator has its number)"
+
+
+def _odd(totals: Mapping[str, int], settings: Settings) -> str | None:
     read, without = totals["numbers_read"], totals["numberless"]
     if settings.offset is None or read + without < _ENOUGH:
         return None
     if not read and settings.pattern is not None:
-        return f"the pattern was in none of {without} packets: is --sequence-pattern right?"
+        return f"the pattern was in none of {without} packets: is --sequence-pattern"
     if not read:
-        return f"none of {without} packets was long enough: is --sequence-offset right?"
+        return f"none of {without} packets was long enough: is --sequence-offset"
     if 2 * totals["numbers_repeated"] > read:
         return (
-            f"{totals['numbers_repeated']} of {read} numbers equal the one before: "
-            "is --sequence-offset right?"
+            f"{totals['numbers_repeated']} of {read} numbers equal the one before: are "
+            "--sequence-offset and --sequence-bits"
         )
     if 2 * totals["numbers_far"] > read:
         return (
             f"{totals['numbers_far']} of {read} numbers are far from the one before: are "
-            "--sequence-offset, --sequence-bits and --sequence-order right?"
+            "--sequence-offset, --sequence-bits and --sequence-order"
         )
     return None

@@ -30,7 +30,7 @@ from trapstream_vtap.probes.flow import FlowProbe
 from trapstream_vtap.probes.none import NoFlows
 from trapstream_vtap.seen import Seen
 from trapstream_vtap.symbols import KALLSYMS, Symbols
-from trapstream_vtap.words import amount
+from trapstream_vtap.words import amount, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -299,14 +299,15 @@ class Stream:
     def _note_missing(self) -> None:
         """Say which interfaces are not there at the start, and which are: it may be a slip."""
         settings = self._settings
-        there = ", ".join(sorted(interfaces()))
+        known = sorted(interfaces())
+        there = ", ".join(known)
         for name in settings.gone:
-            report(f"{name} is not there yet; it is measured when it is (there are {there})")
+            when = f"it is measured when it is (there are {there})"
+            report(f"{name} is not there yet; {when}.{nearest(name, known)}".removesuffix("."))
         self._gone.update(settings.gone)
         if self._flows and not settings.interfaces:
-            for word in settings.selected:
-                if is_pattern(word):
-                    report(f"there is no interface {word} yet (there are {there})")
+            if any(map(is_pattern, settings.selected)):
+                report(f"no interface fits {','.join(settings.selected)} yet (there are {there})")
             if not settings.selected:
                 report(f"no interface is up yet (there are {there})")
 
@@ -526,7 +527,7 @@ class Stream:
         totals = self._seen.totals()
         packets, flows = totals["counted_packets"], totals["flows_begun"]
         told = [f"{amount(packets, 'packet')} of {amount(flows, 'flow')} measured"]
-        told += numbering.found(totals)
+        told += numbering.found(totals, self._settings)
         if totals["evicted_packets"]:
             told.append(f"{amount(totals['evicted_packets'], 'packet')} evicted with their flows")
         if totals["stranded_packets"]:

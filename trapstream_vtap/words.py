@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """A question whether what is most like WORD of what is KNOWN is meant, behind a sentence."""
-    close = difflib.get_close_matches(word, known, n=3)
+    close = difflib.get_close_matches(word, known, n=2, cutoff=0.7)
     return f" Do you mean {' or '.join(close)}?" if close else ""
 
 

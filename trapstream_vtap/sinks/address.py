@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from trapstream_vtap.errors import UsageError
@@ -53,8 +54,7 @@ def parse(text: str) -> Address:
     try:
         parts = urlsplit(text)
         if parts.scheme not in SCHEMES:
-            hint = f", such as tcp://{text}" if re.fullmatch(r"[\w.\[\]:-]+:[0-9]+", text) else ""
-            raise _wrong(text, f"a sink begins with one of {', '.join(SCHEMES)}{hint}")
+            raise _wrong(text, f"a sink begins with one of {', '.join(SCHEMES)}{_meant(text)}")
         if "@" in parts.netloc:
             shown = text.replace(parts.netloc.rpartition("@")[0], "…")
             raise _wrong(shown, "names and passwords do not belong on the command line")
@@ -65,6 +65,25 @@ def parse(text: str) -> Address:
     if parts.fragment:
         raise _wrong(text, "there is a # in it")
     return Address(parts.scheme, hosts, parts.path, query)
+
+
+def _meant(text: str) -> str:
+    """What TEXT, which is no address, may stand for, behind a sentence."""
+    if re.fullmatch(r"[\w.\[\]:-]+:[0-9]+", text):
+        return f", such as tcp://{text}"
+    if re.match(r"\.{0,2}/[^/]", text):
+        return f", such as file:{text}"
+    if text.startswith(("influx:", "influxdb:")):
+        return ", InfluxDB's with http: http://host:8086?db=NAME"
+    return ""
+
+
+def is_ipv6(host: str) -> bool:
+    """Whether HOST is an IPv6 address, perhaps with a zone (RFC 4007 section 11)."""
+    try:
+        return IPv6Address(host) is not None
+    except ValueError:
+        return False
 
 
 def _file_path(text: str) -> str:
