@@ -11,7 +11,8 @@ from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
 
 from bench import testrun
-from trapstream_vtap.probes import flow
+from trapstream_vtap.clock import SystemClock
+from trapstream_vtap.probes.flows.table import FlowTable
 
 TITLE = "(f) The cost of a packet by hook, and of a tunnel"
 ROUNDS, REPEAT = 15, 300_000
@@ -40,7 +41,7 @@ def main() -> None:
     for hook, tunnels, packet, name in ROWS:
         chosen = testrun.settings(hook=hook, decapsulate=tunnels)
         objects = testrun.load(chosen)
-        flow.FlowProbe(chosen).prepare(objects)  # it tells the program the time
+        FlowTable(chosen, objects, SystemClock())  # it tells the program the time
         # the first header is not shown to a socket filter
         frame = bytes(14 * (hook == "socket")) + bytes(packet)
         loaded.append((objects, frame, name, hook))

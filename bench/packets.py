@@ -15,7 +15,8 @@ from scapy.layers.l2 import Ether
 
 from bench import testrun
 from lab.namespace import Namespace, veth
-from trapstream_vtap.probes import flow
+from trapstream_vtap.clock import SystemClock
+from trapstream_vtap.probes.flows.table import FlowTable
 
 TITLE = "(a) The cost of a packet"
 ROUNDS, REPEAT = 15, 300_000
@@ -49,7 +50,7 @@ def main() -> None:
 def _in_the_program() -> None:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     objects = testrun.load(testrun.settings())
-    flow.FlowProbe(testrun.settings()).prepare(objects)  # it tells the program the time
+    FlowTable(testrun.settings(), objects, SystemClock())  # it tells the program the time
     empty, program = objects.programs["empty"], objects.programs["vtap_ingress"]
     print(
         "| packet | empty program, ns | above it, with a receive timestamp | without |\n"

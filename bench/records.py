@@ -11,9 +11,10 @@ from influxdb_client import Point, WritePrecision
 
 from bench import testrun
 from trapstream_vtap import formats
-from trapstream_vtap.layouts import FLOW_RECORD
-from trapstream_vtap.probes import flow
-from trapstream_vtap.records import flow_schema
+from trapstream_vtap.clock import SystemClock
+from trapstream_vtap.probes.flows.layouts import FLOW_RECORD
+from trapstream_vtap.probes.flows.records import schema_of
+from trapstream_vtap.probes.flows.table import FlowTable
 
 TITLE = "(b) The cost of a record"
 FLOWS = 20_000
@@ -22,14 +23,12 @@ ROUNDS = 7
 
 def main() -> None:
     """Print the table."""
-    probe = flow.FlowProbe(testrun.settings())
     objects = testrun.load(testrun.settings())
-    probe.prepare(objects)
+    probe = FlowTable(testrun.settings(), objects, SystemClock())
     program = objects.programs["vtap_ingress"]
-    schema = flow_schema()
-    labels = formats.Labels("192.0.2.2", {1: "lo"})
-    influx = formats.compile_plan(formats.INFLUX, schema, labels)
-    as_json = formats.compile_plan(formats.JSON, schema, labels)
+    schema = schema_of(testrun.settings())
+    influx = formats.compile_plan(formats.INFLUX, schema, "192.0.2.2")
+    as_json = formats.compile_plan(formats.JSON, schema, "192.0.2.2")
     taken: dict[str, list[float]] = {
         "ring to batch": [],
         "batch to line protocol": [],

@@ -12,7 +12,8 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
 from bench import testrun
-from trapstream_vtap.probes import flow
+from trapstream_vtap.clock import SystemClock
+from trapstream_vtap.probes.flows.table import FlowTable
 from trapstream_vtap.rules import parse_rules
 
 TITLE = "(d) The cost of rules"
@@ -58,7 +59,7 @@ def main() -> None:
     for count in COUNTS:
         chosen = testrun.settings(rules=parse_rules(texts(count)))
         programs[count] = testrun.load(chosen)
-        flow.FlowProbe(chosen).prepare(programs[count])  # it tells the program the time
+        FlowTable(chosen, programs[count], SystemClock())  # it tells the program the time
     print("| packet | " + " | ".join(f"{count} rules, ns" for count in COUNTS) + " | 256 : 16 |")
     print("|---|" + "---|" * (len(COUNTS) + 1))
     for name, packet in FRAMES.items():

@@ -8,9 +8,14 @@ import time
 
 from bench import testrun
 from bench.packets import FRAMES
+from trapstream_vtap.clock import SystemClock
+from trapstream_vtap.ledger import SINK_ROWS
 from trapstream_vtap.metrics.exporter import Metrics
-from trapstream_vtap.probes import flow
-from trapstream_vtap.records import flow_schema
+from trapstream_vtap.probes.flows.metrics import FlowCollector
+from trapstream_vtap.probes.flows.records import flow_schema
+from trapstream_vtap.probes.flows.running import FlowRunning
+from trapstream_vtap.probes.flows.table import FlowTable
+from trapstream_vtap.schema import Batch
 
 TITLE = "(h) The cost of being scraped"
 ROUNDS, REPEAT = 15, 300_000
@@ -34,7 +39,7 @@ def _packets() -> None:
     plain, scraped = testrun.settings(), testrun.settings(metrics=WHERE)
     loaded = [testrun.load(chosen) for chosen in (plain, scraped)]
     for chosen, objects in zip((plain, scraped), loaded, strict=True):
-        flow.FlowProbe(chosen).prepare(objects)
+        FlowTable(chosen, objects, SystemClock())
     print("| packet, with a receive timestamp | without `--metrics`, ns | with it |\n|---|---|---|")
     for name, packet in FRAMES.items():
         frame = bytes(packet)
@@ -56,16 +61,15 @@ def _scrapes() -> None:
     for shown in SHOWN:
         chosen = testrun.settings(metrics=WHERE, metrics_flows=shown)
         objects = testrun.load(chosen)
-        probe = flow.FlowProbe(chosen)
-        probe.prepare(objects)
-        metrics = Metrics(chosen, dict)
-        metrics.use(probe, chosen, {})
+        running = FlowRunning(chosen, objects, SystemClock())
+        metrics = Metrics("192.0.2.2", {"flows": FlowCollector(chosen)}, lambda: (SINK_ROWS, {}))
+        metrics.use("flows", running, chosen)
         records, scrapes = [], []
         for number in range(ROUNDS):
             start = time.perf_counter()
-            metrics.hand_flows(batch)
+            metrics.take(Batch(running.schema, batch, "flows"))
             records.append((time.perf_counter() - start) / FLOWS)
-            metrics.end_interval((number + 1) * NS, {}, {})
+            metrics.end_interval((number + 1) * NS, [])
             start = time.perf_counter()
             page = metrics.page(OPENMETRICS)
             scrapes.append(time.perf_counter() - start)

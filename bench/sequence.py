@@ -13,7 +13,8 @@ from scapy.layers.inet import IP, TCP, UDP
 
 from bench import testrun
 from bench.packets import ETHER
-from trapstream_vtap.probes import flow
+from trapstream_vtap.clock import SystemClock
+from trapstream_vtap.probes.flows.table import FlowTable
 
 if TYPE_CHECKING:
     from trapstream_vtap.bpf.code import Objects
@@ -148,5 +149,5 @@ def _load(chosen: Settings, at: int, step: int) -> Objects:
     constants = {"MOVED_AT": at, "MOVED_BY": step, "PATTERN": PATTERN}
     more = "".join(f"#define {name} {value}\n" for name, value in constants.items()) + AROUND
     objects = testrun.load(chosen, more, PROGRAMS)
-    flow.FlowProbe(chosen).prepare(objects)  # it tells the program the time
+    FlowTable(chosen, objects, SystemClock())  # it tells the program the time
     return objects

@@ -10,7 +10,7 @@ from lab import loading, testrun
 from trapstream_vtap.bpf.source import Program, Source
 from trapstream_vtap.config import Settings
 from trapstream_vtap.interfaces import choose
-from trapstream_vtap.probes import flow
+from trapstream_vtap.probes.flows import program as flow
 from trapstream_vtap.sinks import parse
 
 if TYPE_CHECKING:

@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import NamedTuple
 
 from bench.delivery import FLOWS, processor
 from lab.namespace import Namespace
 from lab.servers import Influxd
 from trapstream_vtap import formats
-from trapstream_vtap.layouts import FLOW_RECORD
 from trapstream_vtap.ledger import Held
-from trapstream_vtap.records import flow_schema
+from trapstream_vtap.probes.flows.layouts import FLOW_RECORD
+from trapstream_vtap.probes.flows.records import flow_schema
 from trapstream_vtap.sinks import Address, Pace, Payload, Sender, UdpSink
 
 TITLE = "(h) A burst over UDP to influxd"
@@ -121,7 +122,8 @@ def _payloads(row: Row, second: int) -> list[Payload]:
             "iat_max": NS - number * 1009,
         }
         batch += FLOW_RECORD.pack(values)
-    labels = formats.Labels("192.0.2.2", {1: "bench0"})
-    plan = formats.compile_plan(formats.INFLUX, flow_schema(), labels)
+    schema = flow_schema()
+    schema = replace(schema, names={**schema.names, "interface": {1: "bench0"}})
+    plan = formats.compile_plan(formats.INFLUX, schema, "192.0.2.2")
     payloads, _ = plan.render(batch, 5000, row.datagram)
     return [Payload(data, Held(tallies[1][0], tallies[1][1])) for data, _, tallies in payloads]

@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from trapstream_vtap import agent
-from trapstream_vtap.dropped import drop_schema
-from trapstream_vtap.layouts import KEY_FIELDS, JitterInterval
-from trapstream_vtap.records import event_schema, flow_schema
+from trapstream_vtap.account import MEASUREMENT
+from trapstream_vtap.ledger import SINK_ROWS
+from trapstream_vtap.probes.drops.account import ROWS
+from trapstream_vtap.probes.drops.records import drop_schema
+from trapstream_vtap.probes.flows.account import rows
+from trapstream_vtap.probes.flows.layouts import KEY_FIELDS, JitterInterval
+from trapstream_vtap.probes.flows.records import event_schema, flow_schema
 from trapstream_vtap.schema import Kind, Role
 
 if TYPE_CHECKING:
@@ -57,9 +60,9 @@ def text() -> str:
         *(
             _record(schema)
             for schema in (
-                agent.interface_schema(events=True),
-                agent.probe_schema(),
-                agent.sink_schema(),
+                rows(events=True).schema,
+                ROWS.schema,
+                SINK_ROWS.schema,
             )
         ),
     )
@@ -93,7 +96,7 @@ def _is_required(schema: Schema, field: Field) -> bool:
     optional = schema.measurement in ("vtap_flow", "vtap_sequence_error") and (
         field.name in KEY_FIELDS
     )
-    events = field.name.startswith("events_") and schema.measurement == agent.MEASUREMENT
+    events = field.name.startswith("events_") and schema.measurement == MEASUREMENT
     return field.kind in _ALWAYS and not optional and not (events and "interface" in _names(schema))
 
 

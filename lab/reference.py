@@ -7,12 +7,18 @@ import click
 
 from lab import jsonschema, telegraf
 from lab.dashboards import alerts, build
-from trapstream_vtap import agent
 from trapstream_vtap.cli import main as command
-from trapstream_vtap.dropped import TRAP_TAGS, drop_schema
-from trapstream_vtap.layouts import KEY_FIELDS, JitterInterval
-from trapstream_vtap.metrics import families
-from trapstream_vtap.records import event_schema, flow_schema
+from trapstream_vtap.clock import NS
+from trapstream_vtap.config import Settings
+from trapstream_vtap.ledger import SINK_ROWS
+from trapstream_vtap.metrics.exporter import INFO, families_of
+from trapstream_vtap.metrics.family import Family
+from trapstream_vtap.probes import REGISTRY
+from trapstream_vtap.probes.drops.account import ROWS
+from trapstream_vtap.probes.drops.records import TRAP_TAGS, drop_schema
+from trapstream_vtap.probes.flows.account import rows
+from trapstream_vtap.probes.flows.layouts import KEY_FIELDS, JitterInterval
+from trapstream_vtap.probes.flows.records import event_schema, flow_schema
 from trapstream_vtap.schema import Field, Role, Schema
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -69,11 +75,11 @@ def fields() -> str:
             "",
             _measurement(event_schema(KEY_FIELDS)),
             _dropped(drop_schema()),
-            _measurement(agent.interface_schema(events=True)),
+            _measurement(rows(events=True).schema),
             "The counts of events are there where sequence numbers are checked.",
             "",
-            _measurement(agent.probe_schema()),
-            _measurement(agent.sink_schema()),
+            _measurement(ROWS.schema),
+            _measurement(SINK_ROWS.schema),
             "",
         )
     )
@@ -88,10 +94,30 @@ def _measurement(schema: Schema) -> str:
     return "\n".join((*rows, ""))
 
 
+EVERYTHING = Settings(
+    sinks=(),
+    interfaces=(),
+    device=None,
+    key=KEY_FIELDS,
+    sequence=True,
+    expected_gap=0,
+    smoothed_jitter=True,
+    jitter_interval=2 * NS,
+)
+"""Settings with which everything is measured that can be."""
+
+
+def all_families() -> dict[Family, None]:
+    """Every metric family, in the order in which they are exposed."""
+    collected = (f for probe in REGISTRY for f in probe.collector(EVERYTHING).families)
+    accounts = (*(probe.rows(EVERYTHING) for probe in REGISTRY), SINK_ROWS)
+    return dict.fromkeys((INFO, *collected, *(f for one in accounts for f in families_of(one))))
+
+
 def metrics() -> str:
     """What Prometheus scrapes, family by family."""
     rows = [
-        MADE.format("`trapstream_vtap/metrics/families.py`"),
+        MADE.format("`trapstream_vtap/probes/`"),
         "# Metrics",
         "",
         "What `--metrics` serves; what it means, and queries: [prometheus.md](prometheus.md).",
@@ -101,7 +127,7 @@ def metrics() -> str:
         "| name | type | labels | meaning | only with |",
         "|---|---|---|---|---|",
     ]
-    for family in families.ALL:
+    for family in all_families():
         labels = ", ".join(f"`{label}`" for label in family.labels)
         when = f"`{family.when}`" if family.when else ""
         rows.append(f"| `{family.sample}` | {family.kind} | {labels} | {family.doc} | {when} |")

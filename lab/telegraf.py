@@ -12,9 +12,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trapstream_vtap import agent
-from trapstream_vtap.layouts import KEY_FIELDS, JitterInterval
-from trapstream_vtap.records import event_schema, flow_schema
+from trapstream_vtap.ledger import SINK_ROWS
+from trapstream_vtap.probes.flows.account import rows
+from trapstream_vtap.probes.flows.layouts import KEY_FIELDS, JitterInterval
+from trapstream_vtap.probes.flows.records import event_schema, flow_schema
 from trapstream_vtap.schema import Kind, Role
 
 if TYPE_CHECKING:
@@ -99,8 +100,8 @@ def schemas() -> tuple[Schema, ...]:
     return (
         *flows,
         event_schema(KEY_FIELDS),
-        agent.interface_schema(events=True),
-        agent.sink_schema(),
+        rows(events=True).schema,
+        SINK_ROWS.schema,
     )
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trapstream_vtap.config import HOOKS, LONGEST_STOP_GAP, MOST_OFFSET, TUNNELS
-from trapstream_vtap.layouts import KEY_FIELDS
+from trapstream_vtap.probes.flows.layouts import KEY_FIELDS
 
 if TYPE_CHECKING:
     import random

@@ -16,11 +16,15 @@ from typing import TYPE_CHECKING, Any
 from expected import names
 from hypothesis import strategies as st
 
-from trapstream_vtap import causes
-from trapstream_vtap.layouts import DROP_EVENT
+from trapstream_vtap import formats
+from trapstream_vtap.probes.drops import causes, naming
+from trapstream_vtap.probes.drops.layouts import DROP_EVENT
+from trapstream_vtap.probes.drops.naming import Naming
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    from trapstream_vtap.formats import Format
 
 REASONS = {
     2: "NOT_SPECIFIED",
@@ -223,5 +227,31 @@ def dropped(
 
 
 def places() -> Callable[..., dict[int, str]]:
-    """What `DropPlan` asks for names."""
+    """What `Naming` asks for names."""
     return lambda addresses: {address: PLACES[address] for address in addresses}
+
+
+class DropPlan:
+    """Renders what the kernel program hands over, as delivery does."""
+
+    def __init__(
+        self,
+        form: Format,
+        device: str,
+        reasons: Mapping[int, str],
+        tags: str = "default",
+    ) -> None:
+        self._form, self._device = form, device
+        self._tags = tags
+        self.naming = Naming(reasons, places(), tags)
+
+    @property
+    def longest(self) -> int:
+        """As delivery computes it."""
+        return formats.longest(self._form, naming.longest(self._tags), self._device)
+
+    def render(self, events: bytes, most_records: int, most_bytes: int) -> Any:
+        """As `Plan.render`."""
+        batch = self.naming.named(events)
+        plan = formats.compile_plan(self._form, batch.schema, self._device)
+        return plan.render(batch.data, most_records, most_bytes)

@@ -19,17 +19,17 @@ from urllib.parse import unquote_to_bytes
 
 from hypothesis import strategies as st
 
-from trapstream_vtap import agent
 from trapstream_vtap.config import STOP_GAP_NS
-from trapstream_vtap.layouts import KEY_FIELDS, flow_layouts
-from trapstream_vtap.probes.flow import square_limits
+from trapstream_vtap.probes.flows.account import rows
+from trapstream_vtap.probes.flows.layouts import KEY_FIELDS, flow_layouts
+from trapstream_vtap.probes.flows.squares import square_limits
 from trapstream_vtap.schema import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 INT64_MAX = 2**63 - 1
-AGENT = agent.interface_schema(events=False)
+AGENT = rows(events=False).schema
 AGENT_COUNTS = sum(field.kind is Kind.COUNT for field in AGENT.fields)
 LATEST = INT64_MAX - 1  # InfluxDB keeps the two outermost values of its time for itself
 MOST_PER_SECOND = 2**64 - 1  # whole bits: more than 2 EB/s, which nothing carries

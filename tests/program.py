@@ -30,7 +30,7 @@ from lab.namespace import Namespace
 from trapstream_vtap.bpf import attach, kernel, packet_socket
 from trapstream_vtap.config import DIRECTIONS, NS, Settings
 from trapstream_vtap.interfaces import interfaces
-from trapstream_vtap.layouts import (
+from trapstream_vtap.probes.flows.layouts import (
     FLOW_SLOT,
     FLOW_STATE,
     KEY_FIELDS,
@@ -38,7 +38,8 @@ from trapstream_vtap.layouts import (
     LINK_COUNTS,
     flow_layouts,
 )
-from trapstream_vtap.probes.flow import name_links, source
+from trapstream_vtap.probes.flows.links import name_links
+from trapstream_vtap.probes.flows.program import source
 from trapstream_vtap.rules import parse_rules
 from trapstream_vtap.sinks import parse
 

@@ -12,10 +12,12 @@ import socket
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import tap
+from attached import Attached
 from pyroute2 import IPRoute
 from traffic import V4, Wire
 
@@ -26,7 +28,7 @@ from trapstream_vtap.bpf.source import Program, Source
 from trapstream_vtap.config import DIRECTIONS, Settings
 from trapstream_vtap.errors import RunError
 from trapstream_vtap.interfaces import choose
-from trapstream_vtap.probes.flow import FlowProbe, places, source
+from trapstream_vtap.probes.flows.program import places
 from trapstream_vtap.sinks import parse
 
 if TYPE_CHECKING:
@@ -58,19 +60,10 @@ def settings(**others: object) -> Settings:
     return Settings(sinks, choose(("wire0",))[0], "127.0.0.1", **others)  # type: ignore[arg-type]
 
 
-def probe(wire: Wire) -> FlowProbe:
+def probe(wire: Wire) -> Attached:
     """A probe on both directions of the receiver's end."""
     with wire.receiver.entered():
-        found = loaded(settings(directions=DIRECTIONS["both"]))
-        found.attach()
-    return found
-
-
-def loaded(chosen: Settings) -> FlowProbe:
-    """A probe that is not attached yet."""
-    made = FlowProbe(chosen)
-    made.prepare(load(source(chosen)))
-    return made
+        return Attached(settings(directions=DIRECTIONS["both"])).attach()
 
 
 def filters(namespace: Namespace) -> str:
@@ -122,7 +115,7 @@ def test_clsact(wire: Wire) -> None:
 def take_over(wire: Wire) -> None:
     """One probe after the other on the same interface."""
     first = probe(wire)
-    second = loaded(first._settings)
+    second = Attached(first._settings)
     exchange(wire, 20)
     with wire.receiver.entered():
         second.take_over(first)
@@ -161,7 +154,7 @@ def test_take_over_refused(wire: Wire) -> None:
     (there,) = first._settings.interfaces
     with wire.receiver.entered():
         (loopback,) = choose(("lo",))[0]
-    second = loaded(replace(first._settings, interfaces=(there, loopback), promiscuous=True))
+    second = Attached(replace(first._settings, interfaces=(there, loopback), promiscuous=True))
     with wire.receiver.entered():
         crowd, taken = [load(NOTHING)], []
         with contextlib.suppress(RunError):  # there is no room for more
@@ -195,22 +188,20 @@ def test_clsact_leaves_others_alone(wire: Wire) -> None:
     assert filters(wire.receiver) == before
 
 
-KILLED = """
-import errno, os, signal
+KILLED = f"""
+import errno, os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
 from trapstream_vtap.bpf import kernel
 def refuse(*_):
     raise OSError(errno.EINVAL, "no tcx")
 kernel.link_tcx = refuse
 from trapstream_vtap.config import *
-from lab.loading import load
 from trapstream_vtap.interfaces import choose
-from trapstream_vtap.probes.flow import FlowProbe, source
+from attached import Attached
 from trapstream_vtap.sinks import parse
 settings = Settings((parse("tcp://127.0.0.1:9"),), choose(("wire0",))[0], "x",
                     directions=DIRECTIONS["both"])
-probe = FlowProbe(settings)
-probe.prepare(load(source(settings)))
-probe.attach()
+Attached(settings).attach()
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -260,7 +251,7 @@ def test_gone_interface(wire: Wire) -> None:
         chosen = choose(("wire0", "lo"))[0]
         wire.receiver.run("ip", "link", "del", "wire0")
         settings = Settings((parse("tcp://127.0.0.1:9"),), chosen, "127.0.0.1")
-        measuring = loaded(settings)
+        measuring = Attached(settings)
         measuring.attach()
         assert attached(wire.receiver, "lo") == 1
         measuring.detach()
@@ -317,7 +308,7 @@ def test_somebody_comes_ahead(wire: Wire) -> None:
     holder = Holder()
     with wire.receiver.entered():
         chosen = settings()
-        ours = loaded(chosen)
+        ours = Attached(chosen)
         assert holder.put(places(chosen), ours._objects.programs) == []
         index = socket.if_nametoindex("wire0")
         for _ in range(2):

@@ -17,8 +17,8 @@ from test_table import OWN_INTERVALS, Table, frame
 from traffic import Wire
 
 from lab.testrun import run
+from trapstream_vtap.clock import Grid, SystemClock
 from trapstream_vtap.config import STOP_GAP_NS
-from trapstream_vtap.probes import flow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,28 +34,34 @@ STEPS = (
 )
 
 
-class Clock:
+class Clock(SystemClock):
     """A wall clock that the test sets; the machine's own goes on."""
 
     def __init__(self) -> None:
-        self.offset = time.time_ns() - time.monotonic_ns() & ~3  # as the program keeps it
+        super().__init__()
+        self.said = self.offset
 
-    def now(self) -> int:
+    def wall(self) -> int:
         """Nanoseconds since the epoch."""
-        return time.monotonic_ns() + self.offset
+        return time.monotonic_ns() + self.said
+
+    def follow(self) -> None:
+        """Learn what the test has set."""
+        self.offset = self.said
 
 
 class Bench:
     """Packets with receive timestamps of CLOCK, and a table that is swept at the grid lines."""
 
     def __init__(self, clock: Clock, chosen: dict[str, int]) -> None:
-        self.table = Table(**chosen)
+        self.table = Table(clock, **chosen)
+        self._grid = Grid(clock, min(chosen.values()))
         self.arrivals: dict[int, list[int]] = defaultdict(list)
         """By flow, CLOCK_MONOTONIC, as far as the program can know."""
         self.records: list[tuple[dict[str, int], int, bool]] = []
         """With what was to be added to CLOCK_MONOTONIC then, and whether it may be off the grid."""
         self._clock = clock
-        self._known = clock.offset
+        self._known = clock.said
         self._sent = 0
 
     def send(self) -> None:
@@ -63,17 +69,17 @@ class Bench:
         program = self.table.program.objects.programs["vtap_ingress"]
         for number in range(FLOWS):
             if self._sent % (1 + 3 * number) == 0:
-                stamp = self._clock.now()
+                stamp = self._clock.wall()
                 self.arrivals[number].append(stamp - self._known)
                 run(program, frame(number), tstamp=stamp)
         self._sent += 1
 
     def interval(self, step: int) -> None:
         """Up to the next grid line, as a run does it; the clock is set by STEP in between."""
-        line = self.table.probe.next_line()
+        line = self._grid.next_line()
         for _ in range(4):
             self.send()
-        self._clock.offset += step
+        self._clock.said += step
         for _ in range(4):
             self.send()
         while time.monotonic_ns() < line:
@@ -81,9 +87,10 @@ class Bench:
             self.send()
         self.send()  # closes its flow itself
         self._take(self.table.drain, off_grid=False)
-        was_set = self.table.probe.keep_clock()
+        self._clock.follow()
+        was_set = self.table.probe.follow_clock()
         assert was_set == bool(step)
-        self._known = self._clock.offset
+        self._known = self._clock.said
         self._take(lambda: self.table.sweep(force=was_set), off_grid=was_set)
 
     def finish(self) -> None:
@@ -92,18 +99,15 @@ class Bench:
 
     def _take(self, read: Callable[[], None], *, off_grid: bool) -> None:
         read()
-        self.records += [(r, self.table.probe.wall(0), off_grid) for r in self.table.records]
+        self.records += [(r, self._clock.offset, off_grid) for r in self.table.records]
         self.table.records.clear()
 
 
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("chosen", [{"interval": NS // 10}, *OWN_INTERVALS])
-def test_receive_timestamps(
-    monkeypatch: pytest.MonkeyPatch, chosen: dict[str, int], steps: tuple[int, int]
-) -> None:
+def test_receive_timestamps(chosen: dict[str, int], steps: tuple[int, int]) -> None:
     """They jump at once, the program learns of it at the next grid line: two gaps are missing."""
     clock = Clock()
-    monkeypatch.setattr(flow, "clock_offset", lambda: clock.offset)
     bench = Bench(clock, chosen)
     for step in (0, steps[0], 0, 0, 0, steps[1], 0, 0, 0):
         bench.interval(step)
@@ -150,14 +154,14 @@ def test_whole_run() -> None:
     program = (
         "import signal\n"
         "from trapstream_vtap.cli import main\n"
-        "from trapstream_vtap.probes import flow\n"
-        "real, offset = flow.clock_offset() & ~3, 0\n"
+        "from trapstream_vtap import clock\n"
+        "real, offset = clock.wall_clock_offset() & ~3, 0\n"
         f"offsets = iter({offsets[1:]})\n"
         "def set_clock(*_):\n"
         "    global offset\n"
         "    offset = next(offsets)\n"
         "signal.signal(signal.SIGUSR1, set_clock)\n"
-        "flow.clock_offset = lambda: real + offset\n"
+        "clock.wall_clock_offset = lambda: real + offset\n"
         "main()"
     )
     options = ("-i", "wire0", "--direction", "egress", "-t", str(interval / NS))

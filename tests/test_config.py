@@ -22,7 +22,7 @@ from lab.namespace import Namespace
 from trapstream_vtap import cli, configfile
 from trapstream_vtap.config import NS
 from trapstream_vtap.errors import UsageError
-from trapstream_vtap.layouts import JitterInterval
+from trapstream_vtap.probes.flows.layouts import JitterInterval
 
 if TYPE_CHECKING:
     from trapstream_vtap.config import Settings
@@ -113,14 +113,11 @@ def chosen(
     """What the command makes of its command line."""
     found: list[Settings] = []
 
-    class Nothing:
-        def __init__(self, made: Settings, _again: object) -> None:
-            found.append(made)
+    def nothing(made: Settings, _again: object) -> bool:
+        found.append(made)
+        return True
 
-        def run(self) -> bool:
-            return True
-
-    monkeypatch.setattr(cli, "Stream", Nothing)
+    monkeypatch.setattr(cli, "run", nothing)
     done = CliRunner().invoke(cli.main, [*arguments, *collector])
     assert done.exit_code == 0, done.output
     return found[0]

@@ -21,7 +21,7 @@ from grafanatypes import PANELS, schemas
 
 from lab.dashboards import ask
 from lab.demo import DATABASES, STEPS, Lab, Shown, report
-from trapstream_vtap.layouts import KEY_FIELDS
+from trapstream_vtap.probes.flows.layouts import KEY_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

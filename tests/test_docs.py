@@ -11,9 +11,10 @@ import pytest
 from lab.packages import unpacked
 from lab.reference import pages
 from lab.servers import promtool
-from trapstream_vtap import agent
-from trapstream_vtap.layouts import KEY_FIELDS
-from trapstream_vtap.records import flow_schema
+from trapstream_vtap.ledger import SINK_ROWS
+from trapstream_vtap.probes.flows.account import rows
+from trapstream_vtap.probes.flows.layouts import KEY_FIELDS
+from trapstream_vtap.probes.flows.records import flow_schema
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,7 +28,7 @@ def test_reference_is_current(path: Path) -> None:
 def test_readme_lines_have_the_fields() -> None:
     """The captured lines in the README name exactly the fields that records have."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    schemas = (flow_schema(), agent.interface_schema(events=False), agent.sink_schema())
+    schemas = (flow_schema(), rows(events=False).schema, SINK_ROWS.schema)
     lines = re.findall(r"^vtap_\w+,.*$", readme, re.MULTILINE)
     for schema, line in zip(schemas, lines, strict=True):
         head, values, _ = line.split(" ")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
-from dropevents import REASONS, Dropped, dropped, places
+from dropevents import REASONS, Dropped, DropPlan, dropped
 from expected import names, says_name
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +21,6 @@ from oracle import Oracle, Point
 
 from lab.servers import Influxd
 from trapstream_vtap.formats import INFLUX, JSON, JSON_DATAGRAM, JSON_LINES
-from trapstream_vtap.formats.dropped import DropPlan
 from trapstream_vtap.sinks import series
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def oracle() -> Iterator[Oracle]:
 
 def make(form: Format, device: str = "192.0.2.1", tags: str = "default") -> DropPlan:
     """The plan of a kernel with the drop reasons and places of `dropevents`."""
-    return DropPlan(form, device, REASONS, places(), tags)
+    return DropPlan(form, device, REASONS, tags)
 
 
 def rendered(plan: DropPlan, events: Sequence[Dropped]) -> bytes:
@@ -338,7 +337,7 @@ def test_many_interfaces() -> None:
         ]
         found = [event["ingressPort"] for event in json.loads(rendered(plan, events))]
         assert found == [f"veth{n}" for n in range(first, first + 2000)]
-    assert len(plan._ports.values) <= 8000
+    assert len(plan.naming._ports.values) <= 8000
 
 
 def test_reason_without_a_name() -> None:

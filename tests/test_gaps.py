@@ -12,9 +12,11 @@ import pytest
 from program import LOOPBACK, FlowProgram, settings
 
 from bench import testrun
+from trapstream_vtap.clock import SystemClock
 from trapstream_vtap.config import NS
-from trapstream_vtap.layouts import GAP_BOUNDS
-from trapstream_vtap.probes import flow
+from trapstream_vtap.probes.flows import program as flow
+from trapstream_vtap.probes.flows.layouts import GAP_BOUNDS
+from trapstream_vtap.probes.flows.table import FlowTable
 
 MOST = 3 * NS
 WHERE = ("127.0.0.1", 8080)
@@ -37,8 +39,7 @@ def gathered(arrivals: list[tuple[bytes, int]], **chosen: Any) -> dict[str, list
     """The histogram by protocol when these frames have come at these times (ns)."""
     plain = settings(direction="ingress", layers=(True,), metrics=WHERE, stop_gap=MOST, **chosen)
     program = FlowProgram(plain)
-    probe = flow.FlowProbe(plain)
-    probe.prepare(program.objects)
+    probe = FlowTable(plain, program.objects, SystemClock())
     begin = time.time_ns() - max(when for _, when in arrivals)
     for packet, when in arrivals:
         testrun.run(program.objects.programs["vtap_ingress"], packet, tstamp=begin + when)

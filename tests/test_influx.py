@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+import plans
 import pytest
 from expected import (
     AGENT,
@@ -25,8 +26,8 @@ from hypothesis import strategies as st
 from oracle import Oracle, Point, Refused
 
 from trapstream_vtap import formats
-from trapstream_vtap.layouts import KEY_FIELDS, JitterInterval
-from trapstream_vtap.records import flow_schema
+from trapstream_vtap.probes.flows.layouts import KEY_FIELDS, JitterInterval
+from trapstream_vtap.probes.flows.records import flow_schema
 from trapstream_vtap.schema import Kind
 
 if TYPE_CHECKING:
@@ -68,9 +69,9 @@ def oracle() -> Iterator[Oracle]:
         yield running
 
 
-def rendered(schema: Schema, labels: formats.Labels, batch: bytes) -> bytes:
+def rendered(schema: Schema, labels: plans.Labels, batch: bytes) -> bytes:
     """The one payload that a batch makes."""
-    plan = formats.compile_plan(formats.INFLUX, schema, labels, coarse_shift=SHIFT)
+    plan = plans.compile_plan(formats.INFLUX, schema, labels, coarse_shift=SHIFT)
     ((payload, _, _),), (too_large, _) = plan.render(batch, 10**6, 10**9)
     assert too_large == 0
     return payload
@@ -105,7 +106,7 @@ def test_flow_records(
     """InfluxDB reads from every payload exactly the records that went in, types included."""
     payload = rendered(
         flow_schema(key, bits=bits),
-        formats.Labels(device, interface),
+        plans.Labels(device, interface),
         b"".join(flow.packed(key) for flow in flows),
     )
 
@@ -132,7 +133,7 @@ def test_safe_subset(flows: list[Flow], device: str, interface: dict[int, str]) 
     """Every line keeps to what all parsers read alike, and decimals are as short as can be."""
     payload = rendered(
         flow_schema(KEY_FIELDS),
-        formats.Labels(device, interface),
+        plans.Labels(device, interface),
         b"".join(flow.packed(KEY_FIELDS) for flow in flows),
     )
 
@@ -160,7 +161,7 @@ def test_agent_records(oracle: Oracle, values: list[int], device: str) -> None:
     counts = dict(zip(columns, values, strict=True))
     record = AGENT.layout.pack({"interface": 7, "time": 1_700_000_000_000_000_000, **counts})
 
-    payload = rendered(AGENT, formats.Labels(device, {7: "eth0"}), record)
+    payload = rendered(AGENT, plans.Labels(device, {7: "eth0"}), record)
 
     (point,) = oracle.parse(payload)
     assert says_name(point.tags.pop("device"), device)
@@ -178,7 +179,7 @@ def test_records_without_counts(oracle: Oracle) -> None:
     records = [common, common | gaps, common | counts | lost, common | counts | gaps | late]
     batch = b"".join(schema.layout.pack(columns) for columns in records)
 
-    points = oracle.parse(rendered(schema, formats.Labels("d", {1: "eth0"}), batch))
+    points = oracle.parse(rendered(schema, plans.Labels("d", {1: "eth0"}), batch))
 
     length = {"jitter_interval_s": 0.5}
     told = {"iat_mean_ms": 3.0, "jitter_ms": 0.0, "iat_min_ms": 1.0, "iat_max_ms": 5.0}
@@ -204,7 +205,7 @@ def test_names_stay_apart(oracle: Oracle, one: str, other: str) -> None:
     record = AGENT.layout.pack({"interface": 1})
 
     (first, second) = (
-        oracle.parse(rendered(AGENT, formats.Labels(name, {1: name}), record))[0]
+        oracle.parse(rendered(AGENT, plans.Labels(name, {1: name}), record))[0]
         for name in (one, other)
     )
 
@@ -216,7 +217,7 @@ def test_interface_without_a_name() -> None:
     """An interface that has no name in this run is told by its index."""
     record = AGENT.layout.pack({"interface": 4294967295})
 
-    payload = rendered(AGENT, formats.Labels("d", {}), record)
+    payload = rendered(AGENT, plans.Labels("d", {}), record)
 
     assert payload.startswith(b"vtap_agent,device=d,interface=4294967295 ")
 
@@ -226,7 +227,7 @@ def test_counts_above_int64_are_refused(oracle: Oracle) -> None:
     # Flows begin anew with every interval, and what is refused is a payload of accounts alone.
     fits = AGENT.layout.pack({"interface": 1, "seen_bytes": INT64_MAX})
     exceeds = AGENT.layout.pack({"interface": 1, "seen_bytes": INT64_MAX + 1})
-    labels = formats.Labels("d", {1: "eth0"})
+    labels = plans.Labels("d", {1: "eth0"})
 
     assert oracle.parse(rendered(AGENT, labels, fits))[0].fields["seen_bytes"] == INT64_MAX
     with pytest.raises(Refused, match="value out of range"):

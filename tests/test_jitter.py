@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 import orjson
+import plans
 import pytest
 from intervals import smoothed
 from program import FlowProgram, settings
@@ -16,8 +17,11 @@ from test_sequence import udp
 
 from bench import testrun
 from trapstream_vtap import formats
+from trapstream_vtap.clock import SystemClock
 from trapstream_vtap.config import STOP_GAP_NS
-from trapstream_vtap.probes import flow
+from trapstream_vtap.probes.flows.records import schema_of
+from trapstream_vtap.probes.flows.squares import limits, square_limits
+from trapstream_vtap.probes.flows.table import FlowTable
 
 NS = 10**9
 HOUR = 3600 * NS
@@ -29,8 +33,7 @@ def measured(gaps: list[int], **chosen: Any) -> dict[str, Any]:
         direction="ingress", layers=(True,), interval=HOUR, smoothed_jitter=True, **chosen
     )
     program = FlowProgram(plain)
-    probe = flow.FlowProbe(plain)
-    probe.prepare(program.objects)
+    probe = FlowTable(plain, program.objects, SystemClock())
     when = time.time_ns() - sum(gaps)
     for gap in (0, *gaps):
         when += gap
@@ -39,8 +42,8 @@ def measured(gaps: list[int], **chosen: Any) -> dict[str, Any]:
     for _ in probe.sweep(force=True):
         batch += probe.read(10)
     program.close()
-    plan = formats.compile_plan(
-        formats.JSON, probe.schema, formats.Labels("x"), coarse_shift=probe.coarse_shift
+    plan = plans.compile_plan(
+        formats.JSON, schema_of(plain), plans.Labels("x"), coarse_shift=limits(plain)[1]
     )
     ((payload, _, _),), _ = plan.render(batch, 10, 1 << 20)
     (record,) = orjson.loads(payload)
@@ -72,9 +75,9 @@ def test_against_exact_arithmetic(name: str, known: bool) -> None:  # noqa: FBT0
     variance = sum((gap - mean) ** 2 for gap in gaps) / count
     assert near(record["iat_mean_ms"], mean)
     # the squares of long gaps are cut by a few bits each in so long an interval
-    coarse = Fraction(2 ** (flow.square_limits(HOUR, STOP_GAP_NS)[1] + 1))
+    coarse = Fraction(2 ** (square_limits(HOUR, STOP_GAP_NS)[1] + 1))
     deviation = Fraction(record["jitter_ms"]) * 10**6
-    limit = flow.square_limits(HOUR, STOP_GAP_NS)[0]
+    limit = square_limits(HOUR, STOP_GAP_NS)[0]
     allowed = coarse * max(gaps) if max(gaps) >= limit else Fraction(1, 100) * (1 + 2 * deviation)
     assert abs(deviation**2 - variance) <= allowed
     assert near(record["jitter_rfc3550_ms"], smoothed(gaps, expected))
@@ -101,8 +104,8 @@ def test_longest_sums(short: bool) -> None:  # noqa: FBT001
     gap, expected = (100, STOP_GAP_NS) if short else (STOP_GAP_NS, 100)
     count = HOUR // gap
     plain = settings(direction="ingress", layers=(True,), interval=HOUR, expected_gap=expected)
-    probe = flow.FlowProbe(plain)
-    limit, shift = flow.square_limits(HOUR, STOP_GAP_NS)
+    schema = schema_of(plain)
+    limit, shift = square_limits(HOUR, STOP_GAP_NS)
     squares = count * gap**2 if gap < limit else 0
     coarse = 0 if gap < limit else count * (gap >> shift) ** 2
     assert max(squares, coarse) < 1 << 64
@@ -118,8 +121,8 @@ def test_longest_sums(short: bool) -> None:  # noqa: FBT001
         "iat_excess": count * max(0, gap - expected),
         "expected_gap": expected,
     }
-    batch = probe.schema.layout.pack(columns)
-    plan = formats.compile_plan(formats.JSON, probe.schema, formats.Labels("x"), coarse_shift=shift)
+    batch = schema.layout.pack(columns)
+    plan = plans.compile_plan(formats.JSON, schema, plans.Labels("x"), coarse_shift=shift)
     ((payload, _, _),), _ = plan.render(batch, 10, 1 << 20)
     (record,) = orjson.loads(payload)
     assert record["iat_mean_ms"] == gap / 10**6

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import captured
 import intervals
 import orjson
+import plans
 import pytest
 import tap
 from program import FlowProgram, settings
@@ -25,8 +26,12 @@ from traffic import INBOUND, Wire, paced, together
 from lab.capture import Capture
 from lab.testrun import run
 from trapstream_vtap import formats
+from trapstream_vtap.clock import SystemClock
 from trapstream_vtap.config import NS
-from trapstream_vtap.probes import flow
+from trapstream_vtap.probes.flows import program as flow
+from trapstream_vtap.probes.flows.records import schema_of
+from trapstream_vtap.probes.flows.squares import limits, square_limits
+from trapstream_vtap.probes.flows.table import FlowTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,14 +53,14 @@ class Bench:
         plain = settings(direction="ingress", layers=(True,), **chosen)
         self.intervals = plain.interval, plain.jitter_interval
         self.program = FlowProgram(plain)
-        self.probe = flow.FlowProbe(plain)
+        self.clock = SystemClock()
+        self.probe = FlowTable(plain, self.program.objects, self.clock)
         self._key_size = flow.layouts(plain).key.size
-        self.probe.prepare(self.program.objects)
-        self._plan = formats.compile_plan(
+        self._plan = plans.compile_plan(
             formats.JSON,
-            self.probe.schema,
-            formats.Labels("x"),
-            coarse_shift=self.probe.coarse_shift,
+            schema_of(plain),
+            plans.Labels("x"),
+            coarse_shift=limits(plain)[1],
         )
         self.records: list[dict[str, Any]] = []
         self._number = 0
@@ -71,13 +76,13 @@ class Bench:
         key = ctypes.create_string_buffer(self._key_size)
         table = self.program.objects.maps["flows"]
         if ctypes.CDLL("libbpf.so.1").bpf_map_get_next_key(table, None, key) == 0:
-            moment = struct.pack("=QQ", 0, when - self.probe.wall(0))
+            moment = struct.pack("=QQ", 0, when - self.clock.offset)
             run(self.program.objects.programs["vtap_sweep"], bytes(8) + moment + key.raw)
             self.read()
 
     def sweep(self, when: int, *, force: bool = False) -> None:
         """The table is swept as if it were WHEN."""
-        for _ in self.probe.sweep(force=force, now=when - self.probe.wall(0)):
+        for _ in self.probe.sweep(force=force, now=when - self.clock.offset):
             self.read()
 
     def read(self) -> None:
@@ -158,7 +163,7 @@ def compare(found: dict[str, Any], exact: dict[str, Any], *, always_counts: bool
     assert (found["iat_min_ms"], found["iat_max_ms"]) == (min(gaps) / 10**6, max(gaps) / 10**6)
     variance = sum((gap - mean) ** 2 for gap in gaps) / len(gaps)
     # the squares of long gaps are cut by the shift first
-    cut = Fraction(2 ** (flow.square_limits(10 * MINUTE, STOP_GAP)[1] + 1)) * max(gaps)
+    cut = Fraction(2 ** (square_limits(10 * MINUTE, STOP_GAP)[1] + 1)) * max(gaps)
     assert abs((Fraction(found["jitter_ms"]) * 10**6) ** 2 - variance) <= cut
     distance = Fraction(sum(abs(gap - EXPECTED_GAP) for gap in gaps), len(gaps))
     assert near(found["iat_deviation_ms"], distance)

@@ -7,9 +7,10 @@ import calendar
 import datetime as dt
 import json
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
+import plans
 import pytest
 from expected import (
     AGENT,
@@ -27,11 +28,13 @@ from expected import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trapstream_vtap import formats
 from trapstream_vtap.config import DEFAULT_KEY, JSON_LINE_LIMIT
 from trapstream_vtap.formats import JSON, JSON_DATAGRAM
-from trapstream_vtap.records import flow_schema
+from trapstream_vtap.probes.flows.records import flow_schema
 from trapstream_vtap.schema import Kind, Schema
+
+if TYPE_CHECKING:
+    from trapstream_vtap import formats
 
 EDGES = [
     calendar.timegm((year, month, day, hour, 0, 0)) * 10**9 - back
@@ -45,10 +48,10 @@ deterministic = settings(derandomize=True, deadline=None, max_examples=200)
 
 
 def rendered(
-    form: formats.Format, schema: Schema, labels: formats.Labels, batch: bytes, most_bytes: int
+    form: formats.Format, schema: Schema, labels: plans.Labels, batch: bytes, most_bytes: int
 ) -> list[bytes]:
     """The payloads that a batch makes; nothing may be too large."""
-    plan = formats.compile_plan(form, schema, labels, coarse_shift=SHIFT)
+    plan = plans.compile_plan(form, schema, labels, coarse_shift=SHIFT)
     payloads, (too_large, _) = plan.render(batch, 10**6, most_bytes)
     assert too_large == 0
     return [payload for payload, _, _ in payloads]
@@ -81,7 +84,7 @@ def test_flow_records(
 ) -> None:
     """A payload is an array of flat objects that say exactly what went in, types included."""
     name_of = dict(zip(INTERFACES, interface, strict=True))
-    labels = formats.Labels(device, name_of)
+    labels = plans.Labels(device, name_of)
     batch = b"".join(flow.packed(key) for flow in flows)
 
     (payload,) = rendered(form, flow_schema(key, bits=bits), labels, batch, 10**9)
@@ -111,7 +114,7 @@ def test_agent_records(values: list[int], device: str) -> None:
     counts = dict(zip(columns, values, strict=True))
     record = AGENT.layout.pack({"interface": 7, "time": 1_700_000_000_123_456_789, **counts})
 
-    (payload,) = rendered(JSON, AGENT, formats.Labels(device, {7: "eth0"}), record, 10**9)
+    (payload,) = rendered(JSON, AGENT, plans.Labels(device, {7: "eth0"}), record, 10**9)
 
     (found,) = json.loads(payload)
     assert says_name(found.pop("device"), device)
@@ -127,7 +130,7 @@ def test_dates(time: int) -> None:
     record = AGENT.layout.pack({"interface": 7, "time": time})
     form = replace(JSON, rfc3339=True)
 
-    (payload,) = rendered(form, AGENT, formats.Labels("d", {7: "eth0"}), record, 10**9)
+    (payload,) = rendered(form, AGENT, plans.Labels("d", {7: "eth0"}), record, 10**9)
 
     (found,) = json.loads(payload)
     day = dt.datetime.fromtimestamp(time // 10**9, dt.UTC)
@@ -139,7 +142,7 @@ def test_dates(time: int) -> None:
 def test_lines_over_tcp(flows: list[Flow], times: int) -> None:
     """Over TCP an array is one line of at most 60,000 bytes, its end included; nothing is lost."""
     batch = b"".join(flow.packed(DEFAULT_KEY) for flow in flows) * times
-    labels = formats.Labels("192.0.2.1", dict.fromkeys(INTERFACES, "eth0"))
+    labels = plans.Labels("192.0.2.1", dict.fromkeys(INTERFACES, "eth0"))
 
     payloads = rendered(JSON, flow_schema(), labels, batch, JSON_LINE_LIMIT)
 
@@ -156,7 +159,7 @@ def test_datagrams_end_with_the_array() -> None:
     """In a datagram nothing stands behind the array."""
     record = AGENT.layout.pack({"interface": 1})
 
-    (payload,) = rendered(JSON_DATAGRAM, AGENT, formats.Labels("d", {1: "eth0"}), record, 1400)
+    (payload,) = rendered(JSON_DATAGRAM, AGENT, plans.Labels("d", {1: "eth0"}), record, 1400)
 
     assert payload.startswith(b'[{"name":"vtap_agent",')
     assert payload.endswith(b'"timestamp":0}]')

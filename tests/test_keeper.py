@@ -346,16 +346,16 @@ def test_requests_say_nothing(wire: Wire) -> None:
     with wire.receiver.entered():
         keeping = client.Keeper(settings(), None)
     with pytest.raises(RunError, match="nothing to attach"):
-        keeping.put((), {})
-    objects, _ = keeping.load()
+        keeping.attach("flows")
+    objects, _ = keeping.load("flows")
     assert set(objects.programs) == {"vtap_sweep"}
-    keeping.put((), {}, ("../../etc", "lo", "wire1"))
+    keeping.attach("flows", ("../../etc", "lo", "wire1"))
     assert attached(wire.receiver, "lo") == 0
     assert attached(wire.receiver, "wire0") == 1
     handover.send(keeping._orders, b"x" * 100_000)
     wait_for(lambda: attached(wire.receiver, "wire0") == 0)
     with pytest.raises(RunError, match="has ended"):
-        keeping.load()
+        keeping.load("flows")
     keeping.close()
     objects.close()
 
@@ -386,7 +386,7 @@ def test_descriptors_sent_along(wire: Wire) -> None:
     with wire.receiver.entered():
         keeping = client.Keeper(settings(), None)
     held = Path(f"/proc/{keeping._process.pid}/fd")
-    keeping.load()[0].close()
+    keeping.load("flows")[0].close()
     before = len(list(held.iterdir()))
     with Path("/dev/null").open() as null:
         for way, request in ((keeping._orders, b"ahead"), (keeping._loads, b"again nothing")):

@@ -9,8 +9,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trapstream_vtap import agent
-from trapstream_vtap.ledger import LOSSES, Account, Amount, Handed, Held
+from trapstream_vtap.ledger import LOSSES, SINK_ROWS, Account, Amount, Handed, Held
 
 deterministic = settings(derandomize=True, deadline=None, max_examples=200)
 numbers = st.integers(0, 2**63)
@@ -82,7 +81,7 @@ def test_handed_by_interface(tallies: list[dict[int, tuple[int, int, int]]]) -> 
 
 def test_values_are_columns_of_the_account() -> None:
     """What the ledger says of a sink has the names that the exported account has."""
-    assert Account().values().keys() <= agent.sink_schema().layout.offsets.keys()
+    assert Account().values().keys() <= SINK_ROWS.schema.layout.offsets.keys()
 
 
 def test_threads() -> None:

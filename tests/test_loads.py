@@ -17,7 +17,7 @@ from test_rules import crowded
 
 from bench.rules import texts
 from trapstream_vtap.config import HOOKS, TUNNELS
-from trapstream_vtap.layouts import KEY_FIELDS
+from trapstream_vtap.probes.flows.layouts import KEY_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ from program import FlowProgram, settings
 
 from trapstream_vtap.bpf import memory
 from trapstream_vtap.errors import RunError
-from trapstream_vtap.probes import flow
+from trapstream_vtap.probes.flows import program as flow
 
 MIB = 1 << 20
 

@@ -21,14 +21,15 @@ from prometheus_client.openmetrics import parser
 from test_collectors import drive
 from waiting import wait_for
 
+from lab import reference
 from lab.capture import Capture
 from lab.command import VtapStream
 from lab.namespace import Namespace, veth
 from lab.servers import Prometheus, promtool
-from trapstream_vtap import agent
-from trapstream_vtap.layouts import GAP_BOUNDS
-from trapstream_vtap.ledger import LOSSES
-from trapstream_vtap.metrics import families
+from trapstream_vtap.ledger import LOSSES, SINK_ROWS
+from trapstream_vtap.probes import REGISTRY
+from trapstream_vtap.probes.flows import families
+from trapstream_vtap.probes.flows.layouts import GAP_BOUNDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -268,8 +269,8 @@ def test_format(run: Run) -> None:
             unknown = sample.labels.keys() - {"le"} - labels_of(metric.name)
             assert not unknown, (sample, unknown)
     ours = {name: about for name, about in found.items() if not name.startswith("process_")}
-    others = (*families.DROPPED, *families.PROBE.values(), *families.SINK.values())
-    there = [f for f in families.ALL if f not in others]
+    others = ("vtap_dropped_", "vtap_probe_", "vtap_sink_")
+    there = [f for f in reference.all_families() if not f.name.startswith(others)]
     assert ours == {f.name: (f.kind, f.unit, f.doc) for f in there}
     metadata = run.prometheus.http("GET", "/api/v1/targets/metadata?metric=vtap_flow_bytes")
     (about,) = json.loads(metadata)["data"]
@@ -278,29 +279,20 @@ def test_format(run: Run) -> None:
 
 def labels_of(name: str) -> set[str]:
     """The labels that a family may have, by its description."""
-    found = next((set(f.labels) for f in families.ALL if f.name == name), set())
+    found = next((set(f.labels) for f in reference.all_families() if f.name == name), set())
     if families.KEY in found:
         found |= {*captured.Flow._fields, "flow"}
     return found
 
 
 def test_every_count_of_the_agent_is_exported() -> None:
-    """Each column of `vtap_agent` is in a family, or the sum of one's series."""
-    columns = {
-        field.name
-        for schema in (
-            agent.interface_schema(events=True),
-            agent.probe_schema(),
-            agent.sink_schema(),
-        )
-        for field in schema.fields[2:-1]
-    }
-    known = {
-        name.format(reason=reason)
-        for name in (*families.AGENT, *families.PROBE, *families.SINK)
-        for reason in (*families.UNCOUNTED, *families.FATES, *LOSSES)
-    }
-    assert columns - known == families.TOGETHER
+    """Each count is in a family, or the sum of those that are; the parts of a count add up."""
+    accounts = (*(probe.rows(reference.EVERYTHING) for probe in REGISTRY), SINK_ROWS)
+    alone = {c.name for one in accounts for c in one.counts if not c.family}
+    assert alone == {"records_lost"}
+    for one in accounts:
+        names = {count.name for count in one.counts}
+        assert {count.part_of for count in one.counts} <= names | {""}
 
 
 @pytest.fixture

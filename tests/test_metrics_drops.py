@@ -13,8 +13,9 @@ from waiting import wait_for
 
 from lab.command import VtapStream
 from lab.servers import promtool
-from trapstream_vtap.layouts import DROP_EVENT
-from trapstream_vtap.metrics import dropping
+from trapstream_vtap.probes.drops.layouts import DROP_EVENT
+from trapstream_vtap.probes.drops.metrics import DropCollector
+from trapstream_vtap.probes.drops.naming import Naming
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,26 +63,33 @@ def test_storm(storm: Storm, probes: str) -> None:
 
 
 def test_series() -> None:
-    """By probe, cause and interface, by its name or else its number; then all others together."""
-    counts = dropping.DropCounts(REASONS)
+    """By cause and interface, by its name or else its number; then all others together."""
+    collectors = {"drops": DropCollector(), "traps": DropCollector()}
+    naming = Naming(REASONS, lambda addresses: dict.fromkeys(addresses, ""))
 
     def add(probe: str, packets: int, **columns: object) -> None:
         values = {"packets": packets, "bytes": 100 * packets, **columns}
-        counts.add(probe, bytearray(DROP_EVENT.pack(values)))  # type: ignore[arg-type]
+        packed = bytearray(DROP_EVENT.pack(values))  # type: ignore[arg-type]
+        collectors[probe].add(naming.named(packed, probe))
+
+    def found(probe: str) -> list[tuple[dict[str, str], tuple[float, ...]]]:
+        packets, octets = collectors[probe].samples()
+        both = zip(packets.values, octets.values, strict=True)
+        return [(dict(labels), (a, b)) for (labels, a), (_, b) in both]
 
     add("drops", 3, reason=3, name=b"eth0", interface=2)
     add("drops", 4, reason=3, name=b"eth0", interface=7)
     add("drops", 5, reason=90, interface=9)
     add("traps", 6, trap=TRAPS[0].encode(), name=b"sw\\p1", type=1)
-    found = {tuple(labels.values())[:4]: values for labels, values in counts.samples()}
-    assert found == {
+    series = {tuple(w.values())[:4]: v for p in collectors for w, v in found(p)}
+    assert series == {
         ("drops", "eth0", "NO_SOCKET", "drop"): (7, 700),
         ("drops", "9", "NEW_ONE", "drop"): (5, 500),
         ("traps", "sw%5Cp1", "ttl_value_is_too_small", "exception"): (6, 600),
     }
     for number in range(2000):
         add("drops", 1, reason=2, name=f"veth{number}".encode())
-    series = list(counts.samples())
-    assert len(series) <= 1001
-    assert sum(values[0] for _, values in series) == 18 + 2000
-    assert [v for labels, v in series if labels["interface"] == "other"] == [(1004, 100_400)]
+    drops = found("drops")
+    assert len(drops) <= 1001
+    assert sum(packets for _, (packets, _) in drops) == 12 + 2000
+    assert [v for labels, v in drops if labels["interface"] == "other"] == [(1002, 100_200)]

@@ -11,14 +11,16 @@ from __future__ import annotations
 import struct
 import time
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import program
 import pytest
 from program import FlowProgram, settings
 
-from trapstream_vtap.probes import flow
+from trapstream_vtap.clock import SystemClock
+from trapstream_vtap.probes.flows import program as flow
+from trapstream_vtap.probes.flows.records import errors_of, schema_of
+from trapstream_vtap.probes.flows.table import FlowTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,6 +47,19 @@ def frame(number: int, flow_number: int) -> bytes:
     return bytes(12) + b"\x08\x00" + ip + struct.pack(">HHHHI", 5000, 6000, 12, 0, number)
 
 
+class Clock(SystemClock):
+    """The machine's, so many ns AHEAD."""
+
+    def __init__(self, ahead: int) -> None:
+        super().__init__()
+        self._ahead = ahead
+        self.offset -= ahead & ~3
+
+    def now(self) -> int:
+        """Ahead."""
+        return super().now() + self._ahead
+
+
 class Tap:
     """The flow probe, on a machine that has been up for UPTIME ns."""
 
@@ -60,16 +75,11 @@ class Tap:
             assert moved != made.text
             return replace(made, text=moved)
 
-        clock = SimpleNamespace(
-            monotonic_ns=lambda: time.monotonic_ns() + ahead,
-            time_ns=time.time_ns,
-            sleep=time.sleep,
-        )
         monkeypatch.setattr(program, "source", text_of)
-        monkeypatch.setattr(flow, "time", clock)
         self.program = FlowProgram(chosen)
-        self.probe = flow.FlowProbe(chosen)
-        self.probe.prepare(self.program.objects)
+        self.clock = Clock(ahead)
+        self.probe = FlowTable(chosen, self.program.objects, self.clock)
+        self._schema, self._errors = schema_of(chosen), errors_of(chosen)
         self.records: list[dict[str, int]] = []
         self.events: list[dict[str, int]] = []
         self.stamps: list[int] = []
@@ -88,9 +98,9 @@ class Tap:
         """Close intervals and read what comes of it."""
         for _ in self.probe.sweep(force=force):
             while batch := self.probe.read(1000):
-                self.records += self.probe.schema.layout.unpack(batch)
-        while self.probe.event_schema and (batch := self.probe.read_events(1000)):
-            self.events += self.probe.event_schema.layout.unpack(batch)
+                self.records += self._schema.layout.unpack(batch)
+        while self._errors and (batch := self.probe.read_events(1000)):
+            self.events += self._errors.layout.unpack(batch)
 
     def finish(self) -> None:
         """As at the end of a run, in so many sweeps as suffice."""
@@ -202,8 +212,7 @@ def test_interval_longer_than_the_uptime(
 def test_taken_over(tap: Callable[..., Tap], uptime: str) -> None:
     """A program that takes over counts from that moment on, not from the grid line before."""
     measured = tap(chosen_by(interval=HOUR), UPTIMES[uptime])
-    measured.probe._began = flow.time.monotonic_ns() & ~3
-    measured.probe._follow_clock(flow.clock_offset())
+    measured.probe.begin()
     began = time.time_ns()
     measured.receive()
     measured.finish()
@@ -211,15 +220,12 @@ def test_taken_over(tap: Callable[..., Tap], uptime: str) -> None:
         assert abs(record["time"] - record["duration"] - began) < NS // 10
 
 
-def test_clock_that_counts_from_the_start(
-    monkeypatch: pytest.MonkeyPatch, tap: Callable[..., Tap]
-) -> None:
+def test_clock_that_counts_from_the_start(tap: Callable[..., Tap]) -> None:
     """On a machine without a clock of its own the wall clock begins with it: 1970, offset zero."""
     measured = tap(chosen_by(interval=HOUR), NS)
-    measured.probe._clock_offset = 0
-    monkeypatch.setattr(flow, "clock_offset", lambda: 0)
-    measured.probe._follow_clock(0)
-    assert not measured.probe.keep_clock()
+    measured.clock.offset = 0
+    assert measured.probe.follow_clock()
+    assert not measured.probe.follow_clock()
     for number in range(FLOWS):
         measured.program.show(frame(1, number))
     measured.finish()

@@ -7,20 +7,21 @@ import sys
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+import plans
 import pytest
 from expected import AGENT, INTERFACES, SHIFT, Flow, flow_records, names
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trapstream_vtap import formats
 from trapstream_vtap.config import Settings
 from trapstream_vtap.delivery import shape
 from trapstream_vtap.formats import INFLUX, JSON, JSON_DATAGRAM
-from trapstream_vtap.layouts import KEY_FIELDS, flow_layouts
-from trapstream_vtap.records import flow_schema
+from trapstream_vtap.probes.flows.layouts import KEY_FIELDS, flow_layouts
+from trapstream_vtap.probes.flows.records import flow_schema
 from trapstream_vtap.sinks import parse
 
 if TYPE_CHECKING:
+    from trapstream_vtap import formats
     from trapstream_vtap._native import Plan, Tallies
 
 UNLIMITED = 1 << 62
@@ -35,8 +36,8 @@ batches = st.lists(st.tuples(flow_records(), st.integers(1, 8)), min_size=1, max
 
 def plan_of(form: formats.Format, name: str = "eth0") -> Plan:
     """A plan with that name as device and interfaces."""
-    labels = formats.Labels(name, dict.fromkeys(INTERFACES, name))
-    return formats.compile_plan(form, flow_schema(KEY_FIELDS), labels, coarse_shift=SHIFT)
+    labels = plans.Labels(name, dict.fromkeys(INTERFACES, name))
+    return plans.compile_plan(form, flow_schema(KEY_FIELDS), labels, coarse_shift=SHIFT)
 
 
 def numbered(flows: list[Flow]) -> list[bytes]:
@@ -128,7 +129,7 @@ def test_longest(form: formats.Format, flows: list[Flow], name: str) -> None:
 @FORMATS
 def test_longest_is_no_exaggeration(form: formats.Format) -> None:
     """Accounts of the largest numbers fill what the plan says a record may take, to the byte."""
-    plan = formats.compile_plan(form, AGENT, formats.Labels("d", {1: "i" * 10}))
+    plan = plans.compile_plan(form, AGENT, plans.Labels("d", {1: "i" * 10}))
     most = dict.fromkeys(AGENT.layout.offsets, 2**64 - 1)
     record = AGENT.layout.pack(most | {"interface": 1, "reserved": 0})
 
@@ -159,7 +160,7 @@ def test_large_batch() -> None:
 
 def test_text_of_accounts_is_not_counted_as_flows() -> None:
     """Records without packets are counted, but account for none."""
-    plan = formats.compile_plan(INFLUX, AGENT, formats.Labels("d", {1: "a", 2: "b"}))
+    plan = plans.compile_plan(INFLUX, AGENT, plans.Labels("d", {1: "a", 2: "b"}))
     batch = b"".join(AGENT.layout.pack({"interface": i}) for i in (1, 2, 1))
 
     ((_, weights, booked),), _ = plan.render(batch, 10, UNLIMITED)
@@ -181,7 +182,7 @@ def test_requests(scheme: str, batch_size: int, device: str, lines: list[int] | 
     """A request to InfluxDB has at most 5,000 lines, and at most 5 MB."""
     where = parse(f"{scheme}://192.0.2.2?db=x")
     wanted = shape(where, Settings((where,), (), device, batch_size=batch_size))
-    plan = formats.compile_plan(wanted.form, flow_schema(), formats.Labels(device, {1: "eth0"}))
+    plan = plans.compile_plan(wanted.form, flow_schema(), plans.Labels(device, {1: "eth0"}))
     record = flow_layouts().record.pack({"interface": 1, "family": 4, "duration": 1, "packets": 1})
     payloads, _ = plan.render(record * 12_001, wanted.most_records, wanted.most_bytes)
     found = [data.count(b"\n") for data, _, _ in payloads]

@@ -7,14 +7,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
-from dropevents import REASONS, Dropped, places
+from dropevents import REASONS, Dropped, DropPlan
 from flowlines import DEADLINE
 from httpserver import Answer, HttpServer, Request
 from mockbroker import Cluster
 
 from lab.namespace import Namespace
 from trapstream_vtap.formats import INFLUX, JSON_LINES
-from trapstream_vtap.formats.dropped import DropPlan
 from trapstream_vtap.ledger import Held
 from trapstream_vtap.sinks import Payload, Sender, parse
 from trapstream_vtap.sinks.http import HttpSink
@@ -37,7 +36,7 @@ DEVICE = 'tap packets=7i,count=9i "packets":1'  # what a search in the text woul
 def drops(form: Format, length: int = 1) -> Payload:
     """Records of `DroppedPackets`, told by their time; those of BAD have a name of LENGTH."""
     names = REASONS | {3: "x" * length}
-    plan = DropPlan(form, DEVICE, names, places())
+    plan = DropPlan(form, DEVICE, names)
     events = [
         Dropped({"reason": 3 if n in BAD else 2, "packets": packets, "time": TIME + n}, {}, None)
         for n, packets in PACKETS.items()

@@ -20,7 +20,7 @@ from program import FlowProgram, settings
 from bench.rules import texts
 from trapstream_vtap.bpf import wanted
 from trapstream_vtap.errors import UsageError
-from trapstream_vtap.probes.flow import source
+from trapstream_vtap.probes.flows.program import source
 from trapstream_vtap.rules import parse_rules
 
 if TYPE_CHECKING:

@@ -21,9 +21,11 @@ from program import NOT_LINEAR, FlowProgram, Wire, settings
 
 from bench import testrun
 from trapstream_vtap.bpf.attach import Direction
+from trapstream_vtap.clock import SystemClock
 from trapstream_vtap.config import SEQUENCE_BITS
-from trapstream_vtap.layouts import EVENT_KINDS
-from trapstream_vtap.probes import flow
+from trapstream_vtap.probes.flows.layouts import EVENT_KINDS
+from trapstream_vtap.probes.flows.records import errors_of, schema_of
+from trapstream_vtap.probes.flows.table import FlowTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,8 +76,8 @@ class Checker:
         plain = settings(direction="ingress", layers=(True,), **chosen)
         self.program = FlowProgram(plain)
         self._name = "vtap_socket" if plain.hook == "socket" else "vtap_ingress"
-        self.probe = flow.FlowProbe(plain)
-        self.probe.prepare(self.program.objects)
+        self.probe = FlowTable(plain, self.program.objects, SystemClock())
+        self._schema, self._errors = schema_of(plain), errors_of(plain)
         self._flows = 1
 
     def fresh(self) -> int:
@@ -92,11 +94,11 @@ class Checker:
         found = bytearray()
         for _ in self.probe.sweep(force=True):
             found += self.probe.read(10_000)
-        return list(self.probe.schema.layout.unpack(found))
+        return list(self._schema.layout.unpack(found))
 
     def events(self) -> list[dict[str, Any]]:
         """The events since the last call."""
-        found = list(self.probe.event_schema.layout.unpack(self.probe.read_events(100_000)))
+        found = list(self._errors.layout.unpack(self.probe.read_events(100_000)))
         for event in found:
             event["distance"] -= (event["distance"] >> 63) << 64
         return found

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 
+import plans
 from expected import INTERFACES, SHIFT, Flow, flow_records, keys, names
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trapstream_vtap import formats
-from trapstream_vtap.records import flow_schema
+from trapstream_vtap.probes.flows.records import flow_schema
 from trapstream_vtap.sinks import series
 
 
@@ -28,11 +29,11 @@ def test_both_formats_say_the_same(
 
     The time is the one that JSON's own parser finds.
     """
-    labels = formats.Labels(device, dict(zip(INTERFACES, interface, strict=True)))
+    labels = plans.Labels(device, dict(zip(INTERFACES, interface, strict=True)))
     batch = b"".join(flow.packed(key) for flow in flows)
     found = {}
     for form in (formats.INFLUX, formats.JSON_LINES):
-        plan = formats.compile_plan(form, flow_schema(key), labels, coarse_shift=SHIFT)
+        plan = plans.compile_plan(form, flow_schema(key), labels, coarse_shift=SHIFT)
         ((payload, _, _),), _ = plan.render(batch, 10**6, 10**9)
         found[form.name] = list(series.records(payload))
         assert b"".join(record + b"\n" for _, record, _ in found[form.name]) == payload

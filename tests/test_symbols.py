@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from contextlib import closing
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from trapstream_vtap.symbols import KALLSYMS, Symbols
+from trapstream_vtap.probes.drops.symbols import KALLSYMS, Symbols
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+    from typing import BinaryIO
 
 LIST = """\
 ffffffff81000000 T _text
@@ -25,10 +28,17 @@ ffffffffa0000000 t out_of_order\t[veth]
 """
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO | None]:
+    """PATH, if it is there."""
+    with contextlib.ExitStack() as stack:
+        yield stack.enter_context(path.open("rb")) if path.exists() else None
+
+
 def named(path: Path, *addresses: int) -> dict[int, str]:
     """What PATH, opened and read, says of ADDRESSES."""
-    with closing(Symbols(path)) as symbols:
-        return symbols.names(addresses)
+    with opened(path) as file:
+        return Symbols(file).names(addresses)
 
 
 def test_names(tmp_path: Path) -> None:
@@ -56,8 +66,8 @@ def test_without_symbols(tmp_path: Path) -> None:
 
     for name in ("zeros", "missing"):
         assert named(tmp_path / name, 0xFFFFFFFF81001000) == {0xFFFFFFFF81001000: ""}
-        with closing(Symbols(tmp_path / name)) as symbols:
-            assert symbols.hidden()
+        with opened(tmp_path / name) as file:
+            assert Symbols(file).hidden()
     assert named(tmp_path / "missing") == {}
 
 
@@ -75,7 +85,8 @@ def test_this_kernel_after_root_is_given_up() -> None:
     chosen = dict(alone[:: len(alone) // 20])
     asked = [start + (start & 3) for start in chosen]
     read, write = os.pipe()
-    with closing(Symbols()) as symbols:
+    with KALLSYMS.open("rb") as file:
+        symbols = Symbols(file)
         if not os.fork():
             try:
                 os.setgroups([])

@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 import tap
-from program import LOOPBACK, FlowProgram, settings
+from program import FlowProgram, settings
 from traffic import V4, Wire
 
-from trapstream_vtap.interfaces import Interface
-from trapstream_vtap.ledger import Handed
-from trapstream_vtap.probes import flow
-from trapstream_vtap.seen import Seen
+from trapstream_vtap.bpf import memory
+from trapstream_vtap.clock import SystemClock
+from trapstream_vtap.engine.room import Room
+from trapstream_vtap.probes.flows import FLOWS, running
+from trapstream_vtap.probes.flows.running import FlowRunning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from trapstream_vtap.clock import Clock
 
 NS = 10**9
 HOUR = 3600 * NS
@@ -41,17 +44,18 @@ def frame(number: int = 0, size: int = 100) -> bytes:
 class Table:
     """The loaded program with its probe, attached nowhere: packets come from test runs."""
 
-    def __init__(self, **chosen: int) -> None:
+    def __init__(self, clock: Clock | None = None, **chosen: int) -> None:
         plain = settings(key=("src_ip", "dst_ip"), direction="ingress", layers=(True,), **chosen)
+        self.settings = plain
         self.program = FlowProgram(plain)
-        self.probe = flow.FlowProbe(plain)
-        self.probe.prepare(self.program.objects)
+        self.running = FlowRunning(plain, self.program.objects, clock or SystemClock())
+        self.probe = self.running.table
         self.records: list[dict[str, int]] = []
 
     def drain(self) -> None:
         """Read what the ring holds."""
         while batch := self.probe.read(1000):
-            self.records += self.probe.schema.layout.unpack(batch)
+            self.records += self.running.schema.layout.unpack(batch)
 
     def sweep(self, *, force: bool = False) -> None:
         """Close intervals and read what comes of it."""
@@ -153,8 +157,8 @@ def _no_point_twice(records: list[dict[str, int]]) -> None:
 @pytest.mark.parametrize("chosen", [{"interval": NS // 10}, *OWN_INTERVALS])
 def test_ring_too_small(monkeypatch: pytest.MonkeyPatch, chosen: dict[str, int]) -> None:
     """A full ring defers summaries, which then cover the longer interval that they really have."""
-    monkeypatch.setattr(flow, "_LARGEST_RING", 4096)
-    monkeypatch.setattr(flow, "_SMALLEST_RING", 4096)
+    monkeypatch.setattr(memory, "_LARGEST_RING", 4096)
+    monkeypatch.setattr(memory, "_SMALLEST_RING", 4096)
     small = Table(**chosen)
     flows = 100  # the ring has room for 28 or less
     deadline = time.monotonic() + 1.0
@@ -225,49 +229,47 @@ def test_pressure_over_short_intervals(table: Table) -> None:
     assert not table.probe.held()
 
 
-def account_of(table: Table) -> tuple[Seen, Handed]:
-    """The account that is kept of the table, and what is handed over."""
-    handed = Handed()
-    seen = Seen(handed, Handed())
-    seen.begin(table.probe, [Interface("lo", LOOPBACK, up=True, loopback=True, ethernet=True)], ())
-    return seen, handed
+def counts_of(table: Table) -> Counter[str]:
+    """The account of the one interface, by the probe itself."""
+    return table.running.counts()["lo"]
 
 
 @pytest.mark.parametrize("table", [{"flow_table_size": 1024}], indirect=True)
 def test_account_closes_while_flows_are_held(table: Table) -> None:
     """At any time counted = handed over + evicted + held, and held is what the table has."""
-    seen, handed = account_of(table)
     for turn in range(3):
         for number in range(500):
             table.program.run_many(frame(number), 2)
-        counters = table.probe.counters()
-        table.sweep(force=turn == 1)
-        records = sum(record["packets"] for record in table.records)
-        handed.take()
-        handed.book({LOOPBACK: (len(table.records), records, records * len(frame()))})
-        seen.account_evicted(counters)
-        counts = seen.totals()
+        for batch in table.running._sweep(force=turn == 1):
+            table.records += batch.schema.layout.unpack(batch.data)
+        counts = counts_of(table)
         assert counts["counted_packets"] == 1000 * (turn + 1)
-        assert counts["packets_handed"] == (2000 if turn else 0)
+        assert counts["packets_handed"] == table.exported() == (2000 if turn else 0)
         assert counts["held_packets"] == counts["counted_packets"] - counts["packets_handed"]
         assert counts["held_bytes"] == counts["held_packets"] * len(frame())
         assert counts["evicted_packets"] == counts["stranded_packets"] == 0
         table.sweep()
         assert sum(held[1] for held in table.probe.held().values()) == counts["held_packets"]
-    assert seen.totals()["flows_begun"] == 500
+    assert counts_of(table)["flows_begun"] == 500
 
 
 @pytest.mark.parametrize("table", [{"flow_table_size": 1024}], indirect=True)
-def test_what_a_table_does_not_hand_over_is_a_loss(table: Table) -> None:
-    """What is still held when a program is closed is named: `stranded`."""
-    seen, _ = account_of(table)
+def test_what_a_table_does_not_hand_over_is_a_loss(
+    monkeypatch: pytest.MonkeyPatch, table: Table
+) -> None:
+    """What is still held when a program is closed is named, and stays so: `stranded`."""
+    room = Room(FLOWS, lambda _: None, lambda *_: None)
+    room.begin(table.running, table.settings)
     table.program.run_many(frame(), 7)
-    assert (seen.totals()["held_packets"], seen.totals()["stranded_packets"]) == (7, 0)
-    seen.end()
-    assert (seen.totals()["held_packets"], seen.totals()["stranded_packets"]) == (0, 7)
-    assert seen.totals()["stranded_bytes"] == 7 * len(frame())
-    seen.begin(table.probe, [], ())
-    assert seen.totals()["stranded_packets"] == 7
+    assert (room.totals()["held_packets"], room.totals()["stranded_packets"]) == (7, 0)
+    monkeypatch.setattr(running, "_LAST_SWEEPS", 0)
+    room.flush()
+    assert (room.totals()["held_packets"], room.totals()["stranded_packets"]) == (0, 7)
+    assert room.totals()["stranded_bytes"] == 7 * len(frame())
+    after = Table(flow_table_size=1024)
+    room.begin(after.running, after.settings)
+    assert room.totals()["stranded_packets"] == 7
+    after.program.close()
 
 
 def test_early_sweep() -> None:

@@ -14,6 +14,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import plans
 import pytest
 from expected import AGENT, AGENT_COUNTS, INT64_MAX, SHIFT, flow_records
 from hypothesis import given, settings
@@ -23,8 +24,8 @@ from oracle import Oracle, Point
 from lab import telegraf
 from trapstream_vtap import formats
 from trapstream_vtap.config import JSON_LINE_LIMIT
-from trapstream_vtap.layouts import KEY_FIELDS
-from trapstream_vtap.records import flow_schema
+from trapstream_vtap.probes.flows.layouts import KEY_FIELDS
+from trapstream_vtap.probes.flows.records import flow_schema
 from trapstream_vtap.schema import Kind
 
 if TYPE_CHECKING:
@@ -196,11 +197,11 @@ def json_v2_metrics(settings_: dict[str, Any], payload: bytes) -> list[Point]:
 
 def both(schema: Schema, batch: bytes, oracle: Oracle, transport: str) -> None:
     """The same records as JSON through json_v2, and as line protocol, are the same points."""
-    labels = formats.Labels("192.0.2.1", {1: "eth0", 2: "eth1", 7: "lo", 0xFFFFFFFF: "wlan0"})
+    labels = plans.Labels("192.0.2.1", {1: "eth0", 2: "eth1", 7: "lo", 0xFFFFFFFF: "wlan0"})
     form = formats.JSON if transport == "tcp" else formats.JSON_DATAGRAM
 
     def rendered(which: formats.Format) -> bytes:
-        plan = formats.compile_plan(which, schema, labels, coarse_shift=SHIFT)
+        plan = plans.compile_plan(which, schema, labels, coarse_shift=SHIFT)
         ((payload, _, _),), _ = plan.render(batch, 10**6, 10**9)
         return payload
 

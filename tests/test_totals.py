@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from trapstream_vtap._totals import Totals
-from trapstream_vtap.layouts import FLOW_KEY, FLOW_RECORD
+from trapstream_vtap.probes.flows.layouts import FLOW_KEY, FLOW_RECORD
 
 NS = 10**9
 MINUTE = 60

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trapstream_vtap import __version__, config, configfile
-from trapstream_vtap.dropped import TRAP_TAGS
+from trapstream_vtap.command import run
 from trapstream_vtap.errors import RunError, UsageError, printable
 from trapstream_vtap.interfaces import check_names, choose
+from trapstream_vtap.probes.drops.records import TRAP_TAGS
 from trapstream_vtap.sinks import Address, parse
 from trapstream_vtap.sinks.address import is_ipv6
-from trapstream_vtap.stream import Stream
 from trapstream_vtap.words import nearest
 
 if TYPE_CHECKING:
@@ -634,7 +634,7 @@ def main(host: str | None, port: int | None, **options: Any) -> None:
     """  # noqa: D301 - click wants the character
     try:
         settings = _settings(host, port, **options)
-        if not Stream(settings, sys.argv[1:] if options["file"] else None).run():
+        if not run(settings, sys.argv[1:] if options["file"] else None):
             sys.exit(_IN_VAIN)
     except UsageError as error:
         raise click.UsageError(str(error)) from error

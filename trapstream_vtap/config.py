@@ -12,7 +12,7 @@ from trapstream_vtap import privileges
 from trapstream_vtap.bpf.attach import Direction
 from trapstream_vtap.configfile import SEQUENCE_THRESHOLD
 from trapstream_vtap.errors import UsageError
-from trapstream_vtap.layouts import KEY_FIELDS, JitterInterval
+from trapstream_vtap.probes.flows.layouts import KEY_FIELDS, JitterInterval
 from trapstream_vtap.words import nearest
 
 if TYPE_CHECKING:

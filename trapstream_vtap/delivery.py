@@ -9,30 +9,27 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from trapstream_vtap import agent, formats, places, privileges
-from trapstream_vtap._native import tally
-from trapstream_vtap.config import JSON_LINE_LIMIT, NS, PROBES
+from trapstream_vtap import formats, places, privileges
+from trapstream_vtap.clock import NS
+from trapstream_vtap.config import JSON_LINE_LIMIT
 from trapstream_vtap.credentials import Reader
 from trapstream_vtap.errors import RunError, UsageError
-from trapstream_vtap.layouts import DROP_EVENT
-from trapstream_vtap.ledger import Handed, Held
+from trapstream_vtap.ledger import Held
 from trapstream_vtap.sinks import Address, FileSink, Pace, Payload, Sender, make_sink
 from trapstream_vtap.spool import Spool, directory_name
 from trapstream_vtap.words import amount
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from trapstream_vtap._native import Plan, Tallies
-    from trapstream_vtap.formats import DropPlan
-
-    Renders = Plan | DropPlan
     from trapstream_vtap.config import Settings
-    from trapstream_vtap.schema import Layout, Schema
+    from trapstream_vtap.schema import Batch, Schema
 
 _NO_LIMIT = 1 << 62
+_MOST_PLANS = 32
 
 
 @dataclass(frozen=True)
@@ -71,38 +68,6 @@ def shape(address: Address, settings: Settings) -> Shape:
     )
 
 
-@dataclass(frozen=True)
-class Schemas:
-    """The records of a probe, and what their plans depend on."""
-
-    flows: Schema | None
-    events: Schema | None
-    coarse_shift: int
-    interfaces: Mapping[int, str]
-    """Names by index."""
-    names: Sequence[str]
-    """Of the interfaces that accounts are of, those that have gone among them."""
-
-
-@dataclass(frozen=True)
-class Plans:
-    """How the records of a probe are rendered, by shape; made by `Delivery.plans`."""
-
-    flows: dict[Shape, Plan]
-    events: dict[Shape, Plan]
-    interfaces: dict[Shape, Plan]
-    probes: dict[Shape, Plan]
-    sinks: dict[Shape, Plan]
-    numbers: dict[str, int]
-    interface_schema: Schema
-    schemas: Schemas
-
-    def all(self) -> list[tuple[Shape, Plan]]:
-        """Every plan with its shape."""
-        parts = (self.flows, self.events, self.interfaces, self.probes, self.sinks)
-        return [item for part in parts for item in part.items()]
-
-
 class Delivery:
     """All sinks of a run, each with a queue and a thread of its own.
 
@@ -125,10 +90,7 @@ class Delivery:
         self._addresses = (*settings.sinks, *((_log_file(),) if settings.log_data else ()))
         self.device = settings.device or socket.gethostname()
         """What the tag says."""
-        self._sink_schema = agent.sink_schema()
-        self._probe_schema = agent.probe_schema()
-        self._drops: dict[str, dict[Shape, DropPlan]] = {}
-        self._drop_words: dict[str, tuple[Any, Any]] = {}  # what `use_drops` was told
+        self._plans: dict[Schema, dict[Shape, Plan]] = {}
         self._shapes = [shape(address, settings) for address in self._addresses]
         self.credentials = Reader()
         """Reads the files that sinks show or trust."""
@@ -136,10 +98,6 @@ class Delivery:
         self._spools = [self._spool(address) for address in self._addresses]
         self._senders: list[Sender] = []
         self._by_shape: dict[Shape, list[Sender]] = {}
-        self.flows = Handed()
-        """Records of `vtap_flow` that came out of the kernel."""
-        self.events = Handed()
-        """Records of `vtap_sequence_error` that came out of the kernel."""
 
     def _spool(self, address: Address) -> Spool | None:
         """Where the sink at ADDRESS keeps what it cannot deliver.
@@ -185,42 +143,15 @@ class Delivery:
                     "directories above, or say --user root."
                 )
 
-    def plans(self, schemas: Schemas) -> Plans:
-        """How to render SCHEMAS for all sinks.
+    def check(self, schemas: Iterable[Schema]) -> None:
+        """See that a record of any of SCHEMAS fits into a payload.
 
         Raises:
-            UsageError: A record could be longer than a payload may be.
+            UsageError: It could be longer.
         """
-
-        def compiled(schema: Schema | None, labels: formats.Labels) -> dict[Shape, Plan]:
-            shift = schemas.coarse_shift
-            return {
-                shape: formats.compile_plan(shape.form, schema, labels, coarse_shift=shift)
-                for shape in dict.fromkeys(self._shapes)  # sinks may share one
-                if schema
-            }
-
-        labels = formats.Labels(self.device, schemas.interfaces)
-        accounts = formats.Labels(  # of `vtap_agent`
-            self.device,
-            dict(enumerate(schemas.names)),
-            {number: str(address) for number, address in enumerate(self._addresses)},
-            texts={"probe": dict(enumerate(PROBES))},
-        )
-        interfaces = agent.interface_schema(events=schemas.events is not None)
-        plans = Plans(
-            compiled(schemas.flows, labels),
-            compiled(schemas.events, labels),
-            compiled(interfaces, accounts),
-            compiled(self._probe_schema, accounts),
-            compiled(self._sink_schema, accounts),
-            {name: number for number, name in enumerate(schemas.names)},
-            interfaces,
-            schemas,
-        )
-        for shape in self._shapes:
-            _check_room(shape, max(plan.longest for which, plan in plans.all() if which == shape))
-        return plans
+        for schema in schemas:
+            for shape in dict.fromkeys(self._shapes):
+                _check_room(shape, formats.longest(shape.form, schema, self.device))
 
     @property
     def names(self) -> list[str]:
@@ -260,102 +191,44 @@ class Delivery:
         for sender in self._senders:
             sender.keep_pace(interval / NS)
 
-    def use(self, plans: Plans) -> None:
-        """Render by PLANS from now on."""
-        self._plans = plans
-
     def name_device(self, device: str) -> None:
         """From now on the tag says DEVICE."""
         self.device = device
-        self.use(self.plans(self._plans.schemas))
-        for probe, words in self._drop_words.items():
-            self.use_drops(probe, *words)
+        self._plans.clear()
 
-    def hand_flows(self, batch: bytearray) -> None:
-        """Records of `vtap_flow` into every sink's queue."""
-        if flows := self._plans.schemas.flows:
-            self.flows.book(_tally(flows.layout, batch))
-        self._hand(self._plans.flows, batch)
-
-    def hand_events(self, batch: bytearray) -> None:
-        """Records of `vtap_sequence_error` into every sink's queue."""
-        if events := self._plans.schemas.events:
-            self.events.book(_tally(events.layout, batch))
-        self._hand(self._plans.events, batch)
-
-    def use_drops(
-        self, probe: str, reasons: Mapping[int, str], places: Callable[..., Mapping[int, str]]
-    ) -> None:
-        """From now on, take what PROBE hands over; REASONS and PLACES as for `DropPlan`.
-
-        Raises:
-            UsageError: A record could be longer than a payload may be.
-        """
-        self._drop_words[probe] = reasons, places
-        self._drops[probe] = {
-            shape: formats.DropPlan(
-                shape.form, self.device, reasons, places, self._settings.trap_tags
-            )
-            for shape in dict.fromkeys(self._shapes)
-        }
-        for shape, plan in self._drops[probe].items():
-            _check_room(shape, plan.longest)
-
-    def hand_drops(self, probe: str, batch: bytearray, handed: Handed) -> None:
-        """Records of `DroppedPackets` into every sink's queue, booked as HANDED, too."""
-        handed.book(_tally(DROP_EVENT, batch))
-        self._hand(self._drops[probe], batch)
-
-    def hand_account(
-        self,
-        now: int,
-        interfaces: Mapping[str, Mapping[str, int]],
-        probes: Mapping[str, Mapping[str, int]],
-    ) -> None:
-        """Records of `vtap_agent` into every sink's queue.
-
-        Args:
-            now: Their time, ns since the epoch.
-            interfaces: What was counted, by interface name.
-            probes: What was counted of drops and traps, by probe.
-        """
-        layout = self._plans.interface_schema.layout
-        batch = bytearray()
-        for name, counts in interfaces.items():
-            values = {"interface": self._plans.numbers[name], "time": now, **counts}
-            batch += layout.pack({n: v for n, v in values.items() if n in layout.offsets})
-        self._hand(self._plans.interfaces, batch, counts=False)
-        layout, batch = self._probe_schema.layout, bytearray()
-        for name, counts in probes.items():
-            batch += layout.pack({"probe": PROBES.index(name), "time": now, **counts})
-        self._hand(self._plans.probes, batch, counts=False)
-        layout, batch = self._sink_schema.layout, bytearray()
-        for number, sender in enumerate(self._senders):
-            batch += layout.pack({"sink": number, "time": now, **sender.values()})
-        self._hand(self._plans.sinks, batch, counts=False)
-
-    def accounts(self) -> dict[str, dict[str, int]]:
-        """What became of the records at each sink, by name; the columns of `vtap_agent`."""
-        senders = zip(self._addresses, self._senders, strict=False)
-        return {str(address): sender.values() for address, sender in senders}
-
-    def _hand(
-        self, plans: Mapping[Shape, Renders], batch: bytearray, *, counts: bool = True
-    ) -> None:
-        """BATCH into every queue; booked at each sink, where it COUNTS."""
-        for shape, plan in plans.items():
-            payloads, (_, too_large) = plan.render(batch, shape.most_records, shape.most_bytes)
+    def take(self, batch: Batch) -> None:
+        """BATCH into every sink's queue, rendered once for all that take the same payloads."""
+        for shape, plan in self._plans_of(batch.schema).items():
+            payloads, (_, too_large) = plan.render(batch.data, shape.most_records, shape.most_bytes)
             senders = self._by_shape[shape]
             for data, weights, tallies in payloads:
                 payload = (
-                    Payload(data, _held(tallies), weights=weights) if counts else Payload(data)
+                    Payload(data, _held(tallies), weights=weights)
+                    if batch.schema.booked
+                    else Payload(data)
                 )
                 for sender in senders:
                     sender.put(payload)
-            if counts and too_large:
+            if batch.schema.booked and too_large:
                 for sender in senders:
                     sender.account.handed(_held(too_large))
                     sender.account.lost("too_large", _held(too_large))
+
+    def _plans_of(self, schema: Schema) -> dict[Shape, Plan]:
+        """How records of SCHEMA are rendered; made once, and forgotten after many others."""
+        if schema not in self._plans:
+            while len(self._plans) >= _MOST_PLANS:
+                del self._plans[next(iter(self._plans))]
+            self._plans[schema] = {
+                shape: formats.compile_plan(shape.form, schema, self.device)
+                for shape in self._by_shape
+            }
+        return self._plans[schema]
+
+    def accounts(self) -> dict[str, dict[str, int]]:
+        """What became of the records at each sink, by name; the counts of `SINK_ROWS`."""
+        senders = zip(self._addresses, self._senders, strict=False)
+        return {str(address): sender.values() for address, sender in senders}
 
     def drain(self, seconds: float) -> None:
         """Wait until every sink has all, at most so long; once late, a sink is not waited for."""
@@ -424,13 +297,6 @@ class Delivery:
         if len(self._senders) == 1:
             return ""
         return f" ({self._addresses[self._senders.index(sender)]})"
-
-
-def _tally(layout: Layout, batch: bytearray) -> Tallies:
-    """What a batch of LAYOUT holds of each interface."""
-    at = layout.offsets
-    counts = (at["packets"], at["bytes"]) if "packets" in at else None
-    return tally(batch, layout.size, at["interface"], counts)
 
 
 def _check_room(shape: Shape, longest: int) -> None:

@@ -11,6 +11,10 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from trapstream_vtap.account import Count, Rows
+from trapstream_vtap.metrics.family import Family
+from trapstream_vtap.schema import Field, Kind, Role
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -24,6 +28,153 @@ LOSSES = {
     "spool_corrupt": "lost: the disk did not give back what was spooled",
 }
 """Why a sink gives records up, and what that means."""
+
+
+def _family(name: str, doc: str, *labels: str, kind: str = "counter") -> Family:
+    return Family(f"vtap_sink_{name}", kind, ("sink", *labels), doc)
+
+
+_LOST = _family("lost_records", "Records that were given up.", "reason")
+
+SINK_COUNTS = (
+    Count(
+        "records_handed",
+        "records",
+        "handed to this sink, events among them",
+        _family("handed_records", "Records handed to this sink."),
+    ),
+    Count(
+        "records_recovered",
+        "records",
+        "of an earlier run, found in the spool at the start",
+        _family("recovered_records", "Records of an earlier run, found in the spool."),
+    ),
+    Count(
+        "records_delivered",
+        "records",
+        "that the collector's side has taken",
+        _family("delivered_records", "Records that the collector's side has taken."),
+        part_of="records_handed",
+    ),
+    Count(
+        "records_queued",
+        "records",
+        "that wait in memory (not a counter)",
+        _family("queued_records", "Records that wait in memory.", kind="gauge"),
+        part_of="records_handed",
+    ),
+    Count(
+        "records_spooled",
+        "records",
+        "that wait on disk (not a counter)",
+        _family("spooled_records", "Records that wait on disk.", kind="gauge"),
+        part_of="records_handed",
+    ),
+    Count(
+        "records_lost",
+        "records",
+        "that were given up, for whatever reason",
+        part_of="records_handed",
+    ),
+    Count(
+        "records_retried",
+        "records",
+        "in payloads that had to be sent again",
+        _family("retried_records", "Records in payloads that had to be sent again."),
+    ),
+    Count(
+        "packets_handed",
+        "packets",
+        "in the summaries handed to this sink",
+        _family("handed_packets", "Packets in the records handed."),
+    ),
+    Count(
+        "packets_recovered",
+        "packets",
+        "in the records recovered",
+        _family("recovered_packets", "Packets in those recovered."),
+    ),
+    Count(
+        "packets_delivered",
+        "packets",
+        "in the records delivered",
+        _family("delivered_packets", "Packets in those delivered."),
+        part_of="packets_handed",
+    ),
+    Count(
+        "packets_queued",
+        "packets",
+        "in the records queued (not a counter)",
+        _family("queued_packets", "Packets in the records queued.", kind="gauge"),
+        part_of="packets_handed",
+    ),
+    Count(
+        "packets_spooled",
+        "packets",
+        "in the records spooled (not a counter)",
+        _family("spooled_packets", "Packets in the records spooled.", kind="gauge"),
+        part_of="packets_handed",
+    ),
+    Count(
+        "packets_lost",
+        "packets",
+        "in the records lost",
+        _family("lost_packets", "Packets in those given up."),
+        part_of="packets_handed",
+    ),
+    Count(
+        "bytes_delivered",
+        "bytes",
+        "of payload that the collector's side has taken",
+        _family("delivered_bytes", "Bytes of payload that the collector's side has taken."),
+    ),
+    *(
+        Count(f"lost_{reason}", "records", meaning, _LOST, label=reason, part_of="records_lost")
+        for reason, meaning in LOSSES.items()
+    ),
+    Count(
+        "bytes_queued",
+        "bytes",
+        "of payload that wait in memory (not a counter)",
+        _family("queued_bytes", "Bytes of payload that wait in memory.", kind="gauge"),
+    ),
+    Count(
+        "bytes_spooled",
+        "bytes",
+        "that the spool takes on disk (not a counter)",
+        _family("spooled_bytes", "Bytes that the spool takes on disk.", kind="gauge"),
+    ),
+    Count(
+        "bytes_retried",
+        "bytes",
+        "of payload that had to be sent again",
+        _family("retried_bytes", "Bytes of payload that had to be sent again."),
+    ),
+    Count(
+        "oldest_age_ms",
+        "ms",
+        "since the oldest record that waits was handed over (not a counter)",
+        _family(
+            "oldest_age_seconds",
+            "Time since the oldest record that waits was handed over.",
+            kind="gauge",
+        ),
+        scale=1000,
+    ),
+    Count(
+        "up",
+        "",
+        "1, or 0 while the collector cannot be reached (not a counter)",
+        _family("up", "1, or 0 while the collector cannot be reached.", kind="gauge"),
+    ),
+)
+
+SINK_ROWS = Rows(
+    Field("sink", Role.TAG, Kind.LABEL, ("sink",), "", "where to, as `--sink` says it"),
+    SINK_COUNTS,
+    "One record per sink and interval, also of `vtap_agent`: what became of the records. "
+    "Counters run since the start.",
+)
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import itertools
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -183,11 +183,57 @@ class Field:
     """Where it stands in JSON, if that is not the record itself under its name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Schema:
-    """One kind of record: the measurement's name, the C structure, and the exported fields."""
+    """One kind of record.
+
+    Args:
+        measurement: Its name.
+        doc: What it is, for the reference page.
+        layout: The C structure.
+        fields: What is exported of it.
+        names: By field, what its numbers stand for in this run (`Kind.LABEL`, `Kind.NAME`).
+        constants: What a field says in every record (`Kind.CONSTANT`), if not the device.
+        coarse_shift: By how many bits inter-arrival times were cut before their coarse squares were
+            summed (`Kind.STDDEV_MS`).
+        booked: Whether records are part of what a sink accounts for; its own account is not.
+        widest: Records of the greatest length that are to be expected, where the fields do not say.
+    """
 
     measurement: str
     doc: str
     layout: Layout
     fields: tuple[Field, ...]
+    names: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    constants: Mapping[str, str] = field(default_factory=dict)
+    coarse_shift: int = 0
+    booked: bool = True
+    widest: bytes = b""
+
+    @property
+    def weight(self) -> tuple[int, int] | None:
+        """Offsets of the packets and the bytes that a record stands for; None: it has neither."""
+        at = self.layout.offsets
+        return (at["packets"], at["bytes"]) if "packets" in at else None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records of one kind, one behind the other, on their way to those who take them.
+
+    Args:
+        schema: What they are.
+        data: The records, `schema.layout.size` bytes each.
+        probe: Whose they are, by its name; empty: the exporter's own account.
+    """
+
+    schema: Schema
+    data: bytes | bytearray
+    probe: str = ""
+
+
+TIME = Field("time", Role.TIME, Kind.TIME, ("time",), "ns", "end of the interval, UTC")
+DEVICE = Field("device", Role.TAG, Kind.CONSTANT, (), "", "what `--device-ip` says")
+INTERFACE = Field(
+    "interface", Role.TAG, Kind.LABEL, ("interface",), "", "network interface, by name"
+)

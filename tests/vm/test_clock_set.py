@@ -12,7 +12,8 @@ from lab.namespace import Namespace, veth
 from lab.vm import SHARED
 from trapstream_vtap import cli
 from trapstream_vtap.bpf import btf
-from trapstream_vtap.probes import drop, flow
+from trapstream_vtap.probes.drops import program as drop
+from trapstream_vtap.probes.flows import program as flow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

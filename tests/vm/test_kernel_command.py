@@ -18,7 +18,7 @@ from storm import PORT
 
 from lab.vm import PROGRAMS, SHARED
 from trapstream_vtap.bpf import btf
-from trapstream_vtap.probes import drop
+from trapstream_vtap.probes.drops import program as drop
 
 if TYPE_CHECKING:
     from lab.vm import VirtualMachine

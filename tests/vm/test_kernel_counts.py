@@ -12,7 +12,7 @@ from program import LONGEST, settings
 from test_packets import COUNTED, MALFORMED, NOT_IP, counted, flow_of
 
 from trapstream_vtap.config import HOOKS, TUNNELS
-from trapstream_vtap.probes.flow import source
+from trapstream_vtap.probes.flows.program import source
 
 if TYPE_CHECKING:
     from lab.vm import VirtualMachine

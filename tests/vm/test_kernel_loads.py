@@ -15,7 +15,7 @@ from test_rules import crowded
 
 from bench.rules import texts
 from lab.vm import SHARED
-from trapstream_vtap.probes.flow import source
+from trapstream_vtap.probes.flows.program import source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

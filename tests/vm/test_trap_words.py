@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from trapstream_vtap import causes
+from trapstream_vtap.probes.drops import causes
 
 if TYPE_CHECKING:
     from lab.vm import VirtualMachine

@@ -27,12 +27,24 @@ _ELEMENT = 48  # struct htab_elem up to the key, kernel/bpf/hashtab.c
 _BUCKET = 16  # struct bucket
 _SHARE = 0.8  # of what is free; the rest is for others
 _MIB = 1 << 20
+PAGE = 4096
+_RING_HEADER = 8  # bytes that the ring buffer adds to each record
+_SMALLEST_RING = 256 << 10
+_LARGEST_RING = 8 << 20  # mapped twice into our memory
 
 
 def hash_bytes(key_size: int, value_size: int, entries: int) -> int:
     """What a hash table with room for so many ENTRIES takes, all of it when it is made; bytes."""
     element = _ELEMENT + (key_size + 7 & ~7) + (value_size + 7 & ~7)
     return entries * element + _BUCKET * (1 << (entries - 1).bit_length())
+
+
+def ring_pages(records: int, size: int) -> int:
+    """Of a ring buffer with room for RECORDS of SIZE bytes, within reason."""
+    ring = _LARGEST_RING
+    while ring > _SMALLEST_RING and ring // 2 >= records * (size + _RING_HEADER):
+        ring //= 2
+    return ring // PAGE
 
 
 def free_bytes() -> int:

@@ -6,11 +6,9 @@ Whatever needs escaping is escaped here, once, never per record.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from trapstream_vtap._native import Plan
-from trapstream_vtap.layouts import EVENT_KINDS
 from trapstream_vtap.schema import Kind, Role
 
 if TYPE_CHECKING:
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     from trapstream_vtap.schema import Field, Schema
 
 _KINDS = list(Kind)
-_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
+_NO_LIMIT = 1 << 62
 
 
 def _trusted(character: str) -> bool:
@@ -41,41 +39,6 @@ def safe_text(text: str) -> str:
         else "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogateescape"))
         for character in text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
     )
-
-
-@dataclass(frozen=True)
-class Labels:
-    """The names of this run.
-
-    Args:
-        device: What the tag `device` says.
-        interfaces: Interface names by index.
-        sinks: Sinks by number.
-        texts: What else there is of names, by the field that shows them.
-        constants: What fields say that say the same in every record; all others say the device.
-    """
-
-    device: str
-    interfaces: Mapping[int, str] = field(default_factory=dict)
-    sinks: Mapping[int, str] = field(default_factory=dict)
-    texts: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
-    constants: Mapping[str, str] = field(default_factory=dict)
-
-    def of(self, name: str) -> Mapping[int, str]:
-        """The names that the numbers of field NAME stand for."""
-        if name in self.texts:
-            return self.texts[name]
-        return {
-            "interface": self.interfaces,
-            "sink": self.sinks,
-            "direction": {0: "ingress", 1: "egress"},
-            "kind": dict(enumerate(EVENT_KINDS)),
-            "protocol": {n: _PROTOCOLS.get(n, str(n)) for n in range(256)},
-        }[name]
-
-    def constant(self, name: str) -> str:
-        """What field NAME says in every record."""
-        return self.constants.get(name, self.device)
 
 
 class Format(Protocol):
@@ -102,16 +65,8 @@ class Format(Protocol):
         """What stands before and behind the value of an exported column."""
 
 
-def compile_plan(form: Format, schema: Schema, labels: Labels, *, coarse_shift: int = 0) -> Plan:
-    """The renderer's plan for records of SCHEMA in the format FORM.
-
-    Args:
-        form: The format.
-        schema: The records.
-        labels: Names of device and interfaces.
-        coarse_shift: By how many bits inter-arrival times were cut before their coarse squares were
-            summed.
-    """
+def compile_plan(form: Format, schema: Schema, device: str) -> Plan:
+    """The renderer's plan for records of SCHEMA in the format FORM; DEVICE is what its tag says."""
     slots = []
     schema = form.arranged(schema)
     offsets = schema.layout.offsets
@@ -122,9 +77,9 @@ def compile_plan(form: Format, schema: Schema, labels: Labels, *, coarse_shift: 
         names: Mapping[int, str] = {}
         width = sizes[exported.columns[0]] if exported.columns else 0
         if exported.kind is Kind.CONSTANT:
-            before += escaped(safe_text(labels.constant(exported.name)))
+            before += escaped(safe_text(schema.constants.get(exported.name, device)))
         if exported.kind in (Kind.LABEL, Kind.NAME):
-            names = labels.of(exported.name)
+            names = schema.names[exported.name]
         slots.append(
             (
                 _KINDS.index(exported.kind),
@@ -132,13 +87,21 @@ def compile_plan(form: Format, schema: Schema, labels: Labels, *, coarse_shift: 
                 behind,
                 tuple(offsets[name] for name in exported.columns),
                 width,
-                coarse_shift,
+                schema.coarse_shift,
                 {number: escaped(safe_text(name)) for number, name in names.items()},
             )
         )
-    counts = (offsets["packets"], offsets["bytes"]) if "packets" in offsets else None
     interface_at = offsets.get("interface", 0)
-    return Plan(slots, *form.frame, schema.layout.size, interface_at, counts)
+    return Plan(slots, *form.frame, schema.layout.size, interface_at, schema.weight)
+
+
+def longest(form: Format, schema: Schema, device: str) -> int:
+    """No payload in the format FORM with a single record of SCHEMA is longer; bytes."""
+    plan = compile_plan(form, schema, device)
+    if not schema.widest:
+        return plan.longest
+    payloads, _ = plan.render(schema.widest, 1, _NO_LIMIT)
+    return max(len(data) for data, _, _ in payloads)
 
 
 def is_first_value(schema: Schema, exported: Field) -> bool:

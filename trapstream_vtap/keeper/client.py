@@ -27,9 +27,8 @@ from trapstream_vtap.privileges import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
-    from trapstream_vtap.bpf.holder import Place
     from trapstream_vtap.config import Settings
 
 _START = """
@@ -108,11 +107,11 @@ class Keeper:
         """What to say then."""
         return RunError(_ENDED)
 
-    def load(self, probe: str = "flows", *, read: bool = False) -> tuple[Objects, Settings]:
+    def load(self, probe: str, *, read: bool = False) -> tuple[Objects, Settings]:
         """Have a program compiled and loaded; takes a second, and may run in any thread.
 
         Args:
-            probe: One of config.PROBES.
+            probe: Its name.
             read: The configuration read anew, if not what was loaded last.
 
         Returns:
@@ -130,15 +129,6 @@ class Keeper:
         objects = Objects({program: next(names)}, {name: next(names) for name in maps})
         return objects, pickle.loads(settings)  # noqa: S301 - the keeper is the more privileged
 
-    def put(
-        self, _places: Sequence[Place], _programs: Mapping[str, int], renewed: Collection[str] = ()
-    ) -> list[str]:
-        """Have the flow program loaded last attached; where, and which, the keeper knows.
-
-        See: `bpf.holder.Holder`
-        """
-        return self.attach("flows", renewed)
-
     def attach(self, probe: str, renewed: Collection[str] = ()) -> list[str]:
         """Have what was loaded last for PROBE attached."""
         request = "\n".join(("attach", probe, *renewed)).encode(errors="surrogateescape")
@@ -150,10 +140,10 @@ class Keeper:
         notes: list[str] = self._ask(self._orders, b"ahead")[0]
         return notes
 
-    def forget(self) -> None:
-        """The flow program loaded last will not be attached."""
+    def forget(self, probe: str) -> None:
+        """What was loaded last for PROBE will not be attached."""
         with contextlib.suppress(RunError):
-            self._ask(self._orders, b"forget\nflows")
+            self._ask(self._orders, f"forget\n{probe}".encode())
 
     def detach(self, names: Sequence[str] = ()) -> None:
         """When this returns, nothing is attached to interfaces of these NAMES; none: to any."""

@@ -20,25 +20,14 @@ _LONGEST = 1 << 20  # no function is longer; what is further on is not in any
 
 
 class Symbols:
-    """The kernel's symbols; open it as root, and whoever we are then, they can be read.
+    """The kernel's symbols, as they are in FILE, which root has opened; without it there are none.
 
-    Without a path there are none. They are looked through when a new place is asked for (0.1 s),
-    not kept: they take 10 MB, and modules come and go.
+    They are looked through when a new place is asked for (0.1 s), not kept: they take 10 MB, and
+    modules come and go.
     """
 
-    def __init__(self, path: Path | None = KALLSYMS) -> None:
-        self._file: BinaryIO | None = None
-        if not path:
-            return
-        try:
-            self._file = path.open("rb")
-        except OSError:
-            return  # a kernel without symbols
-
-    def close(self) -> None:
-        """No more questions."""
-        if self._file:
-            self._file.close()
+    def __init__(self, file: BinaryIO | None) -> None:
+        self._file = file
 
     def names(self, addresses: Collection[int]) -> dict[int, str]:
         """Of each of ADDRESSES the function and the offset in it, or nothing if there is none.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trapped and dropped packets, rendered: names for what the kernel gives in numbers and bytes.
+"""Names for what the kernel gives in numbers and bytes of trapped and dropped packets.
 
-What is named anew (an interface, a cause, a place in the kernel) makes the plan anew: that happens
-a few dozen times in a run.
+A new name (of an interface, a cause, a place in the kernel) makes another schema, and so another
+plan of every format: that happens a few dozen times in a run.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from trapstream_vtap import causes
-from trapstream_vtap.dropped import MESSAGE, WORDS, drop_schema
-from trapstream_vtap.formats.plan import Labels, compile_plan, safe_text
-from trapstream_vtap.layouts import DROP_EVENT, ENCAPSULATIONS, RECORD_KINDS
+from trapstream_vtap.formats.plan import safe_text
+from trapstream_vtap.probes.drops import causes
+from trapstream_vtap.probes.drops.layouts import DROP_EVENT, ENCAPSULATIONS, RECORD_KINDS
+from trapstream_vtap.probes.drops.records import MESSAGE, WORDS, drop_schema
+from trapstream_vtap.schema import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 
-    from trapstream_vtap._native import Plan, Tallies
-    from trapstream_vtap.formats.plan import Format
+    from trapstream_vtap.schema import Schema
 
 _Value = TypeVar("_Value")
 
@@ -78,7 +78,6 @@ _ALWAYS = {
     "packet_outer_ip_encapsulation": dict(enumerate(ENCAPSULATIONS)),
     "recordKind": dict(enumerate(RECORD_KINDS)),
 }
-_NO_LIMIT = 1 << 62
 _PLACE = {1: "x" * 48}
 _WIDEST: dict[str, int | bytes] = {
     **{c.name: b"\xff" * c.size if c.count else (1 << 8 * c.size) - 1 for c in DROP_EVENT.columns},
@@ -136,12 +135,10 @@ class _Times:
         return free
 
 
-class DropPlan:
-    """Renders what the kernel program hands over of dropped packets; like a `Plan`.
+class Naming:
+    """Puts behind each record what user space finds out about it, and names what it numbers.
 
     Args:
-        form: The format.
-        device: What `deviceIP` says.
         reasons: Names of the running kernel's drop reasons, by number.
         places: Names of places in the kernel, by address.
         tags: A key of `TRAP_TAGS`.
@@ -149,18 +146,13 @@ class DropPlan:
 
     def __init__(
         self,
-        form: Format,
-        device: str,
         reasons: Mapping[int, str],
         places: Callable[[Collection[int]], Mapping[int, str]],
         tags: str = "default",
     ) -> None:
-        self._form = form
-        self._device = device
         self._reasons = reasons
         self._places = places
-        self._tags = tags
-        self._schema = drop_schema(tags)
+        self._plain = drop_schema(tags)
         self._times = _Times()
         self._begin()
 
@@ -170,29 +162,18 @@ class DropPlan:
         self._ports: _Numbered[str] = _Numbered()
         self._locations: _Numbered[str] = _Numbered()
         self._named = (0, 0, 0)
-        self._plan = self._compiled()
+        self._schema = self._with_names()
 
     def _counts(self) -> tuple[int, int, int]:
         """How many names there are."""
         return len(self._causes.values), len(self._ports.values), len(self._locations.values)
 
-    @property
-    def longest(self) -> int:
-        """No payload with a single record is longer, unless by an unusually long name."""
-        names = dict(enumerate(causes.drop_reasons()))
-        batch = b"".join(DROP_EVENT.pack(_WIDEST | {"reason": number}) for number in names)
-        widest = DropPlan(self._form, self._device, names, lambda _: _PLACE, self._tags)
-        payloads, _ = widest.render(batch, 1, _NO_LIMIT)
-        return max(len(data) for data, _, _ in payloads)
-
-    def render(
-        self, batch: bytes | bytearray, most_records: int, most_bytes: int
-    ) -> tuple[list[tuple[bytes, memoryview, Tallies]], tuple[int, Tallies]]:
-        """Write the records in `batch`, oldest first; otherwise as `Plan.render`."""
+    def named(self, data: bytes | bytearray, probe: str = "") -> Batch:
+        """What PROBE's program has handed over, oldest first, with what its numbers stand for."""
         if max(self._counts()) > _MOST_NAMES:
             self._begin()
         size = DROP_EVENT.size
-        raw = [bytes(batch[at : at + size]) for at in range(0, len(batch), size)]
+        raw = [bytes(data[at : at + size]) for at in range(0, len(data), size)]
         events = sorted(
             zip(DROP_EVENT.unpack(b"".join(raw)), raw, strict=True), key=lambda e: e[0]["time"]
         )
@@ -200,14 +181,13 @@ class DropPlan:
         records = b"".join(packed + self._words(event) for event, packed in events)
         if self._counts() != self._named:
             self._named = self._counts()
-            self._plan = self._compiled()
-        return self._plan.render(records, most_records, most_bytes)
+            self._schema = self._with_names()
+        return Batch(self._schema, records, probe)
 
-    def _compiled(self) -> Plan:
-        """The plan with the names as they are by now."""
+    def _with_names(self) -> Schema:
+        """The records, with the names as they are by now."""
         texts = _texts(self._causes.values, self._ports.values, self._locations.values)
-        labels = Labels(self._device, texts=_ALWAYS | texts, constants={"message": MESSAGE})
-        return compile_plan(self._form, self._schema, labels)
+        return replace(self._plain, names=_ALWAYS | texts, constants={"message": MESSAGE})
 
     def _find_places(self, addresses: set[int]) -> None:
         new = {address for address in addresses if address and address not in self._locations}
@@ -247,6 +227,17 @@ class DropPlan:
                 "namespaced": bool(event["netns"]),
             }
         )
+
+
+def longest(tags: str = "default") -> Schema:
+    """The records of `DroppedPackets` with the widest ones that are to be expected.
+
+    None is longer than these, unless by an unusually long name.
+    """
+    names = dict(enumerate(causes.drop_reasons()))
+    data = b"".join(DROP_EVENT.pack(_WIDEST | {"reason": number}) for number in names)
+    batch = Naming(names, lambda _: _PLACE, tags).named(data)
+    return replace(batch.schema, widest=bytes(batch.data))
 
 
 def cause_of(

@@ -9,15 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trapstream_vtap.formats.plan import compile_plan
-from trapstream_vtap.layouts import flow_layouts
-from trapstream_vtap.records import flow_schema
+from trapstream_vtap.probes.flows.layouts import flow_layouts
+from trapstream_vtap.probes.flows.records import flow_schema
 from trapstream_vtap.schema import Role, Schema
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from trapstream_vtap._native import Plan
-    from trapstream_vtap.formats.plan import Labels
     from trapstream_vtap.schema import Field
 
 
@@ -38,8 +37,16 @@ class _Labels:
         return f'{lead}{exported.name}="'.encode(), b'"'
 
 
-def label_plan(key: Sequence[str], labels: Labels) -> Plan:
-    """From the beginning of a flow's record, its KEY, to labels: the tags without the device."""
-    tags = [f for f in flow_schema(key).fields if f.role is Role.TAG and f.name != "device"]
-    schema = Schema("", "", flow_layouts(key).key, tuple(tags))
-    return compile_plan(_Labels(), schema, labels)
+def label_plan(key: Sequence[str], device: str, interfaces: Mapping[int, str]) -> Plan:
+    """From the beginning of a flow's record, its KEY, to labels: the tags without the device.
+
+    Args:
+        key: As for `flow_schema`.
+        device: What its tag says.
+        interfaces: Names by number.
+    """
+    flows = flow_schema(key)
+    tags = [f for f in flows.fields if f.role is Role.TAG and f.name != "device"]
+    names = {**flows.names, "interface": interfaces}
+    schema = Schema("", "", flow_layouts(key).key, tuple(tags), names)
+    return compile_plan(_Labels(), schema, device)

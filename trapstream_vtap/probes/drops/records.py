@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trapstream_vtap.layouts import DROP_EVENT
+from trapstream_vtap.probes.drops.layouts import DROP_EVENT
 from trapstream_vtap.schema import Column, Field, Kind, Layout, Role, Schema
 
 if TYPE_CHECKING:

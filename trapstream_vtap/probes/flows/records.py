@@ -6,22 +6,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from trapstream_vtap.layouts import (
+from trapstream_vtap.probes.flows.layouts import (
+    EVENT_KINDS,
     KEY_FIELDS,
     SEQUENCE_FIELDS,
     JitterInterval,
     flow_layouts,
 )
-from trapstream_vtap.schema import Field, Kind, Role, Schema
+from trapstream_vtap.probes.flows.squares import limits
+from trapstream_vtap.schema import DEVICE, INTERFACE, TIME, Field, Kind, Role, Schema
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-TIME = Field("time", Role.TIME, Kind.TIME, ("time",), "ns", "end of the interval, UTC")
-DEVICE = Field("device", Role.TAG, Kind.CONSTANT, (), "", "what `--device-ip` says")
-INTERFACE = Field(
-    "interface", Role.TAG, Kind.LABEL, ("interface",), "", "network interface, by name"
-)
+    from trapstream_vtap.config import Settings
 
 _FLOW_TAGS = {
     "src_ip": Field("src_ip", Role.TAG, Kind.ADDRESS, ("src_ip", "family"), "", "source address"),
@@ -70,6 +68,13 @@ _FLOW_TAGS = {
         "session or TEID; absent where there is none",
     ),
 }
+
+DIRECTIONS = {0: "ingress", 1: "egress"}
+PROTOCOLS = {
+    number: {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}.get(number, str(number))
+    for number in range(256)
+}
+_NAMES = {"direction": DIRECTIONS, "protocol": PROTOCOLS}
 
 _NUMBERED = "absent in flows without numbers"
 _IAT = "inter-arrival time in the interval; absent where there was none"
@@ -222,6 +227,7 @@ def flow_schema(
             *(_SEQUENCE if sequence else ()),
             TIME,
         ),
+        names=_NAMES,
     )
 
 
@@ -239,6 +245,35 @@ def without(schema: Schema, hidden: frozenset[str]) -> Schema:
     gone = tuple(start for name in hidden for start in DISPLAYED.get(name, ()))
     kept = tuple(f for f in schema.fields if not (gone and f.name.startswith(gone)))
     return replace(schema, fields=kept)
+
+
+def schema_of(settings: Settings) -> Schema:
+    """The records of `vtap_flow` that SETTINGS ask for, with the names of their interfaces."""
+    schema = without(
+        flow_schema(
+            settings.key,
+            bits=settings.bits,
+            sequence=settings.sequences,
+            deviation=settings.expected_gap is not None,
+            smoothed=settings.smoothed_jitter,
+            jitter=settings.jitter,
+        ),
+        settings.hidden,
+    )
+    _, shift = limits(settings)
+    return replace(schema, names=_with_interfaces(schema, settings), coarse_shift=shift)
+
+
+def errors_of(settings: Settings) -> Schema | None:
+    """The records of `vtap_sequence_error`, where SETTINGS ask for them."""
+    if not settings.sequences:
+        return None
+    schema = event_schema(settings.key)
+    return replace(schema, names=_with_interfaces(schema, settings))
+
+
+def _with_interfaces(schema: Schema, settings: Settings) -> dict[str, Mapping[int, str]]:
+    return {**schema.names, "interface": {i.index: i.name for i in settings.interfaces}}
 
 
 def event_schema(key: Sequence[str] = KEY_FIELDS[:5]) -> Schema:
@@ -272,4 +307,5 @@ def event_schema(key: Sequence[str] = KEY_FIELDS[:5]) -> Schema:
             ),
             Field("time", Role.TIME, Kind.TIME, ("time",), "ns", "of the packet, UTC"),
         ),
+        names=_NAMES | {"kind": dict(enumerate(EVENT_KINDS))},
     )

@@ -1,39 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The probes for drops and traps: bpf/drop.c at its tracepoint, what it hands over, its counts."""
+"""What the program for drops and traps is made from: structures of the kernel, choices."""
 
 from __future__ import annotations
 
 import re
-import time
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trapstream_vtap import causes
-from trapstream_vtap._native import Ring
 from trapstream_vtap.bpf import btf, kernel
-from trapstream_vtap.bpf.memory import hash_bytes
+from trapstream_vtap.bpf.memory import PAGE, hash_bytes, ring_pages
 from trapstream_vtap.bpf.source import Program, Source, program_text
 from trapstream_vtap.errors import RunError, UsageError
 from trapstream_vtap.interfaces import interfaces
-from trapstream_vtap.layouts import (
+from trapstream_vtap.probes.drops import causes
+from trapstream_vtap.probes.drops.layouts import (
     DROP_CAUSE,
     DROP_CAUSE_KEY,
     DROP_CONTROL,
     DROP_EVENT,
     DROP_KEY,
-    RECORD_KINDS,
     TRAP_CAUSE_KEY,
     TRAP_KEY,
 )
-from trapstream_vtap.probes.flow import PAGE, clock_offset, ring_pages
 from trapstream_vtap.words import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from trapstream_vtap.bpf.code import Objects
     from trapstream_vtap.config import Settings
     from trapstream_vtap.schema import Layout
 
@@ -43,10 +36,9 @@ TRACEPOINTS = {"drops": "kfree_skb", "traps": "devlink_trap_report"}
 ALL = "all"
 """Every drop reason, in `--drop-reasons`."""
 
-_PROGRAM = "vtap_drop"
+PROGRAM = "vtap_drop"
 _MAPS = ("events", "wakeups", "aggregates0", "aggregates1", "causes", "controls", "strays")
 _MOST_CAUSES = 1024
-_MOST_AT_ONCE = 4096
 _NAME_SIZE = 16  # of an interface, IFNAMSIZ
 
 _MEMBERS = {
@@ -113,7 +105,7 @@ def source(settings: Settings, probe: str) -> Source:
         text += _define_wanted(types, settings.drop_reasons)
     return Source(
         text + program_text("drop.c"),
-        (Program(_PROGRAM, "RAW_TRACEPOINT"),),
+        (Program(PROGRAM, "RAW_TRACEPOINT"),),
         _MAPS,
     )
 
@@ -243,134 +235,3 @@ def check_reasons(names: Sequence[str], known: Mapping[str, int]) -> None:
             continue
         hint = nearest(name.upper(), known)
         raise UsageError(f"--drop-reasons: this kernel has no drop reason {name!r}.{hint}")
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What became of the packets that the kernel reported.
-
-    Args:
-        by_cause: By the cause's key, and within by `DROP_COUNTS`.
-        missed: Reports that came while the program was running on the same CPU.
-        strays: Reports of so many causes that there was no room to count them apart.
-    """
-
-    by_cause: dict[bytes, Counter[str]]
-    missed: int = 0
-    strays: int = 0
-
-    def total(self) -> Counter[str]:
-        """All causes together, and what has none; by `DROP_COUNTS`, and what was missed."""
-        total = sum(self.by_cause.values(), Counter[str]())
-        total["missed"] = self.missed + self.strays
-        total["seen"] += total["missed"]
-        return total
-
-
-class DropProbe:
-    """What is dropped or trapped, from `attach` to `detach`.
-
-    Args:
-        settings: Of what, and how.
-        kind: A key of `TRACEPOINTS`.
-        objects: What has been loaded from `source`.
-    """
-
-    def __init__(self, settings: Settings, kind: str, objects: Objects) -> None:
-        self.kind = kind
-        self._settings = settings
-        self._objects = objects
-        self._maps = objects.maps
-        self._cpus = kernel.possible_cpus()
-        self._events = Ring(self._maps["events"], DROP_EVENT.size)
-        self._wakeups = Ring(self._maps["wakeups"], 8)
-        self._table = 0
-        self._suppressed: dict[bytes, tuple[int, int]] = {}  # told of so far: packets, bytes
-        self._key, self._cause_key = keys(kind)
-        self._clock_offset = clock_offset()
-        self._write_control()
-
-    @property
-    def interval(self) -> int:
-        """For how long equal ones are counted together, ns."""
-        return self._settings.unique or self._settings.interval
-
-    def events_fileno(self) -> int:
-        """Becomes readable when there are events."""
-        return self._events.fileno()
-
-    def pressure_fileno(self) -> int:
-        """Becomes readable when the table of aggregates is nearly full."""
-        return self._wakeups.fileno()
-
-    def calm(self) -> None:
-        """The table's call has been heard."""
-        while self._wakeups.read(1):  # only what finds it empty calls again
-            pass
-
-    def read(self, most: int) -> bytearray:
-        """Up to MOST events, one packet each."""
-        return self._events.read(most)
-
-    def aggregates(self) -> Iterator[bytearray]:
-        """What has been counted together since the last call: records of several packets.
-
-        Two tables take turns. When every run of the program that may have chosen the old one is
-        over, nobody writes to it any more.
-        """
-        old, self._table = self._table, 1 - self._table
-        self._clock_offset = clock_offset()
-        self._write_control()
-        kernel.wait_for_programs()
-        yield from kernel.take_elements(
-            self._maps[f"aggregates{old}"],
-            self._key.size,
-            DROP_EVENT.size,
-            min(self._settings.drop_table_size, _MOST_AT_ONCE),
-        )
-
-    def suppressed(self) -> bytearray:
-        """A record for each cause of which packets have only been counted since the last call."""
-        batch = bytearray()
-        now = time.monotonic_ns() + self._clock_offset
-        for key, counts in self.counts().by_cause.items():
-            before = self._suppressed.get(key, (0, 0))
-            packets, octets = counts["suppressed"], counts["suppressed_bytes"]
-            if packets != before[0]:
-                (cause,) = self._cause_key.unpack(key)
-                batch += DROP_EVENT.pack(
-                    {
-                        **cause,
-                        "time": now,
-                        "packets": packets - before[0],
-                        "bytes": octets - before[1],
-                        "kind": RECORD_KINDS.index("suppressed"),
-                    }
-                )
-                self._suppressed[key] = packets, octets
-        return batch
-
-    def counts(self) -> Counts:
-        """What the program has counted since the start."""
-        size = DROP_CAUSE.size * self._cpus
-        found = {}
-        for key, value in kernel.elements(self._maps["causes"], self._cause_key.size, size):
-            counts = Counter[str]()
-            for row in DROP_CAUSE.unpack(value):
-                counts.update(row)
-            found[key] = counts
-        strays = kernel.read_element(self._maps["strays"], 0, 8 * self._cpus)
-        return Counts(
-            found,
-            kernel.missed_runs(self._objects.programs[_PROGRAM]),
-            sum(memoryview(strays).cast("Q")),
-        )
-
-    def close(self) -> None:
-        """Give program and maps back."""
-        del self._events, self._wakeups
-        self._objects.close()
-
-    def _write_control(self) -> None:
-        values = {"clock_offset": self._clock_offset, "table": self._table}
-        kernel.write_element(self._maps["controls"], 0, DROP_CONTROL.pack(values))
