@@ -13,8 +13,8 @@ from scapy.layers.l2 import Ether
 
 from bench import testrun
 from trapstream_vtap.clock import SystemClock
+from trapstream_vtap.probes.flows.rules import parse_rules
 from trapstream_vtap.probes.flows.table import FlowTable
-from trapstream_vtap.rules import parse_rules
 
 TITLE = "(d) The cost of rules"
 ROUNDS, REPEAT = 15, 200_000

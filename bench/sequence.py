@@ -18,7 +18,7 @@ from trapstream_vtap.probes.flows.table import FlowTable
 
 if TYPE_CHECKING:
     from trapstream_vtap.bpf.code import Objects
-    from trapstream_vtap.config import Settings
+    from trapstream_vtap.probes.flows.settings import FlowSettings
 
 TITLE = "(e) The cost of sequence numbers"
 ROUNDS, REPEAT, SEARCHES = 15, 100_000, 20_000
@@ -99,7 +99,7 @@ def _checks() -> None:
         print(f"| {name} | **{stamped}** | **{unstamped}** |", flush=True)
 
 
-def _cost(frame: bytes, at: int, step: int, chosen: Settings) -> tuple[int, int]:
+def _cost(frame: bytes, at: int, step: int, chosen: FlowSettings) -> tuple[int, int]:
     """In ns above a program that only moves the number: with a receive timestamp, without."""
     objects = _load(chosen, at, step)
     programs = objects.programs
@@ -145,7 +145,7 @@ def _searches() -> None:
     objects.close()
 
 
-def _load(chosen: Settings, at: int, step: int) -> Objects:
+def _load(chosen: FlowSettings, at: int, step: int) -> Objects:
     constants = {"MOVED_AT": at, "MOVED_BY": step, "PATTERN": PATTERN}
     more = "".join(f"#define {name} {value}\n" for name, value in constants.items()) + AROUND
     objects = testrun.load(chosen, more, PROGRAMS)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from lab import loading, testrun
 from trapstream_vtap.bpf.source import Program, Source
-from trapstream_vtap.config import Settings
 from trapstream_vtap.interfaces import choose
 from trapstream_vtap.probes.flows import program as flow
-from trapstream_vtap.sinks import parse
+from trapstream_vtap.probes.flows.settings import FlowSettings
+from trapstream_vtap.settings.address import parse
 
 if TYPE_CHECKING:
     from trapstream_vtap.bpf.code import Objects
@@ -21,13 +21,13 @@ EMPTY = (
 )
 
 
-def settings(**changes: object) -> Settings:
-    """Settings for the loopback interface, which is where test runs seem to arrive."""
-    plain = Settings((parse("tcp://127.0.0.1:9"),), choose(("lo",))[0], "127.0.0.1")
+def settings(**changes: object) -> FlowSettings:
+    """FlowSettings for the loopback interface, which is where test runs seem to arrive."""
+    plain = FlowSettings(sinks=(parse("tcp://127.0.0.1:9"),), interfaces=choose(("lo",))[0])
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
-def load(chosen: Settings, more: str = "", programs: tuple[str, ...] = ()) -> Objects:
+def load(chosen: FlowSettings, more: str = "", programs: tuple[str, ...] = ()) -> Objects:
     """The flow program for CHOSEN, with a program `empty` beside it; attached to nothing.
 
     MORE is C text with further PROGRAMS.

@@ -14,7 +14,8 @@ from trapstream_vtap import formats
 from trapstream_vtap.ledger import Held
 from trapstream_vtap.probes.flows.layouts import FLOW_RECORD
 from trapstream_vtap.probes.flows.records import flow_schema
-from trapstream_vtap.sinks import Address, Pace, Payload, Sender, UdpSink
+from trapstream_vtap.settings.address import Address
+from trapstream_vtap.sinks import Pace, Payload, Sender, UdpSink
 
 TITLE = "(h) A burst over UDP to influxd"
 BURSTS = 3

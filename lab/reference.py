@@ -9,7 +9,6 @@ from lab import jsonschema, telegraf
 from lab.dashboards import alerts, build
 from trapstream_vtap.cli import main as command
 from trapstream_vtap.clock import NS
-from trapstream_vtap.config import Settings
 from trapstream_vtap.ledger import SINK_ROWS
 from trapstream_vtap.metrics.exporter import INFO, families_of
 from trapstream_vtap.metrics.family import Family
@@ -19,6 +18,7 @@ from trapstream_vtap.probes.drops.records import TRAP_TAGS, drop_schema
 from trapstream_vtap.probes.flows.account import rows
 from trapstream_vtap.probes.flows.layouts import KEY_FIELDS, JitterInterval
 from trapstream_vtap.probes.flows.records import event_schema, flow_schema
+from trapstream_vtap.probes.flows.settings import FlowSettings
 from trapstream_vtap.schema import Field, Role, Schema
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -94,7 +94,7 @@ def _measurement(schema: Schema) -> str:
     return "\n".join((*rows, ""))
 
 
-EVERYTHING = Settings(
+EVERYTHING = FlowSettings(
     sinks=(),
     interfaces=(),
     device=None,
@@ -104,7 +104,7 @@ EVERYTHING = Settings(
     smoothed_jitter=True,
     jitter_interval=2 * NS,
 )
-"""Settings with which everything is measured that can be."""
+"""FlowSettings with which everything is measured that can be."""
 
 
 def all_families() -> dict[Family, None]:

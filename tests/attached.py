@@ -3,23 +3,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from dataclasses import fields
+from typing import Self
 
 from lab.loading import load
 from trapstream_vtap.bpf import kernel
 from trapstream_vtap.bpf.holder import Holder
 from trapstream_vtap.clock import SystemClock
 from trapstream_vtap.probes.flows.program import places, source
+from trapstream_vtap.probes.flows.settings import FlowSettings
 from trapstream_vtap.probes.flows.table import FlowTable
-
-if TYPE_CHECKING:
-    from trapstream_vtap.config import Settings
+from trapstream_vtap.settings.core import Core
+from trapstream_vtap.settings.settings import Settings, classes
 
 
 class Attached:
     """Loaded from SETTINGS; attached from `attach` or `take_over` to `detach`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: FlowSettings) -> None:
         self._settings = settings
         self._objects = load(source(settings))
         self._table = FlowTable(settings, self._objects, SystemClock())
@@ -50,3 +51,10 @@ class Attached:
     def close(self) -> None:
         """Give it back to the kernel."""
         self._table.close()
+
+
+def whole(own: FlowSettings) -> Settings:
+    """A run of the flow probe with its OWN settings."""
+    core = {each.name: getattr(own, each.name) for each in fields(Core)}
+    others = (kind(**core) for kind in classes()[1:] if kind is not FlowSettings)
+    return Settings((Core(**core), own, *others))

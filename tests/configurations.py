@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trapstream_vtap.config import HOOKS, LONGEST_STOP_GAP, MOST_OFFSET, TUNNELS
 from trapstream_vtap.probes.flows.layouts import KEY_FIELDS
+from trapstream_vtap.probes.flows.settings import HOOKS, LONGEST_STOP_GAP, MOST_OFFSET, TUNNELS
 
 if TYPE_CHECKING:
     import random

@@ -19,9 +19,9 @@ from urllib.parse import unquote_to_bytes
 
 from hypothesis import strategies as st
 
-from trapstream_vtap.config import STOP_GAP_NS
 from trapstream_vtap.probes.flows.account import rows
 from trapstream_vtap.probes.flows.layouts import KEY_FIELDS, flow_layouts
+from trapstream_vtap.probes.flows.settings import STOP_GAP_NS
 from trapstream_vtap.probes.flows.squares import square_limits
 from trapstream_vtap.schema import Kind
 

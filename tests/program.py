@@ -28,7 +28,7 @@ from lab import testrun
 from lab.loading import load
 from lab.namespace import Namespace
 from trapstream_vtap.bpf import attach, kernel, packet_socket
-from trapstream_vtap.config import DIRECTIONS, NS, Settings
+from trapstream_vtap.clock import NS
 from trapstream_vtap.interfaces import interfaces
 from trapstream_vtap.probes.flows.layouts import (
     FLOW_SLOT,
@@ -40,8 +40,9 @@ from trapstream_vtap.probes.flows.layouts import (
 )
 from trapstream_vtap.probes.flows.links import name_links
 from trapstream_vtap.probes.flows.program import source
-from trapstream_vtap.rules import parse_rules
-from trapstream_vtap.sinks import parse
+from trapstream_vtap.probes.flows.rules import parse_rules
+from trapstream_vtap.probes.flows.settings import DIRECTIONS, FlowSettings
+from trapstream_vtap.settings.address import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -123,11 +124,11 @@ def settings(
     layers: Sequence[bool] = (True, False),
     rules: Sequence[str] = (),
     **others: object,
-) -> Settings:
+) -> FlowSettings:
     """Settings for the loopback interface; LAYERS: with an Ethernet header, without, or both."""
     loopback = interfaces()["lo"]
     assert loopback.index == LOOPBACK
-    return Settings(
+    return FlowSettings(
         sinks=(parse("tcp://127.0.0.1:8094"),),
         interfaces=tuple(replace(loopback, ethernet=ethernet) for ethernet in layers),
         device="127.0.0.1",
@@ -143,7 +144,7 @@ def settings(
 class FlowProgram:
     """The loaded programs; the flow table is empty between two frames."""
 
-    def __init__(self, chosen: Settings) -> None:
+    def __init__(self, chosen: FlowSettings) -> None:
         """Compile and load; CHOSEN is of `settings`."""
         self.objects = load(source(chosen))
         self.hook = chosen.hook

@@ -7,7 +7,8 @@ import socket
 from typing import TYPE_CHECKING, Self
 
 from trapstream_vtap.ledger import Held
-from trapstream_vtap.sinks import Address, Payload, Sender, TcpSink, UdpSink
+from trapstream_vtap.settings.address import Address
+from trapstream_vtap.sinks import Payload, Sender, TcpSink, UdpSink
 from trapstream_vtap.spool import Spool
 
 if TYPE_CHECKING:

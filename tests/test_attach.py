@@ -25,11 +25,11 @@ from lab.loading import load
 from trapstream_vtap.bpf import attach, kernel
 from trapstream_vtap.bpf.holder import Holder
 from trapstream_vtap.bpf.source import Program, Source
-from trapstream_vtap.config import DIRECTIONS, Settings
 from trapstream_vtap.errors import RunError
 from trapstream_vtap.interfaces import choose
 from trapstream_vtap.probes.flows.program import places
-from trapstream_vtap.sinks import parse
+from trapstream_vtap.probes.flows.settings import DIRECTIONS, FlowSettings
+from trapstream_vtap.settings.address import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,10 +54,10 @@ def old_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "link_tcx", refuse)
 
 
-def settings(**others: object) -> Settings:
+def settings(**others: object) -> FlowSettings:
     """Those of a probe on `wire0` of this namespace."""
     sinks = (parse("tcp://127.0.0.1:9"),)
-    return Settings(sinks, choose(("wire0",))[0], "127.0.0.1", **others)  # type: ignore[arg-type]
+    return FlowSettings(sinks=sinks, interfaces=choose(("wire0",))[0], device="127.0.0.1", **others)  # type: ignore[arg-type]
 
 
 def probe(wire: Wire) -> Attached:
@@ -199,7 +199,7 @@ from trapstream_vtap.config import *
 from trapstream_vtap.interfaces import choose
 from attached import Attached
 from trapstream_vtap.sinks import parse
-settings = Settings((parse("tcp://127.0.0.1:9"),), choose(("wire0",))[0], "x",
+settings = FlowSettings(sinks=(parse("tcp://127.0.0.1:9"),), interfaces=choose(("wire0",))[0],
                     directions=DIRECTIONS["both"])
 Attached(settings).attach()
 os.kill(os.getpid(), signal.SIGKILL)
@@ -250,7 +250,7 @@ def test_gone_interface(wire: Wire) -> None:
     with wire.receiver.entered():
         chosen = choose(("wire0", "lo"))[0]
         wire.receiver.run("ip", "link", "del", "wire0")
-        settings = Settings((parse("tcp://127.0.0.1:9"),), chosen, "127.0.0.1")
+        settings = FlowSettings(sinks=(parse("tcp://127.0.0.1:9"),), interfaces=chosen)
         measuring = Attached(settings)
         measuring.attach()
         assert attached(wire.receiver, "lo") == 1

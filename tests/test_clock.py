@@ -18,7 +18,7 @@ from traffic import Wire
 
 from lab.testrun import run
 from trapstream_vtap.clock import Grid, SystemClock
-from trapstream_vtap.config import STOP_GAP_NS
+from trapstream_vtap.probes.flows.settings import STOP_GAP_NS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

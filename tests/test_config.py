@@ -10,7 +10,7 @@ import subprocess
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
@@ -19,13 +19,16 @@ from test_rules import crowded
 
 from lab.command import COMMAND
 from lab.namespace import Namespace
-from trapstream_vtap import cli, configfile
-from trapstream_vtap.config import NS
+from trapstream_vtap import cli
+from trapstream_vtap.clock import NS
 from trapstream_vtap.errors import UsageError
+from trapstream_vtap.probes.flows import FLOWS
 from trapstream_vtap.probes.flows.layouts import JitterInterval
+from trapstream_vtap.settings.file import parse, read, without_comments
+from trapstream_vtap.settings.settings import keys
 
 if TYPE_CHECKING:
-    from trapstream_vtap.config import Settings
+    from trapstream_vtap.settings.settings import Settings
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "conf").glob("*.json"))
 
@@ -96,22 +99,22 @@ def test_errors(case: str, tmp_path: Path) -> None:
 )
 def test_comments(text: str, expected: dict[str, object]) -> None:
     """Comments go, wherever they stand; what looks like one within a string stays."""
-    assert json.loads(configfile.without_comments(text)) == expected
+    assert json.loads(without_comments(text)) == expected
 
 
 def test_lines_are_kept() -> None:
     """An error behind a comment names the line of the file."""
     with pytest.raises(UsageError, match=r"^line 4: "):
-        configfile.parse('// one\n{ // two\n"OFFSET": 1,\n oops}')
+        parse('// one\n{ // two\n"OFFSET": 1,\n oops}', keys())
 
 
 def chosen(
     monkeypatch: pytest.MonkeyPatch,
     *arguments: str,
     collector: tuple[str, ...] = ("127.0.0.1", "8094"),
-) -> Settings:
+) -> Any:
     """What the command makes of its command line."""
-    found: list[Settings] = []
+    found: list[Any] = []
 
     def nothing(made: Settings, _again: object) -> bool:
         found.append(made)
@@ -120,7 +123,8 @@ def chosen(
     monkeypatch.setattr(cli, "run", nothing)
     done = CliRunner().invoke(cli.main, [*arguments, *collector])
     assert done.exit_code == 0, done.output
-    return found[0]
+    (made,) = found
+    return made.of(FLOWS)
 
 
 @pytest.mark.parametrize("word", ["10", "5EC70123", "0xFFFFFFFF"])
@@ -202,9 +206,9 @@ def test_jitter_interval_in_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 def test_not_wanted() -> None:
     """The original's values for nothing mean nothing."""
-    found = configfile.parse('{"PATTERN": "0xFFFFFFFF", "OFFSET": -1}')
+    found = parse('{"PATTERN": "0xFFFFFFFF", "OFFSET": -1}', keys())
 
-    assert (found.pattern, found.offset) == (None, None)
+    assert found.fields == {"pattern": None, "offset": None}
 
 
 ALL = "0.0.0.0"  # noqa: S104 - as the original listens
@@ -221,14 +225,15 @@ ALL = "0.0.0.0"  # noqa: S104 - as the original listens
 )
 def test_monitor_server(value: str, expected: tuple[str, int] | None) -> None:
     """The original's endpoint for Prometheus is where the original had it, or at another port."""
-    assert configfile.parse(f'{{"MONITOR_SERVER": {value}}}').metrics == expected
+    found = parse(f'{{"MONITOR_SERVER": {value}}}', keys())
+    assert found.fields == {"metrics": expected}
 
 
 @pytest.mark.parametrize("value", ["0", "65536", "-1", "8080.0", '"8080"', "null"])
 def test_no_monitor_server(value: str) -> None:
     """What is neither a port nor a boolean is an error that names the key."""
     with pytest.raises(UsageError, match="MONITOR_SERVER is "):
-        configfile.parse(f'{{"MONITOR_SERVER": {value}}}')
+        parse(f'{{"MONITOR_SERVER": {value}}}', keys())
 
 
 def test_metrics(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -333,5 +338,5 @@ def test_bytes_around_the_text(tmp_path: Path, start: str, end: str) -> None:
     """A byte order mark, and lines ended as other systems end them, are no error."""
     text = start + end.join(('{ // comment "', '"OFFSET": 4, // another', '"interval": 2}', ""))
     (tmp_path / "vtap.json").write_bytes(text.encode())
-    found = configfile.read(tmp_path / "vtap.json")
-    assert (found.offset, found.options) == (4, (("interval", 2),))
+    found = read(tmp_path / "vtap.json", keys())
+    assert (found.fields, found.options) == ({"offset": 4}, (("interval", 2),))

@@ -17,6 +17,7 @@ from pathlib import Path
 import certificate
 import pytest
 import tap
+from attached import whole
 from flowlines import Handing, held
 from httpserver import Answer, HttpServer, Request, taken
 from realbroker import Broker
@@ -25,10 +26,11 @@ from waiting import wait_for
 
 from lab.command import COMMAND
 from trapstream_vtap import credentials, privileges
-from trapstream_vtap.config import Settings
 from trapstream_vtap.errors import UsageError
 from trapstream_vtap.keeper import client
-from trapstream_vtap.sinks import kafka, parse, tls
+from trapstream_vtap.probes.flows.settings import FlowSettings
+from trapstream_vtap.settings.address import parse
+from trapstream_vtap.sinks import kafka, tls
 from trapstream_vtap.sinks.http import HttpSink
 from trapstream_vtap.sinks.kafka import KafkaSink
 
@@ -180,8 +182,8 @@ def test_keeper_opens_no_other_file(files: Path) -> None:
     """Whatever it is asked for, the keeper hands over the configured files, and no other."""
     own = str(files / "client.key")
     none, device = str(files / "none"), "/dev/zero"
-    chosen = Settings((), (), "me", tls_key=own, tls_ca=none, token_file=device)
-    keeper = client.Keeper(chosen, None)
+    chosen = FlowSettings(tls_key=own, tls_ca=none, token_file=device)
+    keeper = client.Keeper(whole(chosen), None)
     try:
         for request in (b"credentials", b"/etc/shadow", b"credentials\n/etc/shadow", b"\xff"):
             names, (descriptor,) = keeper._ask(keeper._files, request)
@@ -211,7 +213,7 @@ def test_kafka_key_of_root(files: Path) -> None:
         with privileges.acting("nobody"), pytest.raises(ConnectionError) as raised:
             sink.open()
     assert "Connection refused" in str(raised.value)
-    assert credentials.paths(Settings((), (), "me", kafka_config=str(properties))) == (
+    assert credentials.paths(FlowSettings(kafka_config=str(properties))) == (
         str(properties),
         str(key),
     )

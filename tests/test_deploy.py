@@ -17,8 +17,9 @@ import yaml
 from test_keeper import KEEPS
 
 from lab.packages import unpacked
-from trapstream_vtap import configfile
 from trapstream_vtap.cli import main
+from trapstream_vtap.settings.file import parse
+from trapstream_vtap.settings.settings import keys
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -104,7 +105,7 @@ def test_options() -> None:
     given = compose()["services"]["vtap-stream"]["command"] + container()["args"]
     names = {argument.partition("=")[0] for argument in given if argument.startswith("-")}
     assert names <= known
-    config = configfile.parse(manifests()["ConfigMap"]["data"]["vtap-stream.json"])
+    config = parse(manifests()["ConfigMap"]["data"]["vtap-stream.json"], keys())
     assert {f"--{name.replace('_', '-')}" for name, _ in config.options} <= known
 
 
@@ -147,7 +148,7 @@ def test_kubernetes_parts_fit() -> None:
 
 def test_kubernetes_probes() -> None:
     """They ask where the configuration says that health is answered."""
-    config = configfile.parse(manifests()["ConfigMap"]["data"]["vtap-stream.json"])
+    config = parse(manifests()["ConfigMap"]["data"]["vtap-stream.json"], keys())
     health = dict(config.options)["health"]
     for kind, path in (("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
         asked = container()[kind]["httpGet"]

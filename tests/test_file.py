@@ -24,7 +24,8 @@ from waiting import wait_for
 from lab.namespace import Namespace
 from trapstream_vtap.errors import UsageError
 from trapstream_vtap.privileges import find
-from trapstream_vtap.sinks import FileSink, Rotation, file, parse
+from trapstream_vtap.settings.address import parse
+from trapstream_vtap.sinks import FileSink, Rotation, file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

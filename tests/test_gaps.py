@@ -12,8 +12,7 @@ import pytest
 from program import LOOPBACK, FlowProgram, settings
 
 from bench import testrun
-from trapstream_vtap.clock import SystemClock
-from trapstream_vtap.config import NS
+from trapstream_vtap.clock import NS, SystemClock
 from trapstream_vtap.probes.flows import program as flow
 from trapstream_vtap.probes.flows.layouts import GAP_BOUNDS
 from trapstream_vtap.probes.flows.table import FlowTable

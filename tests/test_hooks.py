@@ -21,9 +21,9 @@ from waiting import wait_for
 
 from lab.capture import Capture
 from trapstream_vtap.bpf import packet_socket, xdp
-from trapstream_vtap.config import HOOKS
 from trapstream_vtap.errors import RunError
 from trapstream_vtap.interfaces import choose
+from trapstream_vtap.probes.flows.settings import HOOKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

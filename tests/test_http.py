@@ -19,7 +19,8 @@ from waiting import wait_for
 
 from trapstream_vtap.errors import UsageError
 from trapstream_vtap.ledger import Held
-from trapstream_vtap.sinks import Payload, http, parse, tls
+from trapstream_vtap.settings.address import parse
+from trapstream_vtap.sinks import Payload, http, tls
 from trapstream_vtap.sinks.division import MOST_REQUESTS
 from trapstream_vtap.sinks.http import HttpSink
 

@@ -16,7 +16,7 @@ from flowlines import TIME, Handing, held, line, packets
 from lab.command import VtapStream
 from lab.namespace import Namespace
 from lab.servers import Influxd, VictoriaMetrics
-from trapstream_vtap.sinks import parse
+from trapstream_vtap.settings.address import parse
 from trapstream_vtap.sinks.http import HttpSink
 
 if TYPE_CHECKING:

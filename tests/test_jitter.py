@@ -18,8 +18,8 @@ from test_sequence import udp
 from bench import testrun
 from trapstream_vtap import formats
 from trapstream_vtap.clock import SystemClock
-from trapstream_vtap.config import STOP_GAP_NS
 from trapstream_vtap.probes.flows.records import schema_of
+from trapstream_vtap.probes.flows.settings import STOP_GAP_NS
 from trapstream_vtap.probes.flows.squares import limits, square_limits
 from trapstream_vtap.probes.flows.table import FlowTable
 

@@ -26,8 +26,7 @@ from traffic import INBOUND, Wire, paced, together
 from lab.capture import Capture
 from lab.testrun import run
 from trapstream_vtap import formats
-from trapstream_vtap.clock import SystemClock
-from trapstream_vtap.config import NS
+from trapstream_vtap.clock import NS, SystemClock
 from trapstream_vtap.probes.flows import program as flow
 from trapstream_vtap.probes.flows.records import schema_of
 from trapstream_vtap.probes.flows.squares import limits, square_limits

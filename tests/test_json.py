@@ -28,10 +28,11 @@ from expected import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trapstream_vtap.config import DEFAULT_KEY, JSON_LINE_LIMIT
 from trapstream_vtap.formats import JSON, JSON_DATAGRAM
 from trapstream_vtap.probes.flows.records import flow_schema
+from trapstream_vtap.probes.flows.settings import DEFAULT_KEY
 from trapstream_vtap.schema import Kind, Schema
+from trapstream_vtap.settings.core import JSON_LINE_LIMIT
 
 if TYPE_CHECKING:
     from trapstream_vtap import formats

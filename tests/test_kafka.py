@@ -23,7 +23,8 @@ from waiting import halt, wait_for
 
 from lab.namespace import Namespace
 from trapstream_vtap.errors import UsageError
-from trapstream_vtap.sinks import kafka, parse
+from trapstream_vtap.settings.address import parse
+from trapstream_vtap.sinks import kafka
 from trapstream_vtap.sinks.kafka import KafkaSink
 
 if TYPE_CHECKING:

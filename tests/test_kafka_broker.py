@@ -15,7 +15,8 @@ from waiting import wait_for
 
 from lab.namespace import Namespace
 from lab.servers import HOST, free_ports
-from trapstream_vtap.sinks import kafka, parse
+from trapstream_vtap.settings.address import parse
+from trapstream_vtap.sinks import kafka
 from trapstream_vtap.sinks.kafka import KafkaSink
 
 if TYPE_CHECKING:

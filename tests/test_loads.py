@@ -16,14 +16,14 @@ from test_config import chosen
 from test_rules import crowded
 
 from bench.rules import texts
-from trapstream_vtap.config import HOOKS, TUNNELS
 from trapstream_vtap.probes.flows.layouts import KEY_FIELDS
+from trapstream_vtap.probes.flows.settings import HOOKS, TUNNELS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from trapstream_vtap.config import Settings
+    from trapstream_vtap.probes.flows.settings import FlowSettings
 
 AT_RANDOM = 9
 EACH_TUNNEL = list(zip(TUNNELS, cycle(HOOKS), cycle(configurations.LAYERS[:2]), strict=False))
@@ -41,7 +41,7 @@ EVERYTHING = {
 
 def made(
     monkeypatch: pytest.MonkeyPatch, path: Path, file: dict[str, Any], layers: Sequence[bool]
-) -> Settings:
+) -> FlowSettings:
     """What the command makes of FILE, for interfaces with these LAYERS."""
     path.write_text(json.dumps(file))
     settings = chosen(monkeypatch, "-i", "lo", "-c", str(path))

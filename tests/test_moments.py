@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from trapstream_vtap.bpf.source import Source
-    from trapstream_vtap.config import Settings
+    from trapstream_vtap.probes.flows.settings import FlowSettings
 
 NS = 10**9
 SECOND = 1.0
@@ -63,10 +63,10 @@ class Clock(SystemClock):
 class Tap:
     """The flow probe, on a machine that has been up for UPTIME ns."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, chosen: Settings, uptime: int) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, chosen: FlowSettings, uptime: int) -> None:
         ahead = uptime - time.monotonic_ns()
 
-        def text_of(wanted: Settings) -> Source:
+        def text_of(wanted: FlowSettings) -> Source:
             """The program with its clock moved on."""
             made = flow.source(wanted)
             moved = made.text.replace(
@@ -116,11 +116,11 @@ class Tap:
 @pytest.fixture
 def tap(
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Callable[[Settings, int], Tap]]:
+) -> Iterator[Callable[[FlowSettings, int], Tap]]:
     """Makes one, and gives it back to the kernel."""
     made: list[Tap] = []
 
-    def make(chosen: Settings, uptime: int) -> Tap:
+    def make(chosen: FlowSettings, uptime: int) -> Tap:
         made.append(Tap(monkeypatch, chosen, uptime))
         return made[-1]
 
@@ -129,7 +129,7 @@ def tap(
         one.program.close()
 
 
-def chosen_by(**others: object) -> Settings:
+def chosen_by(**others: object) -> FlowSettings:
     """Flows told apart by their addresses."""
     key = ("src_ip", "dst_ip", "protocol", "direction")
     return settings(key=key, direction="ingress", layers=(True,), **others)  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ from scapy.packet import Raw
 
 from lab.namespace import Namespace
 from trapstream_vtap.bpf.attach import Direction
-from trapstream_vtap.config import NS
+from trapstream_vtap.clock import NS
 from trapstream_vtap.probes.flows import program as flow_probe
 from trapstream_vtap.probes.flows.layouts import KEY_FIELDS
 

@@ -13,12 +13,12 @@ from expected import AGENT, INTERFACES, SHIFT, Flow, flow_records, names
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trapstream_vtap.config import Settings
 from trapstream_vtap.delivery import shape
 from trapstream_vtap.formats import INFLUX, JSON, JSON_DATAGRAM
 from trapstream_vtap.probes.flows.layouts import KEY_FIELDS, flow_layouts
 from trapstream_vtap.probes.flows.records import flow_schema
-from trapstream_vtap.sinks import parse
+from trapstream_vtap.probes.flows.settings import FlowSettings
+from trapstream_vtap.settings.address import parse
 
 if TYPE_CHECKING:
     from trapstream_vtap import formats
@@ -181,7 +181,7 @@ def test_text_of_accounts_is_not_counted_as_flows() -> None:
 def test_requests(scheme: str, batch_size: int, device: str, lines: list[int] | None) -> None:
     """A request to InfluxDB has at most 5,000 lines, and at most 5 MB."""
     where = parse(f"{scheme}://192.0.2.2?db=x")
-    wanted = shape(where, Settings((where,), (), device, batch_size=batch_size))
+    wanted = shape(where, FlowSettings(sinks=(where,), device=device, batch_size=batch_size))
     plan = plans.compile_plan(wanted.form, flow_schema(), plans.Labels(device, {1: "eth0"}))
     record = flow_layouts().record.pack({"interface": 1, "family": 4, "duration": 1, "packets": 1})
     payloads, _ = plan.render(record * 12_001, wanted.most_records, wanted.most_bytes)

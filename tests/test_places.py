@@ -15,11 +15,12 @@ import pytest
 import tap
 
 from lab.namespace import Namespace
-from trapstream_vtap import configfile, places
+from trapstream_vtap import places
 from trapstream_vtap.credentials import read_file
 from trapstream_vtap.errors import UsageError
 from trapstream_vtap.privileges import acting, find
-from trapstream_vtap.sinks import parse
+from trapstream_vtap.settings import file as configfile
+from trapstream_vtap.settings.address import parse
 from trapstream_vtap.sinks.file import FileSink, Rotation
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def test_configuration_file(place: Path) -> None:
     """Nor is the configuration file, of which a sentence about a mistake quotes a line."""
     where = directory(place, "daemon", 0o755)
     with pytest.raises(UsageError) as caught:
-        configfile.read(where / "to-secret")
+        configfile.read(where / "to-secret", {})
     assert "to-secret is a link" in str(caught.value)
     assert CONTENT not in str(caught.value)
 

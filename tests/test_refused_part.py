@@ -15,7 +15,8 @@ from mockbroker import Cluster
 from lab.namespace import Namespace
 from trapstream_vtap.formats import INFLUX, JSON_LINES
 from trapstream_vtap.ledger import Held
-from trapstream_vtap.sinks import Payload, Sender, parse
+from trapstream_vtap.settings.address import parse
+from trapstream_vtap.sinks import Payload, Sender
 from trapstream_vtap.sinks.http import HttpSink
 from trapstream_vtap.sinks.kafka import KafkaSink
 from trapstream_vtap.spool import Spool

@@ -14,7 +14,7 @@ import pytest
 import tap
 from traffic import Wire, bursts
 
-from trapstream_vtap.config import HOOKS
+from trapstream_vtap.probes.flows.settings import HOOKS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,7 +17,8 @@ from httpserver import HttpServer, taken
 from sending import Peer
 from waiting import wait_for
 
-from trapstream_vtap.sinks import Address, UdpSink, connection, parse, tls, udp
+from trapstream_vtap.settings.address import Address, parse
+from trapstream_vtap.sinks import UdpSink, connection, tls, udp
 from trapstream_vtap.sinks.http import HttpSink
 from trapstream_vtap.sinks.tcp import TcpSink
 from trapstream_vtap.sinks.tcp_tls import TlsSink

@@ -18,10 +18,10 @@ from matcher import NAMES, Packet, first_match
 from program import FlowProgram, settings
 
 from bench.rules import texts
-from trapstream_vtap.bpf import wanted
 from trapstream_vtap.errors import UsageError
+from trapstream_vtap.probes.flows import wanted
 from trapstream_vtap.probes.flows.program import source
-from trapstream_vtap.rules import parse_rules
+from trapstream_vtap.probes.flows.rules import parse_rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,9 +22,9 @@ from program import NOT_LINEAR, FlowProgram, Wire, settings
 from bench import testrun
 from trapstream_vtap.bpf.attach import Direction
 from trapstream_vtap.clock import SystemClock
-from trapstream_vtap.config import SEQUENCE_BITS
 from trapstream_vtap.probes.flows.layouts import EVENT_KINDS
 from trapstream_vtap.probes.flows.records import errors_of, schema_of
+from trapstream_vtap.probes.flows.settings import SEQUENCE_BITS
 from trapstream_vtap.probes.flows.table import FlowTable
 
 if TYPE_CHECKING:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 from program import FlowProgram, settings
 
-from trapstream_vtap.config import LONGEST_STOP_GAP, MOST_OFFSET, NS
+from trapstream_vtap.clock import NS
+from trapstream_vtap.probes.flows.settings import LONGEST_STOP_GAP, MOST_OFFSET
 
 if TYPE_CHECKING:
-    from trapstream_vtap.config import Settings
+    from trapstream_vtap.probes.flows.settings import FlowSettings
 
 KEYS = ((), ("protocol",), ("src_ip", "dst_port", "vlan"))
 ALL = {"expected_gap": 20_000_000, "smoothed_jitter": True}
@@ -34,7 +35,7 @@ CHOICES = (
 )
 
 
-def choice(number: int) -> Settings:
+def choice(number: int) -> FlowSettings:
     """One of them, with an Ethernet header and without, in a direction: they are alike."""
     direction = ("ingress", "egress")[number // 2 % 2]
     return settings(key=KEYS[number % len(KEYS)], direction=direction, **CHOICES[number])

@@ -19,7 +19,8 @@ from flowlines import DEADLINE, Handing, held
 from waiting import wait_for
 
 from trapstream_vtap.ledger import Held
-from trapstream_vtap.sinks import connection, http, parse, tls
+from trapstream_vtap.settings.address import parse
+from trapstream_vtap.sinks import connection, http, tls
 from trapstream_vtap.sinks.http import HttpSink
 from trapstream_vtap.sinks.tcp import TcpSink
 from trapstream_vtap.sinks.tcp_tls import TlsSink

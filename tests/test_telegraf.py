@@ -23,10 +23,10 @@ from oracle import Oracle, Point
 
 from lab import telegraf
 from trapstream_vtap import formats
-from trapstream_vtap.config import JSON_LINE_LIMIT
 from trapstream_vtap.probes.flows.layouts import KEY_FIELDS
 from trapstream_vtap.probes.flows.records import flow_schema
 from trapstream_vtap.schema import Kind
+from trapstream_vtap.settings.core import JSON_LINE_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

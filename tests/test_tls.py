@@ -22,7 +22,8 @@ from traffic import Wire
 from waiting import wait_for
 
 from lab.command import COMMAND
-from trapstream_vtap.sinks import parse, tls
+from trapstream_vtap.settings.address import parse
+from trapstream_vtap.sinks import tls
 from trapstream_vtap.sinks.http import HttpSink
 from trapstream_vtap.sinks.tcp_tls import TlsSink
 

@@ -50,7 +50,7 @@ from traffic import Wire as Joined
 
 from lab.capture import Capture
 from trapstream_vtap.bpf.attach import Direction
-from trapstream_vtap.config import HOOKS, TUNNELS
+from trapstream_vtap.probes.flows.settings import HOOKS, TUNNELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

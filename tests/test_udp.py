@@ -13,7 +13,8 @@ from sending import DEADLINE, Sending, numbers_of, payload
 from waiting import wait_for
 
 from lab.namespace import Namespace, veth
-from trapstream_vtap.sinks import Address, Payload, UdpSink
+from trapstream_vtap.settings.address import Address
+from trapstream_vtap.sinks import Payload, UdpSink
 from trapstream_vtap.sinks import udp as udp_module
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from trapstream_vtap.engine.reporter import report
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from trapstream_vtap.config import Settings
+    from trapstream_vtap.settings.settings import Settings
 
 
 def run(settings: Settings, again: Sequence[str] | None) -> bool:
@@ -33,7 +33,7 @@ def run(settings: Settings, again: Sequence[str] | None) -> bool:
         engine.open()
         keep = () if privileges.bpf_is_for_all() else (privileges.CAP_BPF,)
         # from here on only the keeper may do what root may; no thread has been started yet
-        engine.notes += privileges.become(settings.user, keep)
+        engine.notes += privileges.become(settings.core.user, keep)
         return engine.run()
 
 

@@ -18,12 +18,12 @@ from trapstream_vtap.errors import RunError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trapstream_vtap.config import Settings
+    from trapstream_vtap.settings.core import Core
 
 _MOST_BYTES = 1 << 20
 
 
-def paths(settings: Settings) -> tuple[str, ...]:
+def paths(settings: Core) -> tuple[str, ...]:
     """Of all files of credentials that SETTINGS name."""
     kafka = settings.kafka_config
     named = (

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from trapstream_vtap import formats, places, privileges
 from trapstream_vtap.clock import NS
-from trapstream_vtap.config import JSON_LINE_LIMIT
 from trapstream_vtap.credentials import Reader
 from trapstream_vtap.errors import RunError, UsageError
 from trapstream_vtap.ledger import Held
-from trapstream_vtap.sinks import Address, FileSink, Pace, Payload, Sender, make_sink
+from trapstream_vtap.settings.address import Address
+from trapstream_vtap.settings.core import JSON_LINE_LIMIT
+from trapstream_vtap.sinks import FileSink, Pace, Payload, Sender, make_sink
 from trapstream_vtap.spool import Spool, directory_name
 from trapstream_vtap.words import amount
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from trapstream_vtap._native import Plan, Tallies
-    from trapstream_vtap.config import Settings
     from trapstream_vtap.schema import Batch, Schema
+    from trapstream_vtap.settings.core import Core
 
 _NO_LIMIT = 1 << 62
 _MOST_PLANS = 32
@@ -41,7 +42,7 @@ class Shape:
     most_bytes: int
 
 
-def shape(address: Address, settings: Settings) -> Shape:
+def shape(address: Address, settings: Core) -> Shape:
     """Of the payloads for the sink at ADDRESS.
 
     Raises:
@@ -82,7 +83,7 @@ class Delivery:
     """
 
     def __init__(
-        self, settings: Settings, report: Callable[[str], None], end: Callable[[], None]
+        self, settings: Core, report: Callable[[str], None], end: Callable[[], None]
     ) -> None:
         self._settings = settings
         self._report = report

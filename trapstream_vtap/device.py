@@ -14,7 +14,7 @@ from trapstream_vtap.sinks.connection import Route
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from trapstream_vtap.sinks import Address
+    from trapstream_vtap.settings.address import Address
 
 _AGAIN_SECONDS = 2.0
 

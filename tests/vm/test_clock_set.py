@@ -10,10 +10,12 @@ import tap
 
 from lab.namespace import Namespace, veth
 from lab.vm import SHARED
-from trapstream_vtap import cli
 from trapstream_vtap.bpf import btf
+from trapstream_vtap.probes.drops import DROPS
 from trapstream_vtap.probes.drops import program as drop
+from trapstream_vtap.probes.flows import FLOWS
 from trapstream_vtap.probes.flows import program as flow
+from trapstream_vtap.settings.command import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,10 +42,10 @@ def sources(machine: VirtualMachine) -> Iterator[Source]:
         patch.setattr(btf, "DIRECTORY", machine.shared)
         with here.entered():
             for options in OPTIONS.values():
-                chosen = cli.read_again(["-i", "wire0", *options, "-"], ())
-                yield flow.source(chosen, machine.release)
-                if "drops" in chosen.probes:
-                    yield drop.source(chosen, "drops")
+                chosen = load_settings(["-i", "wire0", *options, "-"], ())
+                yield flow.source(chosen.of(FLOWS), machine.release)
+                if DROPS in chosen.probes:
+                    yield drop.source(chosen.of(DROPS), "drops")
 
 
 @pytest.fixture(scope="module")

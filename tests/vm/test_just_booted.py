@@ -14,10 +14,12 @@ import tap
 
 from lab.namespace import Namespace, veth
 from lab.vm import SHARED, VirtualMachine
-from trapstream_vtap import cli
 from trapstream_vtap.bpf import btf
+from trapstream_vtap.probes.drops import DROPS
 from trapstream_vtap.probes.drops import program as drop
+from trapstream_vtap.probes.flows import FLOWS
 from trapstream_vtap.probes.flows import program as flow
+from trapstream_vtap.settings.command import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,10 +50,10 @@ def sources(machine: VirtualMachine) -> Iterator[Source]:
         with here.entered():
             for options in OPTIONS.values():
                 words = [word.replace(SHARED, str(machine.shared)) for word in options]
-                chosen = cli.read_again([*words, "-"], ("wire0",))
-                yield flow.source(chosen, machine.release)
-                if "drops" in chosen.probes:
-                    yield drop.source(chosen, "drops")
+                chosen = load_settings([*words, "-"], ("wire0",))
+                yield flow.source(chosen.of(FLOWS), machine.release)
+                if DROPS in chosen.probes:
+                    yield drop.source(chosen.of(DROPS), "drops")
 
 
 @pytest.fixture(scope="module")

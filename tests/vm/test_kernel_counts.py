@@ -11,8 +11,8 @@ from dissector import Packet, dissect
 from program import LONGEST, settings
 from test_packets import COUNTED, MALFORMED, NOT_IP, counted, flow_of
 
-from trapstream_vtap.config import HOOKS, TUNNELS
 from trapstream_vtap.probes.flows.program import source
+from trapstream_vtap.probes.flows.settings import HOOKS, TUNNELS
 
 if TYPE_CHECKING:
     from lab.vm import VirtualMachine

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lab.vm import VirtualMachine
-    from trapstream_vtap.config import Settings
+    from trapstream_vtap.probes.flows.settings import FlowSettings
 
 DEADLINE = 500.0  # seconds, for all of them together
 STEPS = 1_000_000
@@ -51,7 +51,7 @@ CHOICES = {f"sequence {n}": n for n in (1, 4, 6, 9, 10)}
 NAMES = (*FILES, *CHOICES)
 
 
-def chosen(path: Path) -> Iterator[tuple[str, Settings]]:
+def chosen(path: Path) -> Iterator[tuple[str, FlowSettings]]:
     """All configurations, by name."""
     with pytest.MonkeyPatch.context() as patch:
         for name, (file, layers) in FILES.items():

@@ -24,7 +24,7 @@ from trapstream_vtap.errors import RunError, UsageError
 from trapstream_vtap.health import Health
 from trapstream_vtap.keeper.client import Keeper
 from trapstream_vtap.ledger import SINK_ROWS
-from trapstream_vtap.probes import chosen
+from trapstream_vtap.probes import REGISTRY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,10 +33,11 @@ if TYPE_CHECKING:
 
     from trapstream_vtap.account import Account, Rows
     from trapstream_vtap.clock import Clock
-    from trapstream_vtap.config import Settings
     from trapstream_vtap.metrics.exporter import Metrics
     from trapstream_vtap.probes.interface import Probe, Running
     from trapstream_vtap.schema import Schema
+    from trapstream_vtap.settings.core import Core
+    from trapstream_vtap.settings.settings import Settings
 
 _Closes = TypeVar("_Closes", bound="Closes")
 
@@ -97,25 +98,25 @@ class Engine:
             UsageError: The settings say what cannot be.
             RunError: Something cannot be had.
         """
-        settings = self._settings
-        self._delivery = Delivery(settings, self._note, self.stop)
-        probes = chosen(settings.probes)
+        settings, core = self._settings, self._settings.core
+        self._delivery = Delivery(core, self._note, self.stop)
+        probes = settings.probes
         for probe in probes:
-            self._delivery.check(probe.schemas(settings))
-            self._delivery.check((probe.rows(settings).named(settings.names),))
+            self._delivery.check(probe.schemas(settings.of(probe)))
+            self._delivery.check((probe.rows(settings.of(probe)).named(core.names),))
         self._delivery.check((SINK_ROWS.named(tuple(self._delivery.names)),))
         self._metrics = self._make_metrics(probes)
         self._rooms = [Room(probe, self.bus.publish, self._follow) for probe in probes]
         privileges.raise_descriptor_limit()
         self._keeper = self._hold(Keeper(settings, self._again))
-        self._situation = self._hold(Situation(settings, self._clock, self._report))
+        self._situation = self._hold(Situation(settings.core, self._clock, self._report))
         self._loading = Loading(self._keeper, probes, settings, self.wake)
         self._delivery.credentials.through(self._keeper.credentials)
         self._endpoints = self._hold(Endpoints(self._note))
-        self._health_page = self._endpoints.at(settings.health, "--health")
+        self._health_page = self._endpoints.at(core.health, "--health")
         self._health = self._hold(Health(self._health_page, self._delivery.up))
         self._files = {path: file for p in probes for path, file in self._opened(p).items()}
-        self._metrics_page = self._endpoints.at(settings.metrics, "--metrics")
+        self._metrics_page = self._endpoints.at(core.metrics, "--metrics")
 
     def _hold(self, thing: _Closes) -> _Closes:
         """THING, which `close` lets go of."""
@@ -123,18 +124,18 @@ class Engine:
 
     def _opened(self, probe: Probe) -> dict[Path, BinaryIO]:
         found: dict[Path, BinaryIO] = {}
-        for path in probe.needs(self._settings).files:
+        for path in probe.needs(self._settings.of(probe)).files:
             with contextlib.suppress(OSError):  # this kernel has none
                 found[path] = self._closing.enter_context(path.open("rb"))
         return found
 
     def _make_metrics(self, probes: Iterable[Probe]) -> Metrics | None:
         """What Prometheus scrapes, if it does; else its library is not even loaded."""
-        if not self._settings.metrics:
+        if not self._settings.core.metrics:
             return None
         from trapstream_vtap.metrics.exporter import Metrics  # noqa: PLC0415 - only where used
 
-        collectors = {probe.name: probe.collector(self._settings) for probe in probes}
+        collectors = {probe.name: probe.collector(self._settings.of(probe)) for probe in probes}
         return Metrics(
             self._delivery.device, collectors, lambda: (SINK_ROWS, self._delivery.accounts())
         )
@@ -151,9 +152,9 @@ class Engine:
         Raises:
             RunError: Measuring cannot begin, or cannot go on.
         """
-        settings = self._settings
+        core = self._settings.core
         self._delivery.try_files()
-        device = Device(settings.device, settings.sinks, self._note, self.wake)
+        device = Device(core.device, core.sinks, self._note, self.wake)
         self._device = self._hold(device)
         self._device.start()
         self._endpoints.start()
@@ -189,15 +190,14 @@ class Engine:
 
     def _load_all(self) -> None:
         for room in self._rooms:
-            objects, chosen_now = self._keeper.load(room.probe.name)
-            if room.probe.needs(chosen_now).interfaces:
-                self._settings = chosen_now
-            room.begin(room.probe.load(chosen_now, objects, self._clock, self._files), chosen_now)
+            objects, self._settings = self._keeper.load(room.probe.name)
+            own = self._settings.of(room.probe)
+            room.begin(room.probe.load(own, objects, self._clock, self._files), own)
 
     def _say_measuring(self) -> None:
         told = [room.probe.measures(room.settings) for room in self._rooms]
         names = tuple(self._delivery.names)
-        self._report(events.Measuring(" and ".join(told), self._settings.format, names))
+        self._report(events.Measuring(" and ".join(told), self._settings.core.format, names))
         if self._health_page:
             url = self._health_page.url
             self._report(events.Serving("health", (f"{url}/healthz", "/readyz")))
@@ -206,8 +206,8 @@ class Engine:
 
     def _loop(self) -> None:
         now = self._clock.now()
-        settings = self._settings
-        end = NEVER if settings.duration is None else now + int(settings.duration * NS)
+        duration = self._settings.core.duration
+        end = NEVER if duration is None else now + int(duration * NS)
         self._begin_grid()
         self._looked = now
         with select.epoll() as poll:
@@ -232,7 +232,7 @@ class Engine:
                 self._attend({descriptor for descriptor, _ in poll.poll(patience)})
 
     def _begin_grid(self) -> None:
-        self._grid = Grid(self._clock, self._settings.interval)
+        self._grid = Grid(self._clock, self._settings.core.interval)
         self._line = self._grid.next_line()
         self._offset = self._clock.offset
 
@@ -279,8 +279,8 @@ class Engine:
             if self._again is not None and reloads:
                 self._loading.begin(read=True)
             elif self._again is not None:  # else there are no files but those of credentials
-                why = "only that of flows can be read again"
-                self._report(events.ReloadRefused(why))
+                names = ", ".join(probe.name for probe in REGISTRY if probe.reloads)
+                self._report(events.ReloadRefused(f"only that of {names} can be read again"))
         if not self._loading.busy and self._situation.is_to_look():
             elsewhere, more = self._situation.look()
             self._let_go(elsewhere)  # while a program was loaded
@@ -297,36 +297,37 @@ class Engine:
             settings, objects = self._loading.result()
             rooms = [room for room in self._rooms if room.probe.name in objects]
             for room in rooms:
-                self._delivery.check(room.probe.schemas(settings))
+                own = settings.of(room.probe)
+                self._delivery.check(room.probe.schemas(own))
                 made[room.probe.name] = room.probe.load(
-                    settings, objects[room.probe.name], self._clock, self._files
+                    own, objects[room.probe.name], self._clock, self._files
                 )
-            renewed = self._situation.renewed(settings)
+            renewed = self._situation.renewed(settings.core)
             ready = True
             moments = {room: self._take_over(room, made, renewed) for room in rooms}
         except Exception as error:  # noqa: BLE001 - whatever it is, the old programs go on
             self._refuse(error, made, settings if ready else None)
             return
-        joined = self._situation.joined(settings)
+        joined = self._situation.joined(settings.core)
         for room in rooms:
             old, new = room.running, made[room.probe.name]
             _listen(poll, old, no_more=True)
             room.flush(moments[room])
-            room.begin(new, settings)
+            room.begin(new, settings.of(room.probe))
             old.close()
             _listen(poll, new)
             for note in new.notes:
                 self._note(note)
         self._settings = settings
-        self._delivery.pace(settings.interval)
-        self._grid = Grid(self._clock, settings.interval)
+        self._delivery.pace(settings.core.interval)
+        self._grid = Grid(self._clock, settings.core.interval)
         self._line = min(self._line, self._grid.next_line())
-        self._situation.use(settings)
+        self._situation.use(settings.core)
         for name in sorted(joined):
             again = any(room.has_met(name) for room in rooms)
             self._report(events.InterfaceThere(name, again))
         if self._loading.was_read:
-            self._report(events.Reloaded(len(settings.rules)))
+            self._report(events.Reloaded(tuple(r.probe.reloaded(r.settings) for r in rooms)))
 
     def _take_over(self, room: Room, made: Mapping[str, Running], renewed: set[str]) -> int:
         """The program MADE for ROOM, from one packet to the next; when."""
@@ -352,7 +353,7 @@ class Engine:
         for room in self._rooms:
             if new := made.get(room.probe.name):
                 if settings:
-                    room.absorb(new, settings)
+                    room.absorb(new, settings.of(room.probe))
                 new.close()
         self._loading.forget()
         why = str(error) if isinstance(error, UsageError | RunError | OSError) else repr(error)
@@ -360,7 +361,7 @@ class Engine:
 
     # --- the account
 
-    def _follow(self, probe: Probe, running: Running, settings: Settings) -> None:
+    def _follow(self, probe: Probe, running: Running, settings: Core) -> None:
         if self._metrics:
             self._metrics.use(probe.name, running, settings)
 
@@ -389,7 +390,7 @@ class Engine:
             seen.append((room.probe.noun, totals["seen_packets"]))
             if doubt := room.doubt(totals):
                 self._note(doubt)
-        asked = self._settings.verbose
+        asked = self._settings.core.verbose
         event = events.Progress(tuple(seen), self._delivery.progress(), asked=asked)
         self._health.status(progress(event))
         self._report(event)
@@ -416,7 +417,7 @@ class Engine:
         told = []
         for room in self._rooms:
             summary = room.probe.summary(room.settings, room.totals())
-            if room.probe.needs(room.settings).interfaces:
+            if room.probe.at_interfaces:
                 told.append(summary)
             else:
                 self._report(events.Ended((summary,)))
@@ -449,7 +450,7 @@ class Engine:
     @property
     def rereads(self) -> bool:
         """Whether there is anything that `reload` reads."""
-        return self._again is not None or bool(credentials.paths(self._settings))
+        return self._again is not None or bool(credentials.paths(self._settings.core))
 
     def close(self) -> None:
         """Let go of what `open` has taken."""

@@ -86,9 +86,9 @@ class ClockSet(Event):
 
 @dataclass(frozen=True, slots=True)
 class Reloaded(Event):
-    """The configuration was read again, with so many RULES."""
+    """The configuration was read again; what the probes TOLD of it, in a few words each."""
 
-    rules: int
+    told: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

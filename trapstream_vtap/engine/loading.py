@@ -7,16 +7,16 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from trapstream_vtap.config import fixed_changes
 from trapstream_vtap.errors import UsageError
+from trapstream_vtap.settings.settings import fixed_changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from trapstream_vtap.bpf.code import Objects
-    from trapstream_vtap.config import Settings
     from trapstream_vtap.keeper.client import Keeper
     from trapstream_vtap.probes.interface import Probe
+    from trapstream_vtap.settings.settings import Settings
 
     Result = tuple[Settings, dict[str, Objects]]
 

@@ -47,8 +47,8 @@ def sentence(event: events.Event) -> str:  # noqa: C901, PLR0911, PLR0912 - one 
             return f"an interface that has come is not measured yet: {why}"
         case events.ClockSet():
             return "the clock was set; the grid of intervals follows it"
-        case events.Reloaded(rules):
-            return f"the configuration was read again, {amount(rules, 'rule')}"
+        case events.Reloaded(told):
+            return ", ".join(("the configuration was read again", *told))
         case events.ReloadRefused(why):
             return f"the configuration stays as it was: {why}"
         case events.Progress():

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from trapstream_vtap.account import Rows
-    from trapstream_vtap.config import Settings
     from trapstream_vtap.probes.interface import Probe, Running
     from trapstream_vtap.schema import Batch
+    from trapstream_vtap.settings.core import Core
 
 _MOST_DEPARTED = 1000
 """So many names of rows that nobody wants any more are remembered, should they come back."""
@@ -35,19 +35,19 @@ class Room:
         self,
         probe: Probe,
         publish: Callable[[Batch], None],
-        follow: Callable[[Probe, Running, Settings], None],
+        follow: Callable[[Probe, Running, Core], None],
     ) -> None:
         self.probe = probe
         self._publish = publish
         self._follow = follow
         self.running: Running
-        self.settings: Settings
+        self.settings: Core
         self._before: dict[str, Counter[str]] = {}  # by earlier programs
         self._forgotten = Counter[str]()
         self._shown: set[str] = set()
         self._doubted = False
 
-    def begin(self, running: Running, settings: Settings) -> None:
+    def begin(self, running: Running, settings: Core) -> None:
         """RUNNING measures from now on, made from SETTINGS; what ran before has been flushed."""
         if self._shown:
             self._keep(self.running)
@@ -65,7 +65,7 @@ class Room:
         """Take all that is left; what runs counts no more since MOMENT, or by now."""
         self._take(self.running.flush(moment))
 
-    def absorb(self, other: Running, settings: Settings) -> None:
+    def absorb(self, other: Running, settings: Core) -> None:
         """Take all that OTHER has counted, which was in force for a moment, beside what runs."""
         self._follow(self.probe, other, settings)
         self._take(other.flush())

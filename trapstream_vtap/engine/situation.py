@@ -9,13 +9,13 @@ from trapstream_vtap.clock import NEVER, NS
 from trapstream_vtap.engine import events
 from trapstream_vtap.interfaces import choose, interfaces, is_pattern
 from trapstream_vtap.links import Links
-from trapstream_vtap.probes import chosen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from trapstream_vtap.clock import Clock
-    from trapstream_vtap.config import Settings
+    from trapstream_vtap.settings.core import Core
+    from trapstream_vtap.settings.settings import Settings
 
 _SETTLE_NS = NS // 2  # from a change of an interface till all are looked at
 _RETRY_NS = 2 * NS
@@ -25,15 +25,13 @@ class Situation:
     """Follows the interfaces of this namespace.
 
     Args:
-        settings: Of the run.
+        core: Of the run.
         clock: What time it is.
         report: Takes what happens.
     """
 
-    def __init__(
-        self, settings: Settings, clock: Clock, report: Callable[[events.Event], None]
-    ) -> None:
-        self._settings = settings
+    def __init__(self, core: Core, clock: Clock, report: Callable[[events.Event], None]) -> None:
+        self._core = core
         self._clock = clock
         self._report = report
         self._links = Links()
@@ -43,16 +41,16 @@ class Situation:
 
     def begin(self, settings: Settings) -> None:
         """What is measured first; say which are not there, and which are: it may be a slip."""
-        self._settings = settings
-        if not any(probe.needs(settings).interfaces for probe in chosen(settings.probes)):
+        self._core = core = settings.core
+        if not settings.at_interfaces:
             return
         present = tuple(sorted(interfaces()))
-        for name in settings.gone:
+        for name in core.gone:
             self._report(events.InterfaceMissing(name, present))
-        self._gone.update(settings.gone)
-        some = any(map(is_pattern, settings.selected))
-        if not settings.interfaces and (some or not settings.selected):
-            self._report(events.NothingFits(settings.selected, present))
+        self._gone.update(core.gone)
+        some = any(map(is_pattern, core.selected))
+        if not core.interfaces and (some or not core.selected):
+            self._report(events.NothingFits(core.selected, present))
 
     def fileno(self) -> int:
         """Becomes readable when an interface has changed."""
@@ -80,7 +78,7 @@ class Situation:
         """Names of those measured that are not there, and whether others are to be measured."""
         measured = self._measured()
         there = {(i.name, i.index) for i in interfaces().values()}
-        wanted, _ = choose(self._settings.selected, self._settings.names)
+        wanted, _ = choose(self._core.selected, self._core.names)
         more = not measured.issuperset((i.name, i.index) for i in wanted)
         return [name for name, _ in measured - there], more
 
@@ -91,20 +89,20 @@ class Situation:
                 self._report(events.InterfaceGone(name))
         self._gone.update(names)
 
-    def renewed(self, settings: Settings) -> set[str]:
-        """Names of those that have gone, and are there again by new SETTINGS."""
-        return {interface.name for interface in settings.interfaces} & self._gone
+    def renewed(self, core: Core) -> set[str]:
+        """Names of those that have gone, and are there again by new settings."""
+        return {interface.name for interface in core.interfaces} & self._gone
 
-    def joined(self, settings: Settings) -> set[str]:
-        """Names of those that are measured by new SETTINGS, and were not."""
-        return {i.name for i in settings.interfaces} - {name for name, _ in self._measured()}
+    def joined(self, core: Core) -> set[str]:
+        """Names of those that are measured by new settings, and were not."""
+        return {i.name for i in core.interfaces} - {name for name, _ in self._measured()}
 
-    def use(self, settings: Settings) -> None:
-        """SETTINGS are in force from now on."""
-        self._settings = settings
+    def use(self, core: Core) -> None:
+        """They are in force from now on."""
+        self._core = core
         self._refused = ""
-        self._gone &= set(settings.gone)
-        self.note_gone(settings.gone)
+        self._gone &= set(core.gone)
+        self.note_gone(core.gone)
         self._look_at = min(self._look_at, self._clock.now() + _SETTLE_NS)
 
     def refused(self, why: str, *, was_read: bool) -> None:
@@ -123,4 +121,4 @@ class Situation:
 
     def _measured(self) -> set[tuple[str, int]]:
         """Names and indices of interfaces that are measured, as far as is known."""
-        return {(i.name, i.index) for i in self._settings.interfaces if i.name not in self._gone}
+        return {(i.name, i.index) for i in self._core.interfaces if i.name not in self._gone}

@@ -22,14 +22,13 @@ from trapstream_vtap.privileges import (
     CAP_BPF,
     CAP_DAC_READ_SEARCH,
     CAP_NET_ADMIN,
-    CAP_NET_RAW,
     CAP_PERFMON,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from trapstream_vtap.config import Settings
+    from trapstream_vtap.settings.settings import Settings
 
 _START = """
 import sys
@@ -42,9 +41,9 @@ _ENDED = "The process that keeps the kernel programs attached has ended: nothing
 
 def capabilities(settings: Settings) -> tuple[int, ...]:
     """What the keeper needs: to load, to attach, to read the configuration file wherever it is."""
-    packet_sockets = settings.promiscuous or settings.hook == "socket"
-    raw = (CAP_NET_RAW,) if packet_sockets else ()
-    return (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_DAC_READ_SEARCH, *raw)
+    more = (probe.needs(settings.of(probe)).capabilities for probe in settings.probes)
+    others = dict.fromkeys(capability for each in more for capability in each)
+    return (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_DAC_READ_SEARCH, *others)
 
 
 @contextlib.contextmanager
@@ -95,8 +94,8 @@ class Keeper:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
-        paths = credentials.paths(settings)
-        first = again, pickle.dumps(settings), paths, settings.probes
+        paths = credentials.paths(settings.core)
+        first = again, pickle.dumps(settings), paths, settings.core.probes
         handover.send(self._loads, pickle.dumps(first))
 
     def fileno(self) -> int:

@@ -11,18 +11,16 @@ from __future__ import annotations
 import pickle
 import socket
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from trapstream_vtap.bpf import memory, store
 from trapstream_vtap.bpf.code import load
 from trapstream_vtap.errors import RunError, UsageError
-from trapstream_vtap.interfaces import choose
 from trapstream_vtap.keeper import handover
 from trapstream_vtap.probes import named
 
 if TYPE_CHECKING:
-    from trapstream_vtap.config import Settings
+    from trapstream_vtap.settings.settings import Settings
 
 
 def _chosen(again: list[str] | None, settings: Settings) -> Settings:
@@ -31,11 +29,10 @@ def _chosen(again: list[str] | None, settings: Settings) -> Settings:
     Either way with those of the interfaces that are there now.
     """
     if again is None:
-        there, gone = choose(settings.selected, settings.names)
-        return replace(settings, interfaces=there, gone=gone)
-    from trapstream_vtap import cli  # noqa: PLC0415 - large, and not needed at the start
+        return settings.with_interfaces()
+    from trapstream_vtap.settings.command import load_settings  # noqa: PLC0415 - large
 
-    return cli.read_again(again, settings.names)
+    return load_settings(again, settings.core.names)
 
 
 def main() -> None:
@@ -44,7 +41,7 @@ def main() -> None:
         again, settings, probe = pickle.loads(handover.receive(keeper)[0])  # noqa: S301 - its parent
         try:
             chosen = _chosen(again, pickle.loads(settings))  # noqa: S301 - likewise
-            wanted = named(probe).to_load(chosen)
+            wanted = named(probe).to_load(chosen.of(named(probe)))
             memory.check(wanted.memory, wanted.sized_by)
             objects = load(wanted.source, store.code(wanted.source))
         except (UsageError, RunError) as error:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from trapstream_vtap.config import Settings
     from trapstream_vtap.metrics.family import Family
     from trapstream_vtap.schema import Batch
 
@@ -36,7 +35,7 @@ class Collector(Protocol):
     def families(self) -> Sequence[Family]:
         """All that it may have, for the reference page."""
 
-    def use(self, running: Any, settings: Settings) -> None:
+    def use(self, running: Any, settings: Any) -> None:
         """RUNNING, of its own probe, measures from now on; one before it can still be read."""
 
     def name_device(self, device: str) -> None:

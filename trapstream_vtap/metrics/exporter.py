@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from prometheus_client.registry import Collector as Library
 
     from trapstream_vtap.account import Account, Rows
-    from trapstream_vtap.config import Settings
     from trapstream_vtap.metrics.collector import Collector
     from trapstream_vtap.schema import Batch
+    from trapstream_vtap.settings.core import Core
 
 
 INFO = Family("vtap_agent", "info", ("device", "version"), "Which exporter this is.")
@@ -67,7 +67,7 @@ class Metrics:
         self._accounts: list[Account] = []
         self._process: Library = ProcessCollector(registry=None)
 
-    def use(self, probe: str, running: object, settings: Settings) -> None:
+    def use(self, probe: str, running: object, settings: Core) -> None:
         """What is RUNNING measures for PROBE from now on, as its settings say."""
         with self._lock:
             self._collectors[probe].use(running, settings)

@@ -7,7 +7,7 @@ The engine, the keeper, delivery, metrics and the reference pages know probes by
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from trapstream_vtap.bpf.holder import Place
     from trapstream_vtap.bpf.source import Source
     from trapstream_vtap.clock import Clock
-    from trapstream_vtap.config import Settings
     from trapstream_vtap.metrics.collector import Collector
     from trapstream_vtap.schema import Batch, Schema
+    from trapstream_vtap.settings.core import Core
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Needs:
     """What a probe needs of the machine.
 
     Args:
-        interfaces: Whether it measures at interfaces, and so has to follow them.
         files: That are opened as root, and read by the process that measures.
+        capabilities: Of the process that attaches, beside those that it has anyway.
     """
 
-    interfaces: bool = False
     files: tuple[Path, ...] = ()
+    capabilities: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,10 @@ class Running(Protocol):
 
 
 class Probe(Protocol):
-    """The declaration of a probe: cheap to import, without BCC and native code."""
+    """The declaration of a probe: cheap to import, without BCC and native code.
+
+    The settings that it is given are those of its own class.
+    """
 
     @property
     def name(self) -> str:
@@ -108,22 +111,30 @@ class Probe(Protocol):
         """What one of the things is called that its `seen_packets` counts."""
 
     @property
+    def settings(self) -> type[Core]:
+        """What the person may say of it, beside what belongs to no probe."""
+
+    @property
+    def at_interfaces(self) -> bool:
+        """Whether it measures at interfaces, and so has to follow them."""
+
+    @property
     def reloads(self) -> bool:
         """Whether another program of it can take the place of one that runs."""
 
-    def needs(self, settings: Settings) -> Needs:
+    def needs(self, settings: Any) -> Needs:
         """What it takes to run it."""
 
-    def measures(self, settings: Settings) -> str:
+    def measures(self, settings: Any) -> str:
         """What it measures in this run, in a few words."""
 
-    def schemas(self, settings: Settings) -> Sequence[Schema]:
+    def schemas(self, settings: Any) -> Sequence[Schema]:
         """Every kind of record that it may hand over, with names as long as they may become."""
 
-    def rows(self, settings: Settings) -> Rows:
+    def rows(self, settings: Any) -> Rows:
         """Its account."""
 
-    def to_load(self, settings: Settings) -> ToLoad:
+    def to_load(self, settings: Any) -> ToLoad:
         """What to load; called in the loader alone, as root.
 
         Raises:
@@ -132,15 +143,18 @@ class Probe(Protocol):
         """
 
     def load(
-        self, settings: Settings, objects: Objects, clock: Clock, files: Mapping[Path, BinaryIO]
+        self, settings: Any, objects: Objects, clock: Clock, files: Mapping[Path, BinaryIO]
     ) -> Running:
         """What has been loaded; FILES are those that it needs, if they could be opened."""
 
-    def collector(self, settings: Settings) -> Collector:
+    def collector(self, settings: Any) -> Collector:
         """What Prometheus scrapes of it."""
 
-    def doubt(self, settings: Settings, totals: Mapping[str, int]) -> str | None:
+    def reloaded(self, settings: Any) -> str:
+        """What the configuration says of it that was read again, in a few words."""
+
+    def doubt(self, settings: Any, totals: Mapping[str, int]) -> str | None:
         """What is odd about TOTALS (of all rows, by the count's name); said once in a run."""
 
-    def summary(self, settings: Settings, totals: Mapping[str, int]) -> str:
+    def summary(self, settings: Any, totals: Mapping[str, int]) -> str:
         """What became of everything that it saw, by TOTALS as above."""

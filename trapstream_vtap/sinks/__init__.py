@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trapstream_vtap.sinks.address import Address, parse, plain
+from trapstream_vtap.settings.address import Address, parse, plain
 from trapstream_vtap.sinks.file import FileSink, Rotation
 from trapstream_vtap.sinks.output import OutputSink
 from trapstream_vtap.sinks.pace import Pace
@@ -17,8 +17,8 @@ from trapstream_vtap.sinks.tcp import TcpSink
 from trapstream_vtap.sinks.udp import UdpSink
 
 if TYPE_CHECKING:
-    from trapstream_vtap.config import Settings
     from trapstream_vtap.credentials import Reader
+    from trapstream_vtap.settings.core import Core
     from trapstream_vtap.sinks.tls import Contexts
 
 __all__ = [
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 
-def make_sink(address: Address, settings: Settings, credentials: Reader) -> Sink:
+def make_sink(address: Address, settings: Core, credentials: Reader) -> Sink:
     """The sink for ADDRESS, whose files CREDENTIALS reads.
 
     Raises:
@@ -73,7 +73,7 @@ def make_sink(address: Address, settings: Settings, credentials: Reader) -> Sink
     return sink
 
 
-def _contexts(settings: Settings, credentials: Reader) -> Contexts:
+def _contexts(settings: Core, credentials: Reader) -> Contexts:
     from trapstream_vtap.sinks import tls  # noqa: PLC0415 - likewise
 
     files = settings.tls_ca, settings.tls_cert, settings.tls_key

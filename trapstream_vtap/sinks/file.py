@@ -23,7 +23,7 @@ from trapstream_vtap import places
 from trapstream_vtap.errors import RunError, UsageError
 
 if TYPE_CHECKING:
-    from trapstream_vtap.sinks.address import Address
+    from trapstream_vtap.settings.address import Address
     from trapstream_vtap.sinks.sender import Payload
 
 _STAMP = "%Y%m%d-%H%M%S.%f"

@@ -33,7 +33,7 @@ from trapstream_vtap.sinks.sender import Refusal, TryLaterError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trapstream_vtap.sinks.address import Address
+    from trapstream_vtap.settings.address import Address
     from trapstream_vtap.sinks.sender import Payload
     from trapstream_vtap.sinks.tls import Contexts
 

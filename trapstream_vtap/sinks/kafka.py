@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from confluent_kafka import KafkaError, Message, Producer
 
-    from trapstream_vtap.sinks.address import Address
+    from trapstream_vtap.settings.address import Address
     from trapstream_vtap.sinks.sender import Payload
 
 _CONNECT_TRIES = 5  # of a second each

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from trapstream_vtap.sinks.connection import Route
 
 if TYPE_CHECKING:
-    from trapstream_vtap.sinks.address import Address
+    from trapstream_vtap.settings.address import Address
     from trapstream_vtap.sinks.sender import Payload
 
 _POLL_MS = 200

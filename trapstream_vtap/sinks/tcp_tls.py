@@ -20,7 +20,7 @@ from trapstream_vtap.sinks.tcp import TcpSink
 if TYPE_CHECKING:
     import socket
 
-    from trapstream_vtap.sinks.address import Address
+    from trapstream_vtap.settings.address import Address
     from trapstream_vtap.sinks.tls import Contexts
 
 _CHUNK = 1 << 18

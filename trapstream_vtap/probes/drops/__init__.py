@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trapstream_vtap.probes.drops.account import ROWS
+from trapstream_vtap.probes.drops.settings import DropSettings
 from trapstream_vtap.probes.drops.symbols import KALLSYMS, Symbols
 from trapstream_vtap.probes.interface import Needs, ToLoad
 from trapstream_vtap.words import amount
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from trapstream_vtap.account import Rows
     from trapstream_vtap.bpf.code import Objects
     from trapstream_vtap.clock import Clock
-    from trapstream_vtap.config import Settings
     from trapstream_vtap.metrics.collector import Collector
     from trapstream_vtap.probes.drops.running import DropRunning
     from trapstream_vtap.schema import Schema
@@ -33,6 +33,8 @@ class _Dropped:
         files: That it needs.
     """
 
+    settings = DropSettings
+    at_interfaces = False
     reloads = False
 
     def __init__(self, name: str, doc: str, *files: Path) -> None:
@@ -41,27 +43,27 @@ class _Dropped:
         self.noun = name.removesuffix("s")
         self._files = files
 
-    def needs(self, settings: Settings) -> Needs:  # noqa: ARG002
+    def needs(self, settings: DropSettings) -> Needs:  # noqa: ARG002
         """Where functions of the kernel are."""
         return Needs(files=self._files)
 
-    def measures(self, settings: Settings) -> str:
+    def measures(self, settings: DropSettings) -> str:
         """All of them, or those at the interfaces chosen, which the last one of several names."""
         if settings.selected and settings.probes[-1] == self.name:
             return f"{self.name} of {', '.join(settings.selected)}"
         return self.name
 
-    def schemas(self, settings: Settings) -> tuple[Schema, ...]:
+    def schemas(self, settings: DropSettings) -> tuple[Schema, ...]:
         """One kind, whatever has been dropped."""
         from trapstream_vtap.probes.drops.naming import longest  # noqa: PLC0415 - few want drops
 
         return (longest(settings.trap_tags),)
 
-    def rows(self, settings: Settings) -> Rows:  # noqa: ARG002
+    def rows(self, settings: DropSettings) -> Rows:  # noqa: ARG002
         """One row."""
         return ROWS
 
-    def to_load(self, settings: Settings) -> ToLoad:
+    def to_load(self, settings: DropSettings) -> ToLoad:
         """The program of bpf/drop.c for this kernel and these settings."""
         from trapstream_vtap.probes.drops import program  # noqa: PLC0415 - the loader's alone
 
@@ -74,7 +76,7 @@ class _Dropped:
 
     def load(
         self,
-        settings: Settings,
+        settings: DropSettings,
         objects: Objects,
         clock: Clock,
         files: Mapping[Path, BinaryIO],
@@ -96,17 +98,21 @@ class _Dropped:
             )
         return made
 
-    def collector(self, settings: Settings) -> Collector:  # noqa: ARG002
+    def collector(self, settings: DropSettings) -> Collector:  # noqa: ARG002
         """Totals by interface and cause."""
         from trapstream_vtap.probes.drops.metrics import DropCollector  # noqa: PLC0415 - if scraped
 
         return DropCollector()
 
-    def doubt(self, settings: Settings, totals: Mapping[str, int]) -> str | None:  # noqa: ARG002
+    def reloaded(self, settings: DropSettings) -> str:  # noqa: ARG002
+        """It never is."""
+        return ""
+
+    def doubt(self, settings: DropSettings, totals: Mapping[str, int]) -> str | None:  # noqa: ARG002
         """Never."""
         return None
 
-    def summary(self, settings: Settings, totals: Mapping[str, int]) -> str:  # noqa: ARG002
+    def summary(self, settings: DropSettings, totals: Mapping[str, int]) -> str:  # noqa: ARG002
         """What became of all packets."""
         seen = f"{amount(totals['seen_packets'], self.noun)} seen: "
         told = [f"{totals[c.name]} {c.said}" for c in ROWS.counts if c.said and totals[c.name]]

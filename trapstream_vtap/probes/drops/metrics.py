@@ -12,7 +12,7 @@ from trapstream_vtap.metrics.family import Family
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trapstream_vtap.config import Settings
+    from trapstream_vtap.probes.drops.settings import DropSettings
     from trapstream_vtap.schema import Batch
 
 _LABELS = ("probe", "interface", "reason", "type", "severity")
@@ -40,7 +40,7 @@ class DropCollector:
         self._counts: dict[_Series, list[int]] = {}
         self._probe = ""
 
-    def use(self, running: Any, settings: Settings) -> None:
+    def use(self, running: Any, settings: DropSettings) -> None:
         """Whatever runs, it is counted on."""
 
     def name_device(self, device: str) -> None:

@@ -22,19 +22,17 @@ from trapstream_vtap.probes.drops.layouts import (
     TRAP_CAUSE_KEY,
     TRAP_KEY,
 )
+from trapstream_vtap.probes.drops.settings import ALL
 from trapstream_vtap.words import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from trapstream_vtap.config import Settings
+    from trapstream_vtap.probes.drops.settings import DropSettings
     from trapstream_vtap.schema import Layout
 
 TRACEPOINTS = {"drops": "kfree_skb", "traps": "devlink_trap_report"}
 """Where each probe's program runs."""
-
-ALL = "all"
-"""Every drop reason, in `--drop-reasons`."""
 
 PROGRAM = "vtap_drop"
 _MAPS = ("events", "wakeups", "aggregates0", "aggregates1", "causes", "controls", "strays")
@@ -74,7 +72,7 @@ _TRAP_MEMBERS = {
 }
 
 
-def source(settings: Settings, probe: str) -> Source:
+def source(settings: DropSettings, probe: str) -> Source:
     """What to compile for PROBE, a key of `TRACEPOINTS`; only numbers go into the text.
 
     Raises:
@@ -110,7 +108,7 @@ def source(settings: Settings, probe: str) -> Source:
     )
 
 
-def memory(settings: Settings, probe: str) -> int:
+def memory(settings: DropSettings, probe: str) -> int:
     """How much of the kernel's memory the maps of `source` take, about; bytes."""
     key, cause = keys(probe)
     return (

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from trapstream_vtap.bpf.code import Objects
     from trapstream_vtap.clock import Clock
-    from trapstream_vtap.config import Settings
     from trapstream_vtap.probes.drops.naming import Naming
+    from trapstream_vtap.probes.drops.settings import DropSettings
     from trapstream_vtap.schema import Batch
 
 _PAUSE_NS = 100_000_000
@@ -38,7 +38,7 @@ class DropRunning:
     """
 
     def __init__(
-        self, settings: Settings, kind: str, objects: Objects, clock: Clock, naming: Naming
+        self, settings: DropSettings, kind: str, objects: Objects, clock: Clock, naming: Naming
     ) -> None:
         self._kind = kind
         self._clock = clock

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from trapstream_vtap.bpf.code import Objects
     from trapstream_vtap.clock import Clock
-    from trapstream_vtap.config import Settings
+    from trapstream_vtap.probes.drops.settings import DropSettings
 
 _MOST_AT_ONCE = 4096
 
@@ -54,7 +54,7 @@ class DropTable:
         clock: By which records have their time.
     """
 
-    def __init__(self, settings: Settings, kind: str, objects: Objects, clock: Clock) -> None:
+    def __init__(self, settings: DropSettings, kind: str, objects: Objects, clock: Clock) -> None:
         self._settings = settings
         self._clock = clock
         self._objects = objects

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trapstream_vtap.privileges import CAP_NET_RAW
 from trapstream_vtap.probes.flows import account, numbering
 from trapstream_vtap.probes.flows.records import errors_of, schema_of
+from trapstream_vtap.probes.flows.settings import FlowSettings
 from trapstream_vtap.probes.interface import Needs, ToLoad
 from trapstream_vtap.words import amount
 
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from trapstream_vtap.account import Rows
     from trapstream_vtap.bpf.code import Objects
     from trapstream_vtap.clock import Clock
-    from trapstream_vtap.config import Settings
     from trapstream_vtap.metrics.collector import Collector
     from trapstream_vtap.probes.flows.running import FlowRunning
     from trapstream_vtap.schema import Schema
@@ -30,30 +31,33 @@ class Flows:
     """The probe `flows`."""
 
     name = "flows"
-    doc = "throughput, goodput, jitter and sequence errors of every flow"
+    doc = "what crosses interfaces, flow by flow"
     noun = "packet"
+    settings = FlowSettings
+    at_interfaces = True
     reloads = True
 
-    def needs(self, settings: Settings) -> Needs:  # noqa: ARG002
-        """Interfaces."""
-        return Needs(interfaces=True)
+    def needs(self, settings: FlowSettings) -> Needs:
+        """Packet sockets, where it is to see packets by them, or to have others' frames taken."""
+        raw = settings.promiscuous or settings.hook == "socket"
+        return Needs(capabilities=(CAP_NET_RAW,) if raw else ())
 
-    def measures(self, settings: Settings) -> str:
+    def measures(self, settings: FlowSettings) -> str:
         """Which packets, of which interfaces."""
         names = ", ".join(i.name for i in settings.interfaces)
         directions = " and ".join(d.name.lower() for d in settings.directions)
         return f"{directions} of {names or 'interfaces that are to come'}"
 
-    def schemas(self, settings: Settings) -> tuple[Schema, ...]:
+    def schemas(self, settings: FlowSettings) -> tuple[Schema, ...]:
         """Summaries, and sequence errors where they are asked for."""
         errors = errors_of(settings)
         return (schema_of(settings), *((errors,) if errors else ()))
 
-    def rows(self, settings: Settings) -> Rows:
+    def rows(self, settings: FlowSettings) -> Rows:
         """A row for each interface."""
         return account.rows(events=settings.sequences)
 
-    def to_load(self, settings: Settings) -> ToLoad:
+    def to_load(self, settings: FlowSettings) -> ToLoad:
         """The program of bpf/flow.c for these settings."""
         from trapstream_vtap.probes.flows import program  # noqa: PLC0415 - the loader's alone
 
@@ -66,7 +70,7 @@ class Flows:
 
     def load(
         self,
-        settings: Settings,
+        settings: FlowSettings,
         objects: Objects,
         clock: Clock,
         files: Mapping[Path, BinaryIO],  # noqa: ARG002
@@ -76,21 +80,25 @@ class Flows:
 
         return FlowRunning(settings, objects, clock)
 
-    def collector(self, settings: Settings) -> Collector:
+    def collector(self, settings: FlowSettings) -> Collector:
         """Totals by protocol and by flow, and the histogram of inter-arrival times."""
         from trapstream_vtap.probes.flows.metrics import FlowCollector  # noqa: PLC0415 - if scraped
 
         return FlowCollector(settings)
 
-    def doubt(self, settings: Settings, totals: Mapping[str, int]) -> str | None:
+    def reloaded(self, settings: FlowSettings) -> str:
+        """How many rules."""
+        return amount(len(settings.rules), "rule")
+
+    def doubt(self, settings: FlowSettings, totals: Mapping[str, int]) -> str | None:
         """Whether the sequence numbers are numbers."""
         return numbering.doubt(totals, settings)
 
-    def summary(self, settings: Settings, totals: Mapping[str, int]) -> str:
+    def summary(self, settings: FlowSettings, totals: Mapping[str, int]) -> str:
         """What was measured, and what of it was lost before it came to the sinks."""
         return ", ".join(self._told(settings, totals))
 
-    def _told(self, settings: Settings, totals: Mapping[str, int]) -> Iterator[str]:
+    def _told(self, settings: FlowSettings, totals: Mapping[str, int]) -> Iterator[str]:
         packets, flows = totals["counted_packets"], totals["flows_begun"]
         yield f"{amount(packets, 'packet')} of {amount(flows, 'flow')} measured"
         yield from numbering.found(totals, settings)

@@ -12,8 +12,8 @@ from trapstream_vtap.probes.flows.layouts import GAP_PROTOCOLS, LINK
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trapstream_vtap.config import Settings
     from trapstream_vtap.interfaces import Interface
+    from trapstream_vtap.probes.flows.settings import FlowSettings
 
 _FEWEST_LINKS = 64
 LINK_TRIES = 4
@@ -52,12 +52,12 @@ def _link_places(interfaces: Sequence[Interface], bits: int) -> dict[int, int] |
     return places
 
 
-def _indices(settings: Settings) -> Sequence[int]:
+def _indices(settings: FlowSettings) -> Sequence[int]:
     """Of the interfaces, each once."""
     return tuple(dict.fromkeys(interface.index for interface in settings.interfaces))
 
 
-def name_links(links: int, settings: Settings) -> dict[int, int]:
+def name_links(links: int, settings: FlowSettings) -> dict[int, int]:
     """Tell the kernel program by its map which interfaces there are; their places by index."""
     _, found = link_places(settings.interfaces)
     for number, index in enumerate(_indices(settings)):
@@ -66,7 +66,7 @@ def name_links(links: int, settings: Settings) -> dict[int, int]:
     return found
 
 
-def gap_numbers(settings: Settings) -> dict[int, tuple[int, int, str]]:
+def gap_numbers(settings: FlowSettings) -> dict[int, tuple[int, int, str]]:
     """The entries of the histogram, as `bpf/gaps.h` numbers them: interface, direction, protocol.
 
     The protocol is empty where flows are not told apart by it.

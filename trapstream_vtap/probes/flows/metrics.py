@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from trapstream_vtap._native import Plan
     from trapstream_vtap._totals import Protocols, Scrape
-    from trapstream_vtap.config import Settings
     from trapstream_vtap.metrics.family import Family
     from trapstream_vtap.probes.flows.running import FlowRunning
+    from trapstream_vtap.probes.flows.settings import FlowSettings
     from trapstream_vtap.schema import Batch
 
 _COUNTED = (*families.MEASURED, *(f"seq_{kind}" for kind in families.SEQUENCE_KINDS))
@@ -47,7 +47,7 @@ class FlowCollector:
 
     families = families.ALL
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: FlowSettings) -> None:
         self._device = settings.device or socket.gethostname()
         self._names: dict[int, str] = {}
         self._numbers: dict[str, int] = {}
@@ -59,7 +59,7 @@ class FlowCollector:
         self._labels: dict[bytes, str] = {}
         self._sequences = False
 
-    def use(self, running: FlowRunning, settings: Settings) -> None:
+    def use(self, running: FlowRunning, settings: FlowSettings) -> None:
         """RUNNING measures from now on; the one before can still be read."""
         if self._key is not None:
             self._gaps_before = self._gaps()

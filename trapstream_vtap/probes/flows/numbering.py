@@ -10,13 +10,13 @@ from trapstream_vtap.words import amount
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from trapstream_vtap.config import Settings
+    from trapstream_vtap.probes.flows.settings import FlowSettings
 
 _ENOUGH = 20
 """Packets by which to judge whether the numbers are where the user says they are."""
 
 
-def found(totals: Mapping[str, int], settings: Settings) -> Iterator[str]:
+def found(totals: Mapping[str, int], settings: FlowSettings) -> Iterator[str]:
     """What is missing, late and twice, by TOTALS of `SEQUENCE_COUNTS`."""
     if _odd(totals, settings):
         yield "loss by number not known"
@@ -40,13 +40,13 @@ def _percent(missing: int, expected: int) -> str:
     return f"loss {share:.3g} %"
 
 
-def doubt(totals: Mapping[str, int], settings: Settings) -> str | None:
+def doubt(totals: Mapping[str, int], settings: FlowSettings) -> str | None:
     """A sentence if what is read at `--sequence-offset` looks like no sequence number."""
     odd = _odd(totals, settings)
     return odd and f"{odd} right? (docs/recipes.md: where each generator has its number)"
 
 
-def _odd(totals: Mapping[str, int], settings: Settings) -> str | None:
+def _odd(totals: Mapping[str, int], settings: FlowSettings) -> str | None:
     read, without = totals["numbers_read"], totals["numberless"]
     if settings.offset is None or read + without < _ENOUGH:
         return None

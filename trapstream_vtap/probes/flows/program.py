@@ -11,8 +11,6 @@ from trapstream_vtap.bpf import attach, kernel
 from trapstream_vtap.bpf.holder import GENERIC, Place
 from trapstream_vtap.bpf.memory import PAGE, hash_bytes, ring_pages
 from trapstream_vtap.bpf.source import Program, Source, program_text
-from trapstream_vtap.bpf.wanted import define_wanted
-from trapstream_vtap.config import TUNNELS
 from trapstream_vtap.probes.flows.layouts import (
     CONTROL,
     GAP_BOUNDS,
@@ -26,13 +24,15 @@ from trapstream_vtap.probes.flows.layouts import (
     flow_layouts,
 )
 from trapstream_vtap.probes.flows.links import GAPS_EACH, LINK_TRIES, link_places
+from trapstream_vtap.probes.flows.settings import TUNNELS
 from trapstream_vtap.probes.flows.squares import limits
+from trapstream_vtap.probes.flows.wanted import define_wanted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from trapstream_vtap.config import Settings
     from trapstream_vtap.interfaces import Interface
+    from trapstream_vtap.probes.flows.settings import FlowSettings
 
 _SWEEP_BYTES = 3072  # of keys in one run: what fits into a page, with what the kernel puts around
 _DIRECT_INTO_TUNNELS = (6, 18)
@@ -40,13 +40,13 @@ _DIRECT_INTO_TUNNELS = (6, 18)
 _KINDS = {"tc": "SCHED_CLS", "xdp": "XDP", "socket": "SOCKET_FILTER"}
 
 
-def program_name(settings: Settings, direction: attach.Direction, interface: Interface) -> str:
+def program_name(settings: FlowSettings, direction: attach.Direction, interface: Interface) -> str:
     """Which program of bpf/flow.c sees that direction of that interface."""
     side = "socket" if settings.hook == "socket" else direction.name.lower()
     return f"vtap_{side}" if interface.ethernet else f"vtap_{side}_l3"
 
 
-def source(settings: Settings, release: str = "") -> Source:
+def source(settings: FlowSettings, release: str = "") -> Source:
     """What to compile: the structures, the user's choices as constants, and bpf/flow.c.
 
     Only numbers go into the text.
@@ -121,12 +121,12 @@ def _direct_into_tunnels(release: str) -> bool:
     return (int(major), int(minor)) >= _DIRECT_INTO_TUNNELS
 
 
-def _link_constants(settings: Settings) -> dict[str, int]:
+def _link_constants(settings: FlowSettings) -> dict[str, int]:
     links, _ = link_places(settings.interfaces)
     return {"LINKS": links, "LINK_SHIFT": 33 - links.bit_length(), "LINK_TRIES": LINK_TRIES}
 
 
-def memory(settings: Settings) -> int:
+def memory(settings: FlowSettings) -> int:
     """How much of the kernel's memory the maps of `source` take, about; bytes."""
     structures, cpus = layouts(settings), kernel.possible_cpus()
     links, _ = link_places(settings.interfaces)
@@ -141,7 +141,7 @@ def memory(settings: Settings) -> int:
     )
 
 
-def places(settings: Settings) -> list[Place]:
+def places(settings: FlowSettings) -> list[Place]:
     """Where programs of `source` belong, and which."""
     # one packet socket sees both directions
     sides = (
@@ -180,7 +180,7 @@ def _programs(hook: str, names: Sequence[str]) -> Iterator[Program]:
             yield Program(name + GENERIC, _KINDS[hook], name)
 
 
-def layouts(settings: Settings) -> FlowLayouts:
+def layouts(settings: FlowSettings) -> FlowLayouts:
     """The structures of the program that SETTINGS ask for."""
     return flow_layouts(
         settings.key,
@@ -196,7 +196,7 @@ def sweep_keys(structures: FlowLayouts) -> int:
     return _SWEEP_BYTES // structures.key.size
 
 
-def _jitter_constants(settings: Settings) -> dict[str, int]:
+def _jitter_constants(settings: FlowSettings) -> dict[str, int]:
     found = {"COUNTS_BIT": 1, "JITTER_BIT": 1}
     if settings.jitter is JitterInterval.LONGER:
         found |= {"LONG_NS": settings.intervals[1], "JITTER_BIT": 2}
@@ -209,7 +209,7 @@ def _jitter_constants(settings: Settings) -> dict[str, int]:
     return found
 
 
-def _gap_constants(settings: Settings) -> dict[str, int]:
+def _gap_constants(settings: FlowSettings) -> dict[str, int]:
     if not settings.metrics:
         return {}
     return {
@@ -218,7 +218,7 @@ def _gap_constants(settings: Settings) -> dict[str, int]:
     }
 
 
-def _sequence_constants(settings: Settings, structures: FlowLayouts) -> dict[str, int]:
+def _sequence_constants(settings: FlowSettings, structures: FlowLayouts) -> dict[str, int]:
     if not settings.sequences:
         return {}
     pattern = (settings.pattern or 0).to_bytes(4, "big")

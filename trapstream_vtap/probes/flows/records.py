@@ -19,7 +19,7 @@ from trapstream_vtap.schema import DEVICE, INTERFACE, TIME, Field, Kind, Role, S
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from trapstream_vtap.config import Settings
+    from trapstream_vtap.probes.flows.settings import FlowSettings
 
 _FLOW_TAGS = {
     "src_ip": Field("src_ip", Role.TAG, Kind.ADDRESS, ("src_ip", "family"), "", "source address"),
@@ -247,7 +247,7 @@ def without(schema: Schema, hidden: frozenset[str]) -> Schema:
     return replace(schema, fields=kept)
 
 
-def schema_of(settings: Settings) -> Schema:
+def schema_of(settings: FlowSettings) -> Schema:
     """The records of `vtap_flow` that SETTINGS ask for, with the names of their interfaces."""
     schema = without(
         flow_schema(
@@ -264,7 +264,7 @@ def schema_of(settings: Settings) -> Schema:
     return replace(schema, names=_with_interfaces(schema, settings), coarse_shift=shift)
 
 
-def errors_of(settings: Settings) -> Schema | None:
+def errors_of(settings: FlowSettings) -> Schema | None:
     """The records of `vtap_sequence_error`, where SETTINGS ask for them."""
     if not settings.sequences:
         return None
@@ -272,7 +272,7 @@ def errors_of(settings: Settings) -> Schema | None:
     return replace(schema, names=_with_interfaces(schema, settings))
 
 
-def _with_interfaces(schema: Schema, settings: Settings) -> dict[str, Mapping[int, str]]:
+def _with_interfaces(schema: Schema, settings: FlowSettings) -> dict[str, Mapping[int, str]]:
     return {**schema.names, "interface": {i.index: i.name for i in settings.interfaces}}
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from trapstream_vtap.bpf.code import Objects
     from trapstream_vtap.clock import Clock
-    from trapstream_vtap.config import Settings
+    from trapstream_vtap.probes.flows.settings import FlowSettings
 
 NAME = "flows"
 _GRACE_NS = 5_000_000  # after the grid line, for packets that close their flows themselves
@@ -37,7 +37,7 @@ class FlowRunning:
         clock: By which intervals end.
     """
 
-    def __init__(self, settings: Settings, objects: Objects, clock: Clock) -> None:
+    def __init__(self, settings: FlowSettings, objects: Objects, clock: Clock) -> None:
         self._settings = settings
         self._clock = clock
         self.table = FlowTable(settings, objects, clock)

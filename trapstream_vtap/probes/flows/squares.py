@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trapstream_vtap.config import Settings
+    from trapstream_vtap.probes.flows.settings import FlowSettings
 
 
 def square_limits(interval: int, stop_gap: int) -> tuple[int, int]:
@@ -24,6 +24,6 @@ def square_limits(interval: int, stop_gap: int) -> tuple[int, int]:
     return limit, shift
 
 
-def limits(settings: Settings) -> tuple[int, int]:
+def limits(settings: FlowSettings) -> tuple[int, int]:
     """`square_limits` of the interval in which SETTINGS have jitter measured."""
     return square_limits(settings.jitter_interval or settings.interval, settings.stop_gap)

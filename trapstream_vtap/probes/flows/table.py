@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from trapstream_vtap._native import Tallies
     from trapstream_vtap.bpf.code import Objects
     from trapstream_vtap.clock import Clock
-    from trapstream_vtap.config import Settings
     from trapstream_vtap.probes.flows.layouts import FlowLayouts
+    from trapstream_vtap.probes.flows.settings import FlowSettings
 
 _LONG_BEFORE = 1 << 62  # ns, as in bpf/moment.h
 _MOMENTS = 1 << 64
@@ -34,7 +34,7 @@ class FlowTable:
         clock: By which intervals end.
     """
 
-    def __init__(self, settings: Settings, objects: Objects, clock: Clock) -> None:
+    def __init__(self, settings: FlowSettings, objects: Objects, clock: Clock) -> None:
         self._settings = settings
         self._objects = objects
         self._clock = clock

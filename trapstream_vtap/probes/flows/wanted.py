@@ -19,7 +19,7 @@ from trapstream_vtap.words import amount
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from trapstream_vtap.rules import Ranges, Rule
+    from trapstream_vtap.probes.flows.rules import Ranges, Rule
 
 MOST_INSTRUCTIONS = 20_000
 """By the estimate below, which is up to a tenth too low.

@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an option may be: how it is read from a word, what JSON it is in a file, what it becomes."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trapstream_vtap.clock import NS
+from trapstream_vtap.errors import UsageError
+from trapstream_vtap.words import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    _ParamType = click.ParamType[Any]
+    _Choice = click.Choice[str]
+else:
+    _ParamType, _Choice = click.ParamType, click.Choice  # generic since click 8.4 and 8.2
+
+_UNITS = {"SECONDS": ", in seconds", "MIB": ", in MiB", "MS": ", in ms", "BYTES": ", in bytes"}
+_IN_SECONDS = {"ms": 0.001, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
+_MOST_PORT = (1 << 16) - 1
+STRINGS: Mapping[str, Any] = MappingProxyType(
+    {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+)
+"""In a JSON Schema: some words, comma-separated or as a list."""
+
+
+BOOLEAN: Mapping[str, Any] = MappingProxyType({"enum": [True, False, "True", "False"]})
+"""In a JSON Schema: on or off."""
+
+
+def shown(value: Any) -> str:
+    """VALUE as it stands in the file, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - for one sentence
+
+
+def wrong(key: str, value: Any, wanted: str) -> UsageError:
+    """The error that KEY cannot have VALUE."""
+    return UsageError(f"{key} is {shown(value)}: {wanted}.")
+
+
+def switch(key: str, value: Any) -> bool:
+    """A boolean, as such or in the words "True" and "False".
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value in ("True", "False"):
+        return value == "True"
+    raise wrong(key, value, 'give true, false, "True" or "False"')
+
+
+def split(text: str) -> Sequence[str]:
+    """The words of a comma-separated list."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def some(text: str, known: Sequence[str], what: str) -> tuple[str, ...]:
+    """Those of KNOWN that TEXT names, in their order; WHAT one of them is called in messages.
+
+    Raises:
+        UsageError: It names something else.
+    """
+    names = split(text)
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"There is no {what} {name!r}; there are {', '.join(known)}.{nearest(name, known)}"
+            )
+    return tuple(name for name in known if name in names)
+
+
+def unit_of(param: Any) -> str:
+    """The unit of what PARAM takes, as its sentences end."""
+    return _UNITS.get(param.metavar, "") if param else ""
+
+
+def _check_unit(value: Any, param: Any, ctx: Any) -> None:
+    """Say what to give in place of a number with a unit behind it."""
+    found = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*([^\W\d_]+)\s*", str(value))
+    if found and isinstance(value, str):
+        unit = unit_of(param)
+        if unit == ", in seconds" and found[2] in _IN_SECONDS:
+            unit += f": {float(found[1]) * _IN_SECONDS[found[2]]:.12g}"
+        raise click.BadParameter(f"{value!r} has a unit: give the number alone{unit}.", ctx, param)
+
+
+class Kind(_ParamType):
+    """A kind of value; most are strings in a file."""
+
+    name = "text"
+    schema: Mapping[str, Any] = MappingProxyType({"type": "string"})
+    """In a JSON Schema."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ARG002 - click's signature
+        """From what the person says; what has been converted already stays so."""
+        return value
+
+    def check_json(self, key: str, value: Any, unit: str) -> Any:  # noqa: ARG002
+        """VALUE of the file's KEY, if it has the JSON type that this is.
+
+        Raises:
+            UsageError: It has another.
+        """
+        if not isinstance(value, str):
+            raise wrong(key, value, "give a string")
+        return value
+
+    def internal(self, value: Any) -> Any:
+        """What the settings have, by what `convert` has returned."""
+        return value
+
+
+TEXT = Kind()
+
+
+class Whole(Kind, click.IntRange):
+    """A whole number from LOWEST to HIGHEST; in the settings times SCALE."""
+
+    def __init__(self, lowest: int, highest: int, scale: int = 1) -> None:
+        click.IntRange.__init__(self, lowest, highest)
+        self._scale = scale
+        self.name = "integer range"
+        self.schema = {"type": "integer", "minimum": lowest, "maximum": highest}
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        """The number."""
+        _check_unit(value, param, ctx)
+        return int(click.IntRange.convert(self, value, param, ctx))
+
+    def check_json(self, key: str, value: Any, unit: str) -> Any:
+        """An integer."""
+        if type(value) is not int:
+            raise wrong(key, value, f"give a whole number{unit}")
+        return value
+
+    def internal(self, value: int) -> int:
+        """In the unit of the settings."""
+        return value * self._scale
+
+
+class OneOf(Whole):
+    """One of a few whole numbers."""
+
+    def __init__(self, *numbers: int) -> None:
+        super().__init__(min(numbers), max(numbers))
+        self._numbers = numbers
+        self.schema = {"enum": list(numbers)}
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        """The number."""
+        number = int(click.INT.convert(value, param, ctx))
+        if number not in self._numbers:
+            *others, last = map(str, self._numbers)
+            self.fail(f"{value!r} is not one of {', '.join(others)} and {last}.", param, ctx)
+        return number
+
+
+class Seconds(Kind, click.FloatRange):
+    """A length of time in seconds, or in the unit of which a second has so many.
+
+    Args:
+        lowest: In that unit.
+        highest: Likewise; None: no limit.
+        above: Whether it must be longer than the lowest.
+        to: Of the settings' unit, so many are one of these.
+    """
+
+    def __init__(
+        self, lowest: float, highest: float | None = None, *, above: bool = False, to: float = NS
+    ) -> None:
+        click.FloatRange.__init__(self, lowest, highest, min_open=above)
+        self._to = to
+        self.name = "float range"
+        bound = {"exclusiveMinimum" if above else "minimum": lowest}
+        top = {} if highest is None else {"maximum": highest}
+        self.schema = {"type": "number", **bound, **top}
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """The number; unlike any other, NaN is in every range."""
+        _check_unit(value, param, ctx)
+        seconds = float(click.FloatRange.convert(self, value, param, ctx))
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+        return seconds
+
+    def check_json(self, key: str, value: Any, unit: str) -> Any:
+        """A number."""
+        if type(value) not in (int, float):
+            raise wrong(key, value, f"give a number{unit}")
+        return value
+
+    def internal(self, value: float) -> float:
+        """In the unit of the settings, a whole number where that is not the second."""
+        return value if self._to == 1 else round(value * self._to)
+
+
+class Choice(Kind, _Choice):
+    """One of a few words, by which the settings have something else, maybe."""
+
+    def __init__(self, words: Sequence[str] | Mapping[str, Any]) -> None:
+        _Choice.__init__(self, list(words))
+        self._meaning = dict(words) if isinstance(words, Mapping) else {}
+        self.name = "choice"
+        self.schema = {"enum": list(words)}
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """The word."""
+        return str(_Choice.convert(self, value, param, ctx))
+
+    def internal(self, value: str) -> Any:
+        """What the word stands for."""
+        return self._meaning.get(value, value)
+
+
+class Names(Kind):
+    """Some of a few names, comma-separated; the settings have them in the order of KNOWN.
+
+    Args:
+        name: How it is written.
+        known: The names.
+        what: One of them is called so in messages.
+    """
+
+    schema = STRINGS
+
+    def __init__(self, name: str, known: Sequence[str], what: str) -> None:
+        self.name = name
+        self._known = known
+        self._what = what
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        """The names."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return some(value, self._known, self._what)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+    def check_json(self, key: str, value: Any, unit: str) -> Any:  # noqa: ARG002
+        """A string, or a list of them."""
+        return ",".join(check_strings(key, value))
+
+
+def check_strings(key: str, value: Any) -> list[str]:
+    """VALUE of the file's KEY: a string, or a list of strings.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    strings = [value] if isinstance(value, str) else value
+    if not isinstance(strings, list) or not all(isinstance(word, str) for word in strings):
+        raise wrong(key, value, "give a string, or a list of strings")
+    return strings
+
+
+class Port(Kind):
+    """A TCP or UDP port."""
+
+    name = "port"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        """The number."""
+        if not str(value).isdecimal() or not 0 < int(value) <= _MOST_PORT:
+            self.fail(f"{value!r} is not a port: give a number from 1 to 65535.", param, ctx)
+        return int(value)
+
+
+class Listen(Kind):
+    """An address to listen on."""
+
+    name = "ADDRESS:PORT"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, int]:
+        """Host and port."""
+        if isinstance(value, tuple):
+            return value
+        host, _, port = value.rpartition(":")
+        bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        with contextlib.suppress(ValueError):
+            if port.isdecimal() and int(port) <= _MOST_PORT and (":" in bare) == (bare != host):
+                return str(ipaddress.ip_address(bare)), int(port)
+        wanted = "an IP address and a port, such as 127.0.0.1:8081."
+        return self.fail(f"{value!r} is not {wanted}", param, ctx)
+
+
+class Hex(Kind):
+    """32 bits in hexadecimal digits."""
+
+    name = "hex"
+    schema = MappingProxyType({"type": "string", "pattern": "^(0[xX])?[0-9a-fA-F]{1,8}$"})
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        """The number."""
+        if isinstance(value, int):  # out of a file, and read already
+            return value
+        try:
+            number = int(value, 16)
+        except ValueError:
+            number = -1
+        if not 0 <= number < 1 << 32:
+            self.fail(f"{value!r} is not a pattern: give 32 bits, such as 5EC70123.", param, ctx)
+        return number
+
+
+class Directory(Kind, click.Path):
+    """A directory."""
+
+    def __init__(self) -> None:
+        click.Path.__init__(self, file_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Path:
+        """Its path."""
+        return Path(str(click.Path.convert(self, value, param, ctx)))
+
+
+class Flag(Kind):
+    """On, or off."""
+
+    name = "boolean"
+    schema = BOOLEAN
+
+    def check_json(self, key: str, value: Any, unit: str) -> bool:  # noqa: ARG002
+        """A boolean."""
+        return switch(key, value)
+
+
+class Words(Kind):
+    """Any words, comma-separated, by which CONVERT makes something."""
+
+    schema = STRINGS
+
+    def __init__(self, convert: Callable[[Sequence[str]], Any]) -> None:
+        self._make = convert
+
+    def internal(self, value: Sequence[str]) -> Any:
+        """Of all the words of an option that may be repeated."""
+        return self._make([word for text in value for word in split(text)])
