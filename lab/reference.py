@@ -20,6 +20,7 @@ from trapstream_vtap.probes.flows.layouts import KEY_FIELDS, JitterInterval
 from trapstream_vtap.probes.flows.records import event_schema, flow_schema
 from trapstream_vtap.probes.flows.settings import FlowSettings
 from trapstream_vtap.schema import Field, Role, Schema
+from trapstream_vtap.settings import schema
 
 DOCS = Path(__file__).parent.parent / "docs"
 MADE = "<!-- Made by `make docs` from {}; do not edit. -->"
@@ -32,6 +33,7 @@ def pages() -> dict[Path, str]:
         DOCS / "metrics.md": metrics(),
         DOCS / "records.schema.json": jsonschema.text(),
         DOCS / "options.md": options(),
+        DOCS / "vtap.schema.json": schema.text(),
     }
     return reference | telegraf.pages() | build.pages() | alerts.pages()
 
@@ -157,17 +159,23 @@ def _role(field: Field) -> str:
 def options() -> str:
     """Every option of the command."""
     rows = [
-        MADE.format("`trapstream_vtap/cli.py`"),
+        MADE.format("the declarations of the options"),
         "# Options",
         "",
         "`vtap-stream [OPTIONS] COLLECTOR_IP COLLECTOR_PORT` (IPv4, IPv6 or a host name)",
         "",
-        "| option | meaning | default |",
-        "|---|---|---|",
+        "Each option may stand in the [configuration file](rules.md), under its long name with",
+        "underscores; [vtap.schema.json](vtap.schema.json) tells editors which there are.",
     ]
+    room = ""
     for option in command.params:
         if not isinstance(option, click.Option):
             continue
+        following = getattr(option, "room", room)
+        if following != room:
+            room = following
+            heading = "For every run" if room == "Options" else room
+            rows += ["", f"## {heading}", "", "| option | meaning | default |", "|---|---|---|"]
         names = ", ".join(f"`{name}`" for name in option.opts)
         value = "" if option.is_flag else f" `{option.metavar or _choices(option)}`"
         text, _, default = (option.help or "").partition("  [default: ")

@@ -56,5 +56,6 @@ class Attached:
 def whole(own: FlowSettings) -> Settings:
     """A run of the flow probe with its OWN settings."""
     core = {each.name: getattr(own, each.name) for each in fields(Core)}
+    core["probes"] = own.probes or ("flows",)
     others = (kind(**core) for kind in classes()[1:] if kind is not FlowSettings)
     return Settings((Core(**core), own, *others))

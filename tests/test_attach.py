@@ -195,7 +195,7 @@ from trapstream_vtap.bpf import kernel
 def refuse(*_):
     raise OSError(errno.EINVAL, "no tcx")
 kernel.link_tcx = refuse
-from trapstream_vtap.config import *
+from trapstream_vtap.probes.flows.settings import *
 from trapstream_vtap.interfaces import choose
 from attached import Attached
 from trapstream_vtap.sinks import parse

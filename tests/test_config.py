@@ -37,8 +37,11 @@ ERRORS = {
     "nothing": ("// only this", "line 1: Expecting value, at .*"),
     "a list": ("[]", r"an object in {} belongs there, not \[\]."),
     "twice": ('{"OFFSET": 1, "OFFSET": 2}', "OFFSET is there twice, the second time with 2."),
-    "unknown": ('{"COLOUR": 1}', r"there is no key 'COLOUR'\. There are RULES, .*, verbose\."),
-    "config in it": ('{"config": "x"}', "there is no key 'config'. There are RULES, .*"),
+    "unknown": (
+        '{"COLOUR": 1}',
+        r"there is no key 'COLOUR'\. There are MONITOR_SERVER, .*, trap_tags\.",
+    ),
+    "config in it": ('{"config": "x"}', "there is no key 'config'. There are MONITOR_SERVER, .*"),
     "misspelt": ('{"intervall": 1}', "there is no key 'intervall'. Do you mean interval[?]"),
     "rules": ('{"RULES": "- - - - -"}', 'RULES is "- - - - -": give a list of rules, .*'),
     "rule": ('{"RULES": [5]}', r"RULES is \[5\]: give a list of rules, .*"),

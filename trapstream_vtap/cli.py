@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from trapstream_vtap import __version__
 from trapstream_vtap.command import run
 from trapstream_vtap.errors import RunError, UsageError, printable
 from trapstream_vtap.settings import command
+from trapstream_vtap.version import __version__
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _IN_VAIN = 3

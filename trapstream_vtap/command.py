@@ -8,7 +8,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from trapstream_vtap import privileges
-from trapstream_vtap.engine.engine import Engine
+from trapstream_vtap.engine.loop import Loop
 from trapstream_vtap.engine.reporter import report
 
 if TYPE_CHECKING:
@@ -28,25 +28,25 @@ def run(settings: Settings, again: Sequence[str] | None) -> bool:
         UsageError: The settings say what cannot be.
         RunError: Measuring cannot begin, or cannot go on.
     """
-    engine = Engine(settings, again, report)
-    with contextlib.closing(engine), _signals(engine):
-        engine.open()
+    loop = Loop(settings, again, report)
+    with contextlib.closing(loop), _signals(loop):
+        loop.open()
         keep = () if privileges.bpf_is_for_all() else (privileges.CAP_BPF,)
         # from here on only the keeper may do what root may; no thread has been started yet
-        engine.notes += privileges.become(settings.core.user, keep)
-        return engine.run()
+        loop.notes += privileges.become(settings.core.user, keep)
+        return loop.run()
 
 
 @contextlib.contextmanager
-def _signals(engine: Engine) -> Iterator[None]:
-    """SIGINT and SIGTERM end ENGINE's run; SIGHUP has it read again what it reads."""
+def _signals(loop: Loop) -> Iterator[None]:
+    """SIGINT and SIGTERM end LOOP's run; SIGHUP has it read again what it reads."""
     before = {
-        number: signal.signal(number, lambda *_: engine.stop())
+        number: signal.signal(number, lambda *_: loop.stop())
         for number in (signal.SIGINT, signal.SIGTERM)
     }
-    if engine.rereads:
-        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: engine.reload())
-    wakeup = signal.set_wakeup_fd(engine.waking.fileno())
+    if loop.rereads:
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: loop.reload())
+    wakeup = signal.set_wakeup_fd(loop.waking.fileno())
     try:
         yield
     finally:

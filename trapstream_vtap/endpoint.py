@@ -3,28 +3,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
-import orjson
+from typing import TYPE_CHECKING
 
 from trapstream_vtap import threads
 from trapstream_vtap.errors import RunError, worth_saying
+from trapstream_vtap.page import json_page
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-
-class Page(NamedTuple):
-    """What is answered: HTTP status, content type and body."""
-
-    status: int
-    kind: str
-    body: bytes
-
-
-def json_page(status: int, body: Mapping[str, object]) -> Page:
-    """A page in JSON."""
-    return Page(status, "application/json", orjson.dumps(body) + b"\n")
+    from trapstream_vtap.page import Page
 
 
 class Endpoint:

@@ -12,13 +12,14 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from trapstream_vtap.endpoint import json_page
 from trapstream_vtap.errors import printable
+from trapstream_vtap.page import json_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from trapstream_vtap.endpoint import Endpoint, Page
+    from trapstream_vtap.endpoint import Endpoint
+    from trapstream_vtap.page import Page
 
 _PATIENCE = 10.0  # seconds without a sign of life, then the loop hangs
 _TURNS = 3  # signs of life in that time

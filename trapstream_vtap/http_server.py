@@ -30,7 +30,7 @@ from trapstream_vtap.accept import wants_gzip
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trapstream_vtap.endpoint import Page
+    from trapstream_vtap.page import Page
 
 _WORTH_COMPRESSING = 1400  # bytes; less fits into a packet as it is
 _CONNECTIONS = 32  # at a time; for one more, the one whose time is up first is ended

@@ -96,6 +96,12 @@ class Room:
             found.update(row)
         return found
 
+    def failed(self) -> bool:
+        """Whether a count says that the run has failed."""
+        totals = self.totals()
+        rows = self.probe.rows(self.settings)
+        return any(totals[count.name] for count in rows.counts if count.fails)
+
     def doubt(self, totals: Counter[str]) -> str | None:
         """What is odd about TOTALS; once."""
         doubt = None if self._doubted else self.probe.doubt(self.settings, totals)

@@ -16,12 +16,12 @@ from prometheus_client import ProcessCollector
 from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 
-from trapstream_vtap import __version__
 from trapstream_vtap.accept import media_type_weight, weights
-from trapstream_vtap.endpoint import Page
 from trapstream_vtap.formats.plan import safe_text
 from trapstream_vtap.metrics.collector import Samples
 from trapstream_vtap.metrics.family import Family
+from trapstream_vtap.page import Page
+from trapstream_vtap.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

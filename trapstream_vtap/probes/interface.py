@@ -57,9 +57,8 @@ class ToLoad:
 class Running(Protocol):
     """A loaded probe. The thread of the engine's loop alone uses it."""
 
-    @property
-    def notes(self) -> Sequence[str]:
-        """Sentences for the person, once it is attached."""
+    notes: list[str]
+    """Sentences for the person, once it is attached."""
 
     def descriptors(self) -> Sequence[int]:
         """All that becomes readable when there is something to do; by edges, not levels."""

@@ -96,7 +96,7 @@ class Core:
         "pattern (eth*, ?lan0) stands for all that fit, now and later; with ! ahead (!docker*) for "
         "what is left out.  [default: all that are up, now and later, except loopback]",
     )
-    probes: tuple[str, ...] = derived(("flows",), Reload.FIXED)
+    probes: tuple[str, ...] = derived((), Reload.FIXED)
     interfaces: tuple[Interface, ...] = derived((), Reload.TAKEN)
     gone: tuple[str, ...] = derived((), Reload.TAKEN)
     format: str = option(

@@ -12,7 +12,8 @@ from trapstream_vtap.settings.address import Address, parse, plain
 from trapstream_vtap.sinks.file import FileSink, Rotation
 from trapstream_vtap.sinks.output import OutputSink
 from trapstream_vtap.sinks.pace import Pace
-from trapstream_vtap.sinks.sender import EndError, Payload, Refusal, Sender, Sink, TryLaterError
+from trapstream_vtap.sinks.payload import Payload, Refusal
+from trapstream_vtap.sinks.sender import EndError, Sender, Sink, TryLaterError
 from trapstream_vtap.sinks.tcp import TcpSink
 from trapstream_vtap.sinks.udp import UdpSink
 

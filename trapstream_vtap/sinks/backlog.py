@@ -8,70 +8,28 @@ a thread of its own, so that a disk that hangs holds up neither measuring nor se
 
 from __future__ import annotations
 
-import struct
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from trapstream_vtap import threads
 from trapstream_vtap.errors import worth_saying
-from trapstream_vtap.ledger import NOTHING, Account, Held
+from trapstream_vtap.ledger import NOTHING, Account
+from trapstream_vtap.sinks.payload import Payload, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Sequence
 
     from trapstream_vtap.segment import Frame
-    from trapstream_vtap.sinks.sender import Refusal
     from trapstream_vtap.spool import Spool
 
 _NS = 1_000_000_000
 _SYNC_SECONDS = 1.0  # what a power failure may cost
 _RETRY_SECONDS = 1.0  # until the next attempt to write to a full disk
 END_SECONDS = 5.0  # that a thread in a system call is waited for at the end
-_MARK = b"\xffVTW"  # no text in UTF-8 holds it
-_WEIGHTS = struct.Struct("=4sI")  # the mark, and how many weights follow
 _PATIENCE = 1.0  # seconds that measuring waits for the disk before it gives records up
-
-
-@dataclass(frozen=True, slots=True)
-class Payload:
-    """Bytes that are sent as a whole, what they hold, and since when (CLOCK_MONOTONIC, s).
-
-    Args:
-        data: The bytes.
-        held: What is booked of them.
-        born: When they were made.
-        weights: Packets of each record (64-bit integers), as the renderer says; None: not known.
-    """
-
-    data: bytes
-    held: Held = NOTHING
-    born: float = field(default_factory=time.monotonic)
-    weights: memoryview | None = None
-
-    def part(self, numbers: Collection[int]) -> Held:
-        """What is booked of the records with these NUMBERS, from 0; all, if that is not known."""
-        if self.weights is None or self.held == NOTHING:
-            return self.held
-        return Held(len(numbers), sum(self.weights[number] for number in numbers))
-
-    def packed(self) -> bytes:
-        """Data and weights in one, for the spool."""
-        if self.weights is None:
-            return self.data
-        return _WEIGHTS.pack(_MARK, len(self.weights)) + self.weights.tobytes() + self.data
-
-    @classmethod
-    def unpacked(cls, octets: bytes, held: Held, born: float) -> Self:
-        """From what `packed` made."""
-        if not octets.startswith(_MARK):
-            return cls(octets, held, born)
-        _, count = _WEIGHTS.unpack_from(octets)
-        end = _WEIGHTS.size + 8 * count
-        weights = memoryview(octets[_WEIGHTS.size : end]).cast("Q")
-        return cls(octets[end:], held, born, weights)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trapstream_vtap.sinks.sender import Payload, Refusal
+from trapstream_vtap.sinks.payload import Payload, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable

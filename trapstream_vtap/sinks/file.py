@@ -24,7 +24,7 @@ from trapstream_vtap.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from trapstream_vtap.settings.address import Address
-    from trapstream_vtap.sinks.sender import Payload
+    from trapstream_vtap.sinks.payload import Payload
 
 _STAMP = "%Y%m%d-%H%M%S.%f"
 _STAMPED = re.compile(r"\.\d{8}-\d{6}\.\d{6}")

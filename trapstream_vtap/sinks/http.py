@@ -28,13 +28,13 @@ from trapstream_vtap.errors import UsageError
 from trapstream_vtap.sinks.answer import Answer
 from trapstream_vtap.sinks.connection import Route, Stream
 from trapstream_vtap.sinks.division import Division, Rejection
-from trapstream_vtap.sinks.sender import Refusal, TryLaterError
+from trapstream_vtap.sinks.sender import TryLaterError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trapstream_vtap.settings.address import Address
-    from trapstream_vtap.sinks.sender import Payload
+    from trapstream_vtap.sinks.payload import Payload, Refusal
     from trapstream_vtap.sinks.tls import Contexts
 
 MOST_LINES = 5000

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from trapstream_vtap.credentials import read_file
 from trapstream_vtap.errors import UsageError
 from trapstream_vtap.sinks import series
-from trapstream_vtap.sinks.sender import Refusal
+from trapstream_vtap.sinks.payload import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message, Producer
 
     from trapstream_vtap.settings.address import Address
-    from trapstream_vtap.sinks.sender import Payload
+    from trapstream_vtap.sinks.payload import Payload
 
 _CONNECT_TRIES = 5  # of a second each
 _CLOSE_SECONDS = 1.0

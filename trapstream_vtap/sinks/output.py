@@ -15,7 +15,7 @@ from trapstream_vtap.errors import UsageError
 from trapstream_vtap.sinks.sender import EndError
 
 if TYPE_CHECKING:
-    from trapstream_vtap.sinks.sender import Payload
+    from trapstream_vtap.sinks.payload import Payload
 
 _STANDARD_OUTPUT = 1
 _CHUNK = select.PIPE_BUF  # a pipe that poll(2) calls writable takes so much at once

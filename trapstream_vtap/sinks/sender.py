@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import tenacity
 
 from trapstream_vtap import threads
 from trapstream_vtap.errors import UsageError, worth_saying
-from trapstream_vtap.sinks.backlog import END_SECONDS, Backlog, Payload
+from trapstream_vtap.sinks.backlog import END_SECONDS, Backlog
+from trapstream_vtap.sinks.payload import Payload, Refusal
 from trapstream_vtap.words import amount, are
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from trapstream_vtap.ledger import Held
     from trapstream_vtap.sinks.pace import Pace
     from trapstream_vtap.spool import Spool
 
@@ -32,21 +31,6 @@ _FIRST_WAIT = 0.25  # seconds until the first new attempt
 _LONGEST_WAIT = 15.0
 _SETTLE_SECONDS = 0.02  # how often to ask a sink that has all whether it has settled
 _IDLE_SECONDS = 1.0  # how often to see whether it is still there
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """What a collector will never take, and says so: all of a payload, or a part of it.
-
-    Args:
-        held: What it refused.
-        why: Its reason, for a person.
-        octets: How many bytes of payload that is.
-    """
-
-    held: Held
-    why: str
-    octets: int
 
 
 class TryLaterError(OSError):

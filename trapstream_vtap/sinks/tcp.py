@@ -17,7 +17,7 @@ from trapstream_vtap.sinks.connection import Route
 
 if TYPE_CHECKING:
     from trapstream_vtap.settings.address import Address
-    from trapstream_vtap.sinks.sender import Payload
+    from trapstream_vtap.sinks.payload import Payload
 
 _POLL_MS = 200
 _MOST_TAKEN_IN = 64  # times 64 KiB of what a collector says, between two other steps

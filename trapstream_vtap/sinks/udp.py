@@ -19,7 +19,7 @@ from trapstream_vtap.sinks.connection import Route
 
 if TYPE_CHECKING:
     from trapstream_vtap.settings.address import Address
-    from trapstream_vtap.sinks.sender import Payload
+    from trapstream_vtap.sinks.payload import Payload
 
 _ANSWER_SECONDS = 0.3
 """How long the message that nobody listens may take to come back."""

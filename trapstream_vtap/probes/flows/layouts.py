@@ -171,6 +171,7 @@ def flow_layouts(
         smoothed: Jitter is smoothed as in RFC 3550.
         own_interval: Jitter has an interval of its own.
     """
+    # Long: one list of members for each thing that may be asked for.
     record, slot, jitter, state = [], [], [], []
     if sequence:
         record += [Column(name, "u64", doc) for name, (_, doc) in SEQUENCE_FIELDS.items()]

@@ -55,6 +55,7 @@ def source(settings: FlowSettings, release: str = "") -> Source:
         settings: What the user chose.
         release: Of the kernel that is to load it, as `uname -r` has it; by default the running one.
     """
+    # Long: one list of constants.
     programs = sorted(
         {program_name(settings, d, i) for d in settings.directions for i in settings.interfaces}
     )

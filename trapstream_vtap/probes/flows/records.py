@@ -153,6 +153,7 @@ def flow_schema(
         smoothed: With the jitter of RFC 3550.
         jitter: The jitter interval; where it is the shorter one, not every record has counts.
     """
+    # Long: one list, in the order in which the fields are written.
     rate, unit = (Kind.BIT_RATE, "bits") if bits else (Kind.RATE, "bytes")
     own = jitter is not JitterInterval.SAME
     first = jitter is JitterInterval.SHORTER  # then it is the one field that all records have

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The JSON Schema of the configuration file, so that editors complete and check it.
+
+See: https://json-schema.org/draft/2020-12/json-schema-core
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from trapstream_vtap.settings.command import NO_KEYS, OptionOfRoom, parameters
+from trapstream_vtap.settings.kinds import STRINGS
+from trapstream_vtap.settings.settings import keys
+
+
+def text() -> str:
+    """The schema, as a file."""
+    return json.dumps(schema(), indent=1, ensure_ascii=False, default=dict) + "\n"
+
+
+def schema() -> dict[str, Any]:
+    """What may stand in the file: vtap-project's keys, and every option under its long name."""
+    properties = {
+        name: {"description": key.doc, **key.schema} for name, key in sorted(keys().items())
+    }
+    for option in parameters():
+        if isinstance(option, OptionOfRoom) and option.name not in NO_KEYS:
+            name = max(option.opts, key=len).lstrip("-").replace("-", "_")
+            properties[name] = _property(option)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$comment": "Made by `make docs` from the declarations of the options; do not edit.",
+        "title": "The configuration file of vtap-stream",
+        "description": "JSON, in which // begins a comment.",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def _property(option: OptionOfRoom) -> dict[str, Any]:
+    described = (option.help or "").replace("  [default: ", " [default: ")
+    found: dict[str, Any] = {"description": described}
+    if not option.multiple and option.default is not None and not callable(option.default):
+        found["default"] = option.default
+    return {**found, **(STRINGS if option.multiple else option.kind.schema)}
