@@ -177,6 +177,46 @@ USAGE = {
     "unknown option": (("--colour", *COLLECTOR), "No such option '?--colour'?[.:].*"),
     "port 0": (("::1", "0"), ".*'0' is not a port: give a number from 1 to 65535."),
     "port 65536": (("::1", "65536"), ".*'65536' is not a port: give a number from 1 to 65535."),
+    "an interface without -i": (
+        ("lo", "127.0.0.1", "80"),
+        ".*'127.0.0.1' is not a port: .* Is lo an interface. Give it behind -i.",
+    ),
+    "bits without an offset": (
+        ("--sequence-bits", "16", *COLLECTOR),
+        "--sequence-bits needs --sequence-offset.",
+    ),
+    "order without an offset": (
+        ("--sequence", "--sequence-order", "little", *COLLECTOR),
+        "--sequence-order needs --sequence-offset.",
+    ),
+    "threshold of nothing": (
+        ("--sequence-threshold", "5", *COLLECTOR),
+        "--sequence-threshold needs --sequence or --sequence-offset.",
+    ),
+    "spool size without a spool": (
+        ("--spool-size", "5", *COLLECTOR),
+        "--spool-size needs --spool.",
+    ),
+    "an option of drops": (
+        ("--unique", "5", *COLLECTOR),
+        "--unique is for --probe drops or traps.",
+    ),
+    "drop reasons without drops": (
+        ("--drop-reasons", "NO_SOCKET", *COLLECTOR),
+        "--drop-reasons is for --probe drops or traps.",
+    ),
+    "an option of flows": (
+        ("--probe", "drops", "--sequence-offset", "4", *COLLECTOR),
+        "--sequence-offset is for --probe flows.",
+    ),
+    "a number behind every payload": (
+        ("--sequence-offset", "65530", "--sequence-bits", "64", *COLLECTOR),
+        "--sequence-offset 65530 and 64 bits behind it: no payload is longer than 65535 bytes.",
+    ),
+    "for ever": (
+        ("--duration", "1e300", *COLLECTOR),
+        ".*'--duration': 1e.300 is not in the range.*",
+    ),
     "port abc": (("::1", "abc"), ".*'abc' is not a port: give a number from 1 to 65535."),
     "port -1": (("--", "::1", "-1"), ".*'-1' is not a port: give a number from 1 to 65535."),
     "a port behind the interface": (
@@ -225,8 +265,14 @@ USAGE = {
         "--jitter-interval is 1.5 s and --interval 1 s: one of the two must be a whole multiple .+",
     ),
     "jitter interval 0": (("-j", "0", *COLLECTOR), ".*'--jitter-interval': 0.0 is not in the r.+"),
-    "duration 0": (("--duration", "0", *COLLECTOR), ".*'--duration': 0.0 is not in the range x>0."),
-    "duration inf": (("--duration", "inf", *COLLECTOR), ".*'inf' is not a number of seconds."),
+    "duration 0": (
+        ("--duration", "0", *COLLECTOR),
+        ".*'--duration': 0.0 is not in the range 0<x<=3162240000.",
+    ),
+    "duration inf": (
+        ("--duration", "inf", *COLLECTOR),
+        ".*'--duration': inf is not in the range 0<x<=3162240000.",
+    ),
     "empty device": (
         ("-i", "lo", "-d", " ", *COLLECTOR),
         "--device-ip must have 1 to 255 characters: give the address that names this device.",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -155,6 +156,12 @@ PATTERNS = {
 }
 
 
+def is_ours(record: dict[str, Any], storm: Storm) -> bool:
+    """Whether it is of what STORM has sent: what leaves out tells of all the machine."""
+    here = os.fstat(storm.namespace.fd).st_ino
+    return record.get("trapName") == "NO_SOCKET" and record.get("netns") == here
+
+
 @pytest.mark.parametrize("words", PATTERNS)
 def test_patterns(storm: Storm, words: str) -> None:
     """Only drops at interfaces that a pattern stands for, and that none leaves out."""
@@ -166,11 +173,44 @@ def test_patterns(storm: Storm, words: str) -> None:
         records = tap.stop()
     found = Counter[str]()
     for record in records:
-        if record.get("trapName") == "NO_SOCKET":
+        if is_ours(record, storm):
             found[record["ingressPort"]] += record.get("count", 1)
     sent = {INTERFACE: 60, "lo": 7}
     assert found == {name: sent[name] for name in PATTERNS[words]}
     assert account(records)["elsewhere_packets"] >= 67 - sum(found.values())
+
+
+ALSO = "the-uplink-of-this-machine"
+OTHER_NAMES = {
+    ALSO: {INTERFACE},
+    "the-up*": {INTERFACE},
+    f"!{ALSO}": {"lo"},
+    "!the-up*": {"lo"},
+}
+
+
+@pytest.mark.parametrize("words", OTHER_NAMES)
+def test_alternative_names(storm: Storm, words: str) -> None:
+    """Interfaces are chosen and left out by their alternative names, too, also with patterns."""
+    storm.namespace.run(*f"ip link property add dev {INTERFACE} altname {ALSO}".split())
+    try:
+        with Tap(storm.namespace, "--probe", "drops", "-i", words) as tap:
+            with storm.namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
+                for _ in range(7):
+                    sending.sendto(b"x", ("127.0.0.1", 9))
+            storm.send(60, (9,))
+            records = tap.stop()
+    finally:
+        storm.namespace.run(*f"ip link property del dev {INTERFACE} altname {ALSO}".split())
+    found = {record["ingressPort"] for record in records if is_ours(record, storm)}
+    assert found == OTHER_NAMES[words]
+
+
+def test_not_there(storm: Storm) -> None:
+    """A name that nothing has is said, as it is of flows: it may be a slip."""
+    with Tap(storm.namespace, "--probe", "drops", "-i", "in9") as tap:
+        tap.stop()
+    assert any("in9 is not there yet; " in line for line in tap.said)
 
 
 def test_other_interfaces(storm: Storm) -> None:

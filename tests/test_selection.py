@@ -207,3 +207,40 @@ def test_many_come_and_go(host: Host) -> None:
     end = max(r["timestamp"] for r in accounts)
     # of those that have gone all has been said
     assert {r["interface"] for r in accounts if r["timestamp"] == end} == {"eth0", "last0"}
+
+
+@pytest.mark.parametrize("given", ["!uplink", "!up*"])
+def test_left_out_by_another_name(host: Host, given: str) -> None:
+    """An interface that gets a name by which it is left out is not measured, and that is said."""
+    host.add("eth0")
+    host.add("eth1")
+    with tap.Tap(host.here, "-t", "0.2", "-i", given) as tapped:
+        host.send("eth0", 5)
+        host.send("eth1", 6)
+        host.change("property add dev eth1 altname uplink")
+        wait_for(lambda: said(tapped, "eth1 is not chosen any more, and not measured"))
+        host.send("eth1", 100)
+        host.change("property del dev eth1 altname uplink")
+        wait_for(lambda: said(tapped, "eth1 is back, and measured again"))
+        host.send("eth1", 7)
+        host.send("eth0", 8)
+        records = tapped.stop()
+    assert packets(records, "eth0") == tap.agent(records, "eth0")["counted_packets"] == 13
+    assert packets(records, "eth1") == tap.agent(records, "eth1")["counted_packets"] == 13
+
+
+def test_name_that_moves(host: Host) -> None:
+    """With an alternative name chosen, whatever has it is measured; what has lost it is not."""
+    host.add("eth0")
+    host.add("eth1")
+    host.change("property add dev eth0 altname uplink")
+    with tap.Tap(host.here, "-t", "0.2", "-i", "uplink") as tapped:
+        host.send("eth0", 5)
+        host.change("property del dev eth0 altname uplink")
+        host.change("property add dev eth1 altname uplink")
+        wait_for(lambda: said(tapped, "eth1 is there, and measured"))
+        assert said(tapped, "eth0 is not chosen any more, and not measured")
+        host.send("eth0", 100)
+        host.send("eth1", 7)
+        records = tapped.stop()
+    assert (packets(records, "eth0"), packets(records, "eth1")) == (5, 7)

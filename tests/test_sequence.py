@@ -543,3 +543,28 @@ def test_events_have_times_of_their_own() -> None:
     assert record["seq_errors"] == record["seq_duplicate"] == 99
     assert counters["events_handed"] == len(events)
     assert counters["events_handed"] + counters["events_suppressed"] == 99
+
+
+@pytest.mark.parametrize("close_at", [0, 9000, 17_000], ids=["never", "often", "seldom"])
+@pytest.mark.parametrize(("bits", "count"), [(16, 60_000), (16, 150_000), (32, 60_000)])
+def test_late_in_a_long_interval(bits: int, count: int, close_at: int) -> None:
+    """Nothing is missing of a stream that is whole, with numbers late by 40, however long it is."""
+    checker = Checker(offset=0, sequence_bits=bits)
+    order = list(range(count))
+    late = range(1000, count - 100, 500)
+    for number in reversed(late):
+        order.remove(number)
+        order.insert(number + 40, number)
+    form = {16: ">H", 32: ">I"}[bits]
+    for at, number in enumerate(order):
+        checker.pass_(udp(struct.pack(form, number % (1 << bits)) + bytes(8)))
+        if close_at and at % close_at == close_at - 1:
+            checker.close()
+    (record,) = checker.close()
+    counters = checker.probe.counters()[1]
+    checker.program.close()
+    assert record["seq_missing"] == 0
+    assert record["seq_received"] == count
+    assert counters["numbers_missing"] == counters["numbers_twice"] == 0
+    assert counters["numbers_earlier"] == 0
+    assert counters["numbers_late"] == len(late)

@@ -100,7 +100,7 @@ class Spool:
             try:
                 found = self._begin()
             except OSError as error:
-                raise RunError(f"Cannot read the spool ({error}).") from error
+                raise RunError(f"Cannot read the spool in {self.directory} ({error}).") from error
         if found != NOTHING:
             records = amount(found.records, "record")
             self._report(f"In the spool there {are(found.records)} {records} of an earlier run.")

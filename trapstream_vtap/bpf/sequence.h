@@ -239,6 +239,19 @@ static __always_inline u64 ones(u32 word)
 #define DISTANCE(a, b, unused) ((s64)(((a) - (b)) << (unused)) >> (unused))
 
 /*
+ * Whether LAST is smaller than the flow's first number. Once a flow has got further than a quarter of
+ * all numbers, nothing is: the first would be taken for a number still to come.
+ */
+static __always_inline bool before_first(struct flow *f, struct slot *s, u64 last, u64 unused)
+{
+	u64 advanced = *(volatile u64 *)&f->seq_received + *(volatile u64 *)&f->seq_missing +
+		       *(volatile u64 *)&s->arrivals + *(volatile u64 *)&s->merged;
+
+	return DISTANCE(last, *(volatile u64 *)&f->seq_first, unused) < 0 &&
+	       !(advanced >> (62 - unused));
+}
+
+/*
  * Keep the account of numbers never seen, where COUNT of them up to LAST have come: exact for what
  * comes among the 32 highest numbers; what is older is taken for one that was missing, if it is not
  * ahead of the first. ANEW: what was before belongs to another sequence.
@@ -277,7 +290,7 @@ static __always_inline void account_missing(struct flow *f, struct slot *s, stru
 			next = seen | (u32)(came << (-ahead & 31));
 			missing = -(s64)ones((u32)next ^ (u32)seen);
 		} else if ((s64)*(volatile u64 *)&f->seq_missing < (s64)count ||
-			   DISTANCE(last, *(volatile u64 *)&f->seq_first, unused) < 0) {
+			   before_first(f, s, last, unused)) {
 			missing = 0;
 		}
 		if (next == seen || __sync_val_compare_and_swap(&f->seq_window, seen, next) == seen)
@@ -300,7 +313,7 @@ done:
 	}
 	if (count) {
 		__sync_fetch_and_add(&s->seq_again, count);
-		if (DISTANCE(last, *(volatile u64 *)&f->seq_first, unused) < 0)
+		if (before_first(f, s, last, unused))
 			l->numbers_earlier += count;
 		else
 			l->numbers_twice += count;
@@ -630,8 +643,6 @@ static __always_inline void close_sequence(struct flow_record *r, struct flow *f
 	r->seq_errors = r->seq_reverse + r->seq_small + r->seq_big + r->seq_duplicate;
 	r->seq_restarts = __sync_lock_test_and_set(&s->seq_restarts, 0);
 	r->seq_last = stream ? (u32)last : last & SEQ_SAID;
-	if (DISTANCE(last, f->seq_first, 64 - SEQ_BITS) > 1LL << (SEQ_BITS - 2)) /* it must not get out of sight */
-		f->seq_first = last - (1LL << (SEQ_BITS - 2));
 	missing = *(volatile u64 *)&f->seq_missing;
 	if (missing < 0)
 		missing = 0;

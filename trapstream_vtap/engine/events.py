@@ -73,6 +73,13 @@ class InterfaceThere(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class InterfaceLeft(Event):
+    """An interface that is there is not chosen any more, and not measured."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class InterfaceRefused(Event):
     """An interface that has come cannot be measured yet, and WHY."""
 

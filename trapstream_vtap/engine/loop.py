@@ -207,6 +207,7 @@ class Loop:
         self._delivery.start()
         self._health.started()
         self._say_measuring()
+        self._grid = Grid(self._clock, self._settings.core.interval)
         self._accounting.begin()
         self.begun.set()
         try:
@@ -236,7 +237,6 @@ class Loop:
     def _loop(self) -> None:
         now, duration = self._clock.now(), self._settings.core.duration
         end = NEVER if duration is None else now + int(duration * NS)
-        self._grid = Grid(self._clock, self._settings.core.interval)
         self._line, self._offset = self._grid.next_line(), self._clock.offset
         self._looked = now
         with select.epoll() as self._poll:

@@ -43,6 +43,8 @@ def sentence(event: events.Event) -> str:  # noqa: C901, PLR0911, PLR0912 - one 
             return f"{name} is gone; it is measured again when it is back"
         case events.InterfaceThere(name, again):
             return f"{name} is {'back, and measured again' if again else 'there, and measured'}"
+        case events.InterfaceLeft(name):
+            return f"{name} is not chosen any more, and not measured"
         case events.InterfaceRefused(why):
             return f"an interface that has come is not measured yet: {why}"
         case events.ClockSet():

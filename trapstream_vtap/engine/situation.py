@@ -42,14 +42,13 @@ class Situation:
     def begin(self, settings: Settings) -> None:
         """What is measured first; say which are not there, and which are: it may be a slip."""
         self._core = core = settings.core
-        if not settings.at_interfaces:
-            return
+        there, gone = choose(core.selected)  # whether or not anything is attached to them
         present = tuple(sorted(interfaces()))
-        for name in core.gone:
+        for name in gone:
             self._report(events.InterfaceMissing(name, present))
         self._gone.update(core.gone)
         some = any(map(is_pattern, core.selected))
-        if not core.interfaces and (some or not core.selected):
+        if not there and (some or (settings.at_interfaces and not core.selected)):
             self._report(events.NothingFits(core.selected, present))
 
     def fileno(self) -> int:
@@ -75,12 +74,15 @@ class Situation:
         return True
 
     def look(self) -> tuple[list[str], bool]:
-        """Names of those measured that are not there, and whether others are to be measured."""
+        """Names of those measured that are not there, and whether others are to be measured.
+
+        Fewer, too: an alternative name may have been given or taken away.
+        """
         measured = self._measured()
         there = {(i.name, i.index) for i in interfaces().values()}
         wanted, _ = choose(self._core.selected, self._core.names)
-        more = not measured.issuperset((i.name, i.index) for i in wanted)
-        return [name for name, _ in measured - there], more
+        others = measured & there != {(i.name, i.index) for i in wanted}
+        return [name for name, _ in measured - there], others
 
     def note_gone(self, names: Sequence[str]) -> None:
         """Those of NAMES are not measured any more."""
@@ -99,10 +101,14 @@ class Situation:
 
     def use(self, core: Core) -> None:
         """They are in force from now on."""
+        measured = {name for name, _ in self._measured()}
+        chosen = {interface.name for interface in core.interfaces}
         self._core = core
         self._refused = ""
         self._gone &= set(core.gone)
         self.note_gone(core.gone)
+        for name in sorted(measured - chosen - self._gone):
+            self._report(events.InterfaceLeft(name))
         self._look_at = min(self._look_at, self._clock.now() + _SETTLE_NS)
 
     def refused(self, why: str, *, was_read: bool) -> None:

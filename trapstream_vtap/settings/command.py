@@ -238,9 +238,32 @@ def settings(ctx: click.Context, known: Sequence[str] = ()) -> Settings:
         raise UsageError("--interface is empty: name an interface, or leave the option out.")
     first = _first_sink(ctx.params["host"], ctx.params["port"], values["transport"])
     values["sinks"] = (*first, *map(parse, values["sinks"]))
-    if values["pattern"] is not None and values["offset"] is None:
-        raise UsageError("--sequence-pattern needs --sequence-offset: where, from the pattern on?")
+    _check_needs(ctx, values)
     return build(values, tuple(known))
+
+
+def _check_needs(ctx: click.Context, values: dict[str, Any]) -> None:
+    """See that nothing on the command line does nothing; a file may say what is not in use.
+
+    Raises:
+        UsageError: It would do nothing.
+    """
+    for kind in classes():
+        rooms = _rooms(kind)
+        for name, made in own(kind):
+            if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+                continue
+            flag = max(made.names, key=len, default=f"--{name}")
+            if rooms and not {*rooms} & {*values["probes"]}:
+                raise UsageError(f"{flag} is for --probe {' or '.join(rooms)}.")
+            if made.needs and not any(values.get(need) not in (None, False) for need in made.needs):
+                needed = " or ".join(_flag(kind, need) for need in made.needs)
+                raise UsageError(f"{flag} needs {needed}.")
+
+
+def _flag(kind: type[Core], field: str) -> str:
+    """What the person says for FIELD."""
+    return max(dict(declared(kind))[field].names, key=len)
 
 
 def _first_sink(host: str | None, port: int | None, transport: str) -> list[Address]:

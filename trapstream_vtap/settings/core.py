@@ -34,6 +34,7 @@ MIB = 1 << 20
 JSON_LINE_LIMIT = 60_000
 """Telegraf's socket listener reads lines of at most 64 KiB by default."""
 _MONITOR_PORT = 8080
+_LONGEST_RUN = 100 * 366 * 86400
 _LONGEST_DEVICE = 255
 
 
@@ -248,12 +249,13 @@ class Core:
         kind=Whole(1, 1 << 30, MIB),
         metavar="MIB",
         default=1024,
+        needs=("spool",),
         help="Most disk space for a sink's spool; beyond it the oldest records are dropped, and "
         "counted.",
     )
     duration: float | None = option(
         "--duration",
-        kind=Seconds(0, above=True, to=1),
+        kind=Seconds(0, _LONGEST_RUN, above=True, to=1),
         metavar="SECONDS",
         help="Stop by itself.  [default: run until SIGINT or SIGTERM]",
     )

@@ -17,6 +17,7 @@ import click
 
 from trapstream_vtap.clock import NS
 from trapstream_vtap.errors import UsageError
+from trapstream_vtap.interfaces import interfaces
 from trapstream_vtap.words import nearest
 
 if TYPE_CHECKING:
@@ -277,7 +278,10 @@ class Port(Kind):
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
         """The number."""
         if not str(value).isdecimal() or not 0 < int(value) <= _MOST_PORT:
-            self.fail(f"{value!r} is not a port: give a number from 1 to 65535.", param, ctx)
+            host = ctx.params.get("host") if ctx else None
+            hint = f" Is {host} an interface? Give it behind -i." if host in interfaces() else ""
+            wanted = "give a number from 1 to 65535"
+            self.fail(f"{value!r} is not a port: {wanted}.{hint}", param, ctx)
         return int(value)
 
 

@@ -55,6 +55,7 @@ class Option:
         reload: Whether another program can take it.
         said: What it is called where it is refused; empty: as the field.
         keys: Of vtap-project's files, which say something of this field, or of others.
+        needs: Fields of which one must be set, or it would do nothing.
     """
 
     names: tuple[str, ...]
@@ -66,6 +67,7 @@ class Option:
     reload: Reload = Reload.FIXED
     said: str = ""
     keys: tuple[Key, ...] = ()
+    needs: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:

@@ -30,6 +30,7 @@ __all__ = ["EndError", "Payload", "Refusal", "Sender", "Sink", "TryLaterError"]
 _FIRST_WAIT = 0.25  # seconds until the first new attempt
 _LONGEST_WAIT = 15.0
 _SETTLE_SECONDS = 0.02  # how often to ask a sink that has all whether it has settled
+_LONGEST_REASON = 200  # characters
 _IDLE_SECONDS = 1.0  # how often to see whether it is still there
 
 
@@ -299,4 +300,6 @@ class Sender:
 
 
 def _reason(error: BaseException | None) -> str:
-    return (isinstance(error, OSError) and error.strerror) or str(error)
+    """Why, in a sentence; what a collector has answered may be long."""
+    why = (isinstance(error, OSError) and error.strerror) or str(error)
+    return why if len(why) <= _LONGEST_REASON else f"{why[:_LONGEST_REASON]}..."

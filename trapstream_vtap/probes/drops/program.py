@@ -11,7 +11,7 @@ from trapstream_vtap.bpf import btf, kernel
 from trapstream_vtap.bpf.memory import PAGE, hash_bytes, ring_pages
 from trapstream_vtap.bpf.source import Program, Source, program_text
 from trapstream_vtap.errors import RunError, UsageError
-from trapstream_vtap.interfaces import interfaces
+from trapstream_vtap.interfaces import interfaces, matcher
 from trapstream_vtap.probes.drops import causes
 from trapstream_vtap.probes.drops.layouts import (
     DROP_CAUSE,
@@ -26,7 +26,7 @@ from trapstream_vtap.probes.drops.settings import ALL
 from trapstream_vtap.words import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from trapstream_vtap.probes.drops.settings import DropSettings
     from trapstream_vtap.schema import Layout
@@ -159,11 +159,11 @@ def _define_tag_taken_off(types: btf.Btf) -> str:
 def _define_selected(words: Sequence[str]) -> str:
     """In C: whether an event is at an interface of this namespace that WORDS choose; none: all are.
 
-    As `interfaces.choose` has it; but WORDS that only leave out leave all else, wherever it is.
+    As `interfaces.choose` has it; but WORDS that only leave out leave all else, wherever it is, and
+    alternative names are those of now.
     """
-    known = {other: one.name for one in interfaces().values() for other in one.others}
-    chosen = [known.get(word, word) for word in words if not word.startswith("!")]
-    left_out = [word[1:] for word in words if word.startswith("!")]
+    chosen = _with_others(word for word in words if not word.startswith("!"))
+    left_out = _with_others(word[1:] for word in words if word.startswith("!"))
     here = f"e->netns == {Path('/proc/self/ns/net').stat().st_ino}U"
     fits = f"{here} && ({_any(chosen)})" if chosen else "true"
     unwanted = f" && !({here} && ({_any(left_out)}))" if left_out else ""
@@ -172,6 +172,14 @@ def _define_selected(words: Sequence[str]) -> str:
         f"{functions}static __always_inline bool selected(struct drop_event *e)\n{{\n"
         f"\treturn {fits}{unwanted};\n}}\n"
     )
+
+
+def _with_others(words: Iterable[str]) -> list[str]:
+    """WORDS, and the names of interfaces of which an alternative name fits one."""
+    given = list(words)
+    fits = matcher(given).fullmatch
+    known = [one.name for one in interfaces().values() if any(map(fits, one.others))]
+    return list(dict.fromkeys((*given, *known)))
 
 
 def _any(patterns: Sequence[str]) -> str:

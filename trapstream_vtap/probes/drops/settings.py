@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-from trapstream_vtap.errors import UsageError
 from trapstream_vtap.probes.drops.records import TRAP_TAGS
 from trapstream_vtap.settings.core import Core
 from trapstream_vtap.settings.kinds import Choice, Seconds, Whole, Words
@@ -60,13 +59,3 @@ class DropSettings(Core):
         default="default",
         help="Tags of DroppedPackets in line protocol: few, or trapstream's, with addresses.",
     )
-
-    def checked(self) -> Self:
-        """These settings, which go together.
-
-        Raises:
-            UsageError: They do not.
-        """
-        if self.drop_reasons and "drops" not in self.probes:
-            raise UsageError("--drop-reasons is for --probe drops.")
-        return self

@@ -187,7 +187,7 @@ def flow_layouts(
         ]
         state += [
             Column("seq_last", "u64", "latest number; TCP: the next expected one, and SEQ_* bits"),
-            Column("seq_first", "u64", "numbers: the first, or one far behind the latest"),
+            Column("seq_first", "u64", "numbers: the first"),
             Column("seq_begin", "u64", "TCP: the SYN's number, and SEQ_* bits; 0: no stream"),
             Column("seq_missing_closed", "u64", "seq_missing when an interval was last closed"),
             Column("seq_window", "u64", "highest number << 32; bit n: highest - n has been seen"),

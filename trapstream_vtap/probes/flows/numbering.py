@@ -18,19 +18,21 @@ _ENOUGH = 20
 
 def found(totals: Mapping[str, int], settings: FlowSettings) -> Iterator[str]:
     """What is missing, late and twice, by TOTALS of `SEQUENCE_COUNTS`."""
+    # a flow that was evicted and comes back begins anew, and what it missed between is not known
+    least = "at least " if totals["evicted_packets"] else ""
     if _odd(totals, settings):
         yield "loss by number not known"
     elif totals["numbers_read"]:
         missing, twice = totals["numbers_missing"], totals["numbers_twice"]
         anew = totals["numbers_read"] - twice - totals["numbers_earlier"]
         loss = _percent(missing, anew + missing)
-        yield f"{amount(missing, 'number')} missing ({loss})"
+        yield f"{least}{amount(missing, 'number')} missing ({loss})"
         yield f"{totals['numbers_late']} late"
         yield f"{twice} twice"
     if totals["stream_read"]:
         missing = totals["stream_missing"]
         loss = _percent(missing, totals["stream_read"] - totals["stream_again"] + missing)
-        yield f"{amount(missing, 'byte')} of TCP missing ({loss})"
+        yield f"{least}{amount(missing, 'byte')} of TCP missing ({loss})"
         yield f"{amount(totals['stream_late'], 'segment')} late"
         yield f"{totals['stream_twice']} sent again"
 

@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 DEFAULT_KEY = KEY_FIELDS[:5]
 STOP_GAP_NS = 2 * NS
 LONGEST_STOP_GAP = 3600
-MOST_OFFSET = 65533
-"""No payload is longer than 65,535 bytes, and a number takes two of them at the least."""
+MOST_PAYLOAD = 65535
+MOST_OFFSET = MOST_PAYLOAD - 2
+"""A number takes two bytes at the least."""
 SEQUENCE_BITS = (16, 32, 64)
 DIRECTIONS = {
     "ingress": (Direction.INGRESS,),
@@ -246,6 +247,7 @@ class FlowSettings(Core):
         kind=Choice(("stream", "packet")),
         default="stream",
         reload=Reload.TAKEN,
+        needs=("sequence", "offset"),
         help="How TCP's numbers are read: as those of bytes, or as if each packet counted one "
         "(generated test traffic).",
     )
@@ -264,6 +266,7 @@ class FlowSettings(Core):
         metavar="16|32|64",
         default=32,
         reload=Reload.TAKEN,
+        needs=("offset",),
         help="How wide that number is.",
     )
     sequence_order: str = option(
@@ -271,6 +274,7 @@ class FlowSettings(Core):
         kind=Choice(("big", "little")),
         default="big",
         reload=Reload.TAKEN,
+        needs=("offset",),
         help="Which of its bytes comes first: the most significant one (network byte order), or "
         "the least.",
     )
@@ -280,6 +284,7 @@ class FlowSettings(Core):
         metavar="HEX",
         reload=Reload.TAKEN,
         keys=(_PATTERN,),
+        needs=("offset",),
         help="32 bits to look for in the payload's first 5,000 bytes; needs --sequence-offset.  "
         "[default: none]",
     )
@@ -290,6 +295,7 @@ class FlowSettings(Core):
         default=100,
         reload=Reload.TAKEN,
         keys=(_THRESHOLD,),
+        needs=("sequence", "offset"),
         help="The largest distance, and the largest hole in a TCP stream in bytes, that is a small "
         "error.",
     )
@@ -298,6 +304,7 @@ class FlowSettings(Core):
         kind=Whole(0, 10_000),
         metavar="N",
         default=100,
+        needs=("metrics",),
         help="Most flows that /metrics shows by themselves, the top ones by bytes.",
     )
     rules: tuple[Rule, ...] = derived((), Reload.TAKEN, RULES)
@@ -333,6 +340,11 @@ class FlowSettings(Core):
                 "--expected-gap is longer than --stop-gap: the flow would always stand."
             )
         _check_intervals(self.interval, self.intervals)
+        if self.offset is not None and self.offset + self.sequence_bits // 8 > MOST_PAYLOAD:
+            raise UsageError(
+                f"--sequence-offset {self.offset} and {self.sequence_bits} bits behind it: no "
+                f"payload is longer than {MOST_PAYLOAD} bytes."
+            )
         if self.hook == "xdp" and self.directions != DIRECTIONS["ingress"]:
             raise UsageError(
                 "--hook xdp sees only what comes in: use --direction ingress, or --hook tc."
