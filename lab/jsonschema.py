@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from lab.everything import accounts, schemas
 from trapstream_vtap.account import MEASUREMENT
 from trapstream_vtap.ledger import SINK_ROWS
-from trapstream_vtap.probes.drops.account import ROWS
-from trapstream_vtap.probes.drops.records import drop_schema
-from trapstream_vtap.probes.flows.account import rows
 from trapstream_vtap.probes.flows.layouts import KEY_FIELDS, JitterInterval
-from trapstream_vtap.probes.flows.records import event_schema, flow_schema
+from trapstream_vtap.probes.flows.records import flow_schema
 from trapstream_vtap.schema import Kind, Role
 
 if TYPE_CHECKING:
@@ -53,18 +51,15 @@ def text() -> str:
     flow = flow_schema(
         KEY_FIELDS, sequence=True, deviation=True, smoothed=True, jitter=JitterInterval.SHORTER
     )
+    shown = (flow if s.measurement == flow.measurement else s for s in schemas())
     kinds = (
-        _record(flow, extra=[f for f in rates if f.name.endswith("bits_per_second")]),
-        _record(event_schema(KEY_FIELDS)),
-        _record(drop_schema()),
         *(
-            _record(schema)
-            for schema in (
-                rows(events=True).schema,
-                ROWS.schema,
-                SINK_ROWS.schema,
-            )
+            _record(s, extra=[f for f in rates if f.name.endswith("bits_per_second")])
+            if s is flow
+            else _record(s)
+            for s in shown
         ),
+        *(_record(rows.schema) for rows in (*accounts(), SINK_ROWS)),
     )
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

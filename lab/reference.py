@@ -1,24 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `make docs` makes from the code: reference pages, dashboards, Telegraf's JSON inputs."""
 
+import textwrap
 from pathlib import Path
 
 import click
 
 from lab import jsonschema, telegraf
 from lab.dashboards import alerts, build
+from lab.everything import accounts, schemas, settings_of
 from trapstream_vtap.cli import main as command
-from trapstream_vtap.clock import NS
 from trapstream_vtap.ledger import SINK_ROWS
 from trapstream_vtap.metrics.exporter import INFO, families_of
 from trapstream_vtap.metrics.family import Family
 from trapstream_vtap.probes import REGISTRY
-from trapstream_vtap.probes.drops.account import ROWS
-from trapstream_vtap.probes.drops.records import TRAP_TAGS, drop_schema
-from trapstream_vtap.probes.flows.account import rows
-from trapstream_vtap.probes.flows.layouts import KEY_FIELDS, JitterInterval
-from trapstream_vtap.probes.flows.records import event_schema, flow_schema
-from trapstream_vtap.probes.flows.settings import FlowSettings
+from trapstream_vtap.probes.drops.records import TRAP_TAGS
 from trapstream_vtap.schema import Field, Role, Schema
 from trapstream_vtap.settings import schema
 
@@ -42,7 +38,7 @@ def fields() -> str:
     """What is exported, measurement by measurement."""
     return "\n".join(
         (
-            MADE.format("`trapstream_vtap/records.py`"),
+            MADE.format("the declarations of the probes"),
             "# Measurements, tags and fields",
             "",
             "In line protocol tags are tags and fields are fields; in JSON both are members of",
@@ -56,35 +52,21 @@ def fields() -> str:
             "of `timestamp`, they lose the last digits. `--timestamp rfc3339` makes it a",
             "string, `2026-01-02T03:04:05.123456789Z`.",
             "",
-            _measurement(
-                flow_schema(
-                    KEY_FIELDS,
-                    sequence=True,
-                    deviation=True,
-                    smoothed=True,
-                    jitter=JitterInterval.LONGER,
-                )
-            ),
-            "Of the tags from `dst_ip` to `vlan` exactly those stand in a record that `--key`",
-            "names. With `--bits` the rates are `throughput_bits_per_second` and",
-            "`goodput_bits_per_second`. `iat_deviation_ms` is there with `--expected-gap`,",
-            "`jitter_rfc3550_ms` with `--smoothed-jitter`, `jitter_interval_s` where",
-            "`--jitter-interval` differs from `--interval` (if it is the shorter one, counts,",
-            "rates and `seq_` are in the records that end a measuring interval), the fields that",
-            "begin with `seq_`, and `loss_ratio`, where sequence numbers are checked",
-            "(`--sequence`, `--sequence-offset`); what they mean exactly:",
-            "[sequence.md](sequence.md), [jitter.md](jitter.md).",
-            "",
-            _measurement(event_schema(KEY_FIELDS)),
-            _dropped(drop_schema()),
-            _measurement(rows(events=True).schema),
-            "The counts of events are there where sequence numbers are checked.",
-            "",
-            _measurement(ROWS.schema),
+            *(_dropped(s) if _nested(s) else _measurement(s) for s in schemas()),
+            *(_measurement(rows.schema) for rows in accounts()),
             _measurement(SINK_ROWS.schema),
             "",
         )
     )
+
+
+def _nested(schema: Schema) -> bool:
+    return any(field.path for field in schema.fields)
+
+
+def _remarks(schema: Schema) -> list[str]:
+    lines = textwrap.wrap(schema.remarks, 88, break_on_hyphens=False)
+    return ["", *lines] if lines else []
 
 
 def _measurement(schema: Schema) -> str:
@@ -93,33 +75,20 @@ def _measurement(schema: Schema) -> str:
     for field in schema.fields:
         name = "time / `timestamp`" if field.role is Role.TIME else f"`{field.name}`"
         rows.append(f"| {name} | {field.role.value} | {field.unit} | {field.doc} |")
-    return "\n".join((*rows, ""))
-
-
-EVERYTHING = FlowSettings(
-    sinks=(),
-    interfaces=(),
-    device=None,
-    key=KEY_FIELDS,
-    sequence=True,
-    expected_gap=0,
-    smoothed_jitter=True,
-    jitter_interval=2 * NS,
-)
-"""FlowSettings with which everything is measured that can be."""
+    return "\n".join((*rows, *_remarks(schema), ""))
 
 
 def all_families() -> dict[Family, None]:
     """Every metric family, in the order in which they are exposed."""
-    collected = (f for probe in REGISTRY for f in probe.collector(EVERYTHING).families)
-    accounts = (*(probe.rows(EVERYTHING) for probe in REGISTRY), SINK_ROWS)
-    return dict.fromkeys((INFO, *collected, *(f for one in accounts for f in families_of(one))))
+    collected = (f for p in REGISTRY for f in p.collector(settings_of(p)).families)
+    counted = (family for one in (*accounts(), SINK_ROWS) for family in families_of(one))
+    return dict.fromkeys((INFO, *collected, *counted))
 
 
 def metrics() -> str:
     """What Prometheus scrapes, family by family."""
     rows = [
-        MADE.format("`trapstream_vtap/probes/`"),
+        MADE.format("the declarations of the probes"),
         "# Metrics",
         "",
         "What `--metrics` serves; what it means, and queries: [prometheus.md](prometheus.md).",
@@ -138,15 +107,14 @@ def metrics() -> str:
 
 def _dropped(schema: Schema) -> str:
     """The one measurement that is nested in JSON; tags depend on an option."""
-    rows = [f"## `{schema.measurement}`", "", schema.doc]
-    rows += ["With `--probe drops` and `--probe traps`; more in [drops.md](drops.md).", ""]
+    rows = [f"## `{schema.measurement}`", "", schema.doc, ""]
     rows += ["| in line protocol | in JSON | kind | unit | meaning |", "|---|---|---|---|---|"]
     for field in schema.fields:
         name = "time" if field.role is Role.TIME else f"`{field.name}`"
         place = "" if field.role is Role.TIME else f"`{'.'.join(field.path)}`"
         cells = (name, place, _role(field), field.unit, field.doc)
         rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join((*rows, ""))
+    return "\n".join((*rows, *_remarks(schema), ""))
 
 
 def _role(field: Field) -> str:

@@ -313,11 +313,11 @@ def test_somebody_comes_ahead(wire: Wire) -> None:
         index = socket.if_nametoindex("wire0")
         for _ in range(2):
             link = kernel.link_tcx(accepting.programs["accept_all"], index, kernel.BPF_TCX_INGRESS)
-            (said,) = holder.ahead()
+            (said,) = holder.ahead(holder.programs)
             assert said.startswith("Another program sees ingress of wire0 ahead of ours")
-            assert holder.ahead() == []
+            assert holder.ahead(holder.programs) == []
             os.close(link)
-            assert holder.ahead() == []
+            assert holder.ahead(holder.programs) == []
         holder.detach()
     ours.close()
     accepting.close()

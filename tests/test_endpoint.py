@@ -20,7 +20,8 @@ from waiting import DEADLINE, wait_for
 
 from lab.namespace import Namespace
 from trapstream_vtap import accept, http_server
-from trapstream_vtap.endpoint import Endpoint, Page
+from trapstream_vtap.endpoint import Endpoint
+from trapstream_vtap.page import Page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

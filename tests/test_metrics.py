@@ -21,13 +21,12 @@ from prometheus_client.openmetrics import parser
 from test_collectors import drive
 from waiting import wait_for
 
-from lab import reference
+from lab import everything, reference
 from lab.capture import Capture
 from lab.command import VtapStream
 from lab.namespace import Namespace, veth
 from lab.servers import Prometheus, promtool
 from trapstream_vtap.ledger import LOSSES, SINK_ROWS
-from trapstream_vtap.probes import REGISTRY
 from trapstream_vtap.probes.flows import families
 from trapstream_vtap.probes.flows.layouts import GAP_BOUNDS
 
@@ -287,7 +286,7 @@ def labels_of(name: str) -> set[str]:
 
 def test_every_count_of_the_agent_is_exported() -> None:
     """Each count is in a family, or the sum of those that are; the parts of a count add up."""
-    accounts = (*(probe.rows(reference.EVERYTHING) for probe in REGISTRY), SINK_ROWS)
+    accounts = (*everything.accounts(), SINK_ROWS)
     alone = {c.name for one in accounts for c in one.counts if not c.family}
     assert alone == {"records_lost"}
     for one in accounts:

@@ -55,11 +55,13 @@ class Rows:
         tag: What tells the rows apart.
         counts: In each of them.
         doc: For the reference page.
+        remarks: Likewise, below the table.
     """
 
     tag: Field
     counts: tuple[Count, ...]
     doc: str
+    remarks: str = ""
 
     @cached_property
     def schema(self) -> Schema:
@@ -86,6 +88,7 @@ class Rows:
             ),
             names={self.tag.name: names},
             booked=False,
+            remarks=self.remarks,
         )
 
     def named(self, names: tuple[str, ...]) -> Schema:

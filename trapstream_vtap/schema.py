@@ -197,6 +197,7 @@ class Schema:
         coarse_shift: By how many bits inter-arrival times were cut before their coarse squares were
             summed (`Kind.STDDEV_MS`).
         booked: Whether records are part of what a sink accounts for; its own account is not.
+        remarks: What else there is to say of the fields, for the reference page.
         widest: Records of the greatest length that are to be expected, where the fields do not say.
     """
 
@@ -208,6 +209,7 @@ class Schema:
     constants: Mapping[str, str] = field(default_factory=dict)
     coarse_shift: int = 0
     booked: bool = True
+    remarks: str = ""
     widest: bytes = b""
 
     @property

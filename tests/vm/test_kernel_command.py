@@ -13,12 +13,12 @@ import pytest
 import tap
 import tcdrop
 from dropcases import CASES, build, by_mac, check, mac_of
-from program import settings
 from storm import PORT
 
 from lab.vm import PROGRAMS, SHARED
 from trapstream_vtap.bpf import btf
 from trapstream_vtap.probes.drops import program as drop
+from trapstream_vtap.probes.drops.settings import DropSettings
 
 if TYPE_CHECKING:
     from lab.vm import VirtualMachine
@@ -54,7 +54,7 @@ def compile_ahead(vm: VirtualMachine) -> None:
     """Compile here what would take half a minute there: all but the flow program."""
     done = vm.run("cp", "/sys/kernel/btf/vmlinux", SHARED, timeout=60)
     assert done.status == 0, done.output
-    chosen = settings(max_events=100, drop_table_size=16, drop_reasons=("all",))
+    chosen = DropSettings(max_events=100, drop_table_size=16, drop_reasons=("all",))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(btf, "DIRECTORY", vm.shared)
         sources = [drop.source(chosen, probe) for probe in drop.TRACEPOINTS]

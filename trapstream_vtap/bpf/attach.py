@@ -19,7 +19,7 @@ from trapstream_vtap.bpf import kernel
 from trapstream_vtap.errors import RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from trapstream_vtap.interfaces import Interface
 
@@ -44,12 +44,12 @@ class Attachment:
     Args:
         detach: Detaches whatever is there.
         replace: Puts another program there in one step: no packet sees none of them, or both.
-        first: Whether this program, which is there, sees packets ahead of all others at that place.
+        first: Whether one of these programs sees packets ahead of all others at that place.
     """
 
     detach: Callable[[], None]
     replace: Callable[[int], None]
-    first: Callable[[int], bool] = lambda _program: True
+    first: Callable[[Collection[int]], bool] = lambda _programs: True
 
     def __call__(self) -> None:
         """Detach."""
@@ -77,7 +77,7 @@ def attach(program: int, interface: Interface, direction: Direction) -> Attachme
     return Attachment(
         lambda: os.close(link),
         lambda other: kernel.update_link(link, other),
-        lambda there: kernel.first_tcx(interface.index, kind) == kernel.program_id(there),
+        lambda ours: kernel.first_tcx(interface.index, kind) in map(kernel.program_id, ours),
     )
 
 
@@ -191,7 +191,7 @@ def attach_clsact(program: int, interface: Interface, direction: Direction) -> A
                 changed = {**added, **_FIRST, "fd": other, "prio": there.preference}
                 route.tc("replace-filter", "bpf", interface.index, there.handle, **changed)
 
-    def first(_program: int) -> bool:
+    def first(_programs: Collection[int]) -> bool:
         with _netlink() as route:
             turns = [(m["info"] >> 16, m["handle"]) for m in _filters(route, interface, parent)]
             ours = {(f.preference, f.handle) for f in mine(route)}

@@ -134,14 +134,19 @@ class Holder:
             self._let_go(key)
         self._held |= added
         self._keep_promiscuous({key[0] for key in self._held})
-        return notes + self.ahead()
+        return notes
 
-    def ahead(self) -> list[str]:
-        """A sentence for each program of somebody else that has come ahead of ours."""
+    @property
+    def programs(self) -> set[int]:
+        """Descriptors of all that is attached."""
+        return {held.program for held in self._held.values()}
+
+    def ahead(self, ours: Collection[int]) -> list[str]:
+        """A sentence for each program of somebody else that has come ahead of OURS."""
         found = []
         for (name, directions), held in self._held.items():
             with contextlib.suppress(OSError):  # its interface is going just now
-                if not held.attachment.first(held.program):
+                if not held.attachment.first(ours):
                     side = " and ".join(direction.name.lower() for direction in directions)
                     found.append(
                         f"Another program sees {side} of {name} ahead of ours: what it does not "

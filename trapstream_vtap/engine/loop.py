@@ -141,6 +141,8 @@ class Loop:
         self._accounting = Accounting(
             self._rooms, self._delivery, self._metrics, self.bus, self._report
         )
+        for room in self._rooms:
+            self._closing.callback(room.close)
         privileges.raise_descriptor_limit()
         self._keeper = self._hold(Keeper(settings, self._again))
         self._situation = self._hold(Situation(core, self._clock, self._report))

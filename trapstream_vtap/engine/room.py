@@ -57,6 +57,11 @@ class Room:
             self._shown.add(name)
         self._follow(self.probe, running, settings)
 
+    def close(self) -> None:
+        """Give back what runs, if anything does."""
+        if self._shown:
+            self.running.close()
+
     def step(self) -> None:
         """One step of what is due."""
         self._take(self.running.attend())

@@ -59,7 +59,7 @@ class Keeper:
         self._orders, self._loads, self._files = orders, loads, files
         first = pickle.loads(handover.receive(loads)[0])  # noqa: S301 - of its parent, still root
         self._again, self._settings, self._credentials, self._configured = first
-        self._holder = Holder()
+        self._holders = {probe: Holder() for probe in self._configured}
         self._tracepoints: dict[str, int] = {}  # by probe
         self._loaded: dict[str, _Loaded] = {}  # by probe
         self._attached: dict[str, _Loaded] = {}
@@ -119,12 +119,15 @@ class Keeper:
 
     def _ahead(self, _words: list[str]) -> list[str]:
         """Who has come ahead of ours."""
-        return self._holder.ahead()
+        ours = set().union(*(holder.programs for holder in self._holders.values()))
+        found = (holder.ahead(ours) for holder in self._holders.values())
+        return list(dict.fromkeys(sentence for each in found for sentence in each))
 
     def _detach(self, names: list[str]) -> None:
         """From interfaces of these names; without any, all that is attached."""
         if names:
-            self._holder.let_go(names)
+            for holder in self._holders.values():
+                holder.let_go(names)
         else:
             self._let_go()
 
@@ -159,7 +162,8 @@ class Keeper:
                 os.close(self._tracepoints.pop(probe))
             self._tracepoints[probe] = link
         else:
-            notes = self._holder.put(new.places, new.programs, renewed)
+            notes = self._holders[probe].put(new.places, new.programs, renewed)
+            notes += self._ahead([])
             self._settings = new.settings
         old = self._attached.get(probe)
         self._attached[probe] = self._loaded.pop(probe)
@@ -168,7 +172,8 @@ class Keeper:
         return notes
 
     def _let_go(self) -> None:
-        self._holder.detach()
+        for holder in self._holders.values():
+            holder.detach()
         while self._tracepoints:
             os.close(self._tracepoints.popitem()[1])
 

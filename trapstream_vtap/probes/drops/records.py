@@ -170,4 +170,5 @@ def drop_schema(tags: str = "default") -> Schema:
                 "likewise, moved by some ns where two records of a series would have the same",
             ),
         ),
+        remarks="With `--probe drops` and `--probe traps`; more in [drops.md](drops.md).",
     )

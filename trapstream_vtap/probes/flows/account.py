@@ -240,4 +240,5 @@ def rows(*, events: bool) -> Rows:
         "One record per interface and interval: what became of its packets up to the moment at "
         "which they are handed to the sinks. Counters run since the start, so that a lost record "
         "loses nothing.",
+        "The counts of events are there where sequence numbers are checked.",
     )

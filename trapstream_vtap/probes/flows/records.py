@@ -74,6 +74,16 @@ PROTOCOLS = {
     number: {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}.get(number, str(number))
     for number in range(256)
 }
+_REMARKS = (
+    "Of the tags from `dst_ip` to `vlan` exactly those stand in a record that `--key` names. With "
+    "`--bits` the rates are `throughput_bits_per_second` and `goodput_bits_per_second`. "
+    "`iat_deviation_ms` is there with `--expected-gap`, `jitter_rfc3550_ms` with "
+    "`--smoothed-jitter`, `jitter_interval_s` where `--jitter-interval` differs from `--interval` "
+    "(if it is the shorter one, counts, rates and `seq_` are in the records that end a measuring "
+    "interval), the fields that begin with `seq_`, and `loss_ratio`, where sequence numbers are "
+    "checked (`--sequence`, `--sequence-offset`); what they mean exactly: [sequence.md]"
+    "(sequence.md), [jitter.md](jitter.md)."
+)
 _NAMES = {"direction": DIRECTIONS, "protocol": PROTOCOLS}
 
 _NUMBERED = "absent in flows without numbers"
@@ -229,6 +239,7 @@ def flow_schema(
             TIME,
         ),
         names=_NAMES,
+        remarks=_REMARKS,
     )
 
 

@@ -123,6 +123,7 @@ class FlowRunning:
         """Give programs and maps back."""
         if self._stamping:
             self._stamping.close()
+            self._stamping = None
         self.table.close()
 
     def counts(self) -> dict[str, Counter[str]]:
