@@ -8,7 +8,7 @@ from typing import Self
 
 from lab.loading import load
 from trapstream_vtap.bpf import kernel
-from trapstream_vtap.bpf.holder import Holder
+from trapstream_vtap.bpf.attach import Holder
 from trapstream_vtap.clock import SystemClock
 from trapstream_vtap.probes.flows.program import places, source
 from trapstream_vtap.probes.flows.settings import FlowSettings

@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Self
 from lab import testrun
 from lab.loading import load
 from lab.namespace import Namespace
-from trapstream_vtap.bpf import attach, kernel, packet_socket
+from trapstream_vtap.bpf import attach, kernel
+from trapstream_vtap.bpf.attach import PacketSocket
 from trapstream_vtap.clock import NS
 from trapstream_vtap.interfaces import interfaces
 from trapstream_vtap.probes.flows.layouts import (
@@ -228,7 +229,7 @@ class Wire:
             loopback = interfaces()["lo"]
             if program.hook == "socket":
                 loaded = program.objects.programs["vtap_socket"]
-                self._detach = packet_socket.attach(loaded, loopback, (direction,))
+                self._detach = PacketSocket(loaded, loopback, (direction,))
             else:
                 loaded = program.objects.programs[f"vtap_{direction.name.lower()}"]
                 self._detach = attach.attach(loaded, loopback, direction)
@@ -241,7 +242,7 @@ class Wire:
 
     def __exit__(self, *_: object) -> None:
         """Detach and remove it."""
-        self._detach()
+        self._detach.detach()
         self._socket.close()
         self._namespace.close()
 

@@ -40,5 +40,5 @@ def dropping_by_tc(namespace: Namespace, name: str) -> Iterator[None]:
         yield
     finally:
         with namespace.entered():
-            detach()
+            detach.detach()
         loaded.close()

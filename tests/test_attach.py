@@ -23,7 +23,7 @@ from traffic import V4, Wire
 
 from lab.loading import load
 from trapstream_vtap.bpf import attach, kernel
-from trapstream_vtap.bpf.holder import Holder
+from trapstream_vtap.bpf.attach import Holder
 from trapstream_vtap.bpf.source import Program, Source
 from trapstream_vtap.errors import RunError
 from trapstream_vtap.interfaces import choose

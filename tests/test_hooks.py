@@ -20,7 +20,8 @@ from traffic import V4, V6, Wire, echo_request, together
 from waiting import wait_for
 
 from lab.capture import Capture
-from trapstream_vtap.bpf import packet_socket, xdp
+from trapstream_vtap.bpf.attach import PacketSocket, xdp
+from trapstream_vtap.bpf.attach.promiscuous import promiscuous
 from trapstream_vtap.errors import RunError
 from trapstream_vtap.interfaces import choose
 from trapstream_vtap.probes.flows.settings import HOOKS
@@ -273,8 +274,8 @@ def test_refused_by_the_kernel(wire: Wire) -> None:
         (chosen,) = choose(("wire0",))[0]
         wire.receiver.run("ip", "link", "del", "wire0")
         for refused in (
-            lambda: packet_socket.attach(0, chosen, ()),
-            lambda: packet_socket.promiscuous((chosen,)),
+            lambda: PacketSocket(0, chosen, ()),
+            lambda: promiscuous((chosen,)),
             lambda: xdp.attach(0, 0, chosen),
         ):
             with pytest.raises(RunError, match="wire0"):

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trapstream_vtap.account import Count, Rows
 from trapstream_vtap.bpf import kernel
-from trapstream_vtap.bpf.attach import Direction
-from trapstream_vtap.bpf.holder import Place
+from trapstream_vtap.bpf.attach import Direction, Place
 from trapstream_vtap.bpf.source import Program, Source, program_text
 from trapstream_vtap.clock import Grid
 from trapstream_vtap.metrics.collector import Samples

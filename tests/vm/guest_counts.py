@@ -13,7 +13,8 @@ from program import REASONS, FlowProgram, settings
 from waiting import wait_for
 
 from lab.namespace import Namespace, veth
-from trapstream_vtap.bpf import attach, packet_socket, xdp
+from trapstream_vtap.bpf import attach
+from trapstream_vtap.bpf.attach import PacketSocket, xdp
 from trapstream_vtap.interfaces import interfaces
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def put(objects: Objects, hook: str, interface: Interface) -> attach.Attachment:
     """Attach as the product does."""
     if hook == "socket":
         direction = (attach.Direction.INGRESS,)
-        return packet_socket.attach(objects.programs["vtap_socket"], interface, direction)
+        return PacketSocket(objects.programs["vtap_socket"], interface, direction)
     if hook == "xdp":
         native, generic = objects.programs["vtap_ingress"], objects.programs["vtap_ingress_generic"]
         attachment, is_native = xdp.attach(native, generic, interface)

@@ -18,8 +18,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from trapstream_vtap import credentials, privileges
-from trapstream_vtap.bpf import kernel
-from trapstream_vtap.bpf.holder import Holder
+from trapstream_vtap.bpf.attach import Holder
 from trapstream_vtap.errors import RunError
 from trapstream_vtap.keeper import handover
 
@@ -60,7 +59,6 @@ class Keeper:
         first = pickle.loads(handover.receive(loads)[0])  # noqa: S301 - of its parent, still root
         self._again, self._settings, self._credentials, self._configured = first
         self._holders = {probe: Holder() for probe in self._configured}
-        self._tracepoints: dict[str, int] = {}  # by probe
         self._loaded: dict[str, _Loaded] = {}  # by probe
         self._attached: dict[str, _Loaded] = {}
         self._loader: tuple[int, socket.socket] | None = None
@@ -151,20 +149,9 @@ class Keeper:
         new = self._loaded.get(probe)
         if not new:
             raise RunError("There is nothing to attach.")
-        notes: list[str] = []
-        if isinstance(new.places, str):
-            try:
-                link = kernel.attach_raw_tracepoint(new.programs[new.shared], new.places)
-            except OSError as error:
-                why = os.strerror(error.errno or 0)
-                raise RunError(f"Cannot attach to the tracepoint {new.places}: {why}.") from error
-            if probe in self._tracepoints:
-                os.close(self._tracepoints.pop(probe))
-            self._tracepoints[probe] = link
-        else:
-            notes = self._holders[probe].put(new.places, new.programs, renewed)
-            notes += self._ahead([])
-            self._settings = new.settings
+        notes = self._holders[probe].put(new.places, new.programs, renewed)
+        notes += self._ahead([])
+        self._settings = new.settings
         old = self._attached.get(probe)
         self._attached[probe] = self._loaded.pop(probe)
         if old:
@@ -174,8 +161,6 @@ class Keeper:
     def _let_go(self) -> None:
         for holder in self._holders.values():
             holder.detach()
-        while self._tracepoints:
-            os.close(self._tracepoints.popitem()[1])
 
     def _load(self) -> None:
         """Start what loads: from the configuration read anew, or from what is loaded already."""

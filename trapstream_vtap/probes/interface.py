@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from trapstream_vtap.account import Rows
+    from trapstream_vtap.bpf.attach import Place, TracepointPlace
     from trapstream_vtap.bpf.code import Objects
-    from trapstream_vtap.bpf.holder import Place
     from trapstream_vtap.bpf.source import Source
     from trapstream_vtap.clock import Clock
     from trapstream_vtap.metrics.collector import Collector
@@ -43,13 +43,13 @@ class ToLoad:
 
     Args:
         source: The C text, its programs and maps.
-        places: Where which program belongs: at interfaces, or at a tracepoint, by its name.
+        places: Where which program belongs.
         memory: What its maps take of the kernel's memory, about; bytes.
         sized_by: The option, with its value, that says how much that is.
     """
 
     source: Source
-    places: Sequence[Place] | str
+    places: Sequence[Place | TracepointPlace]
     memory: int
     sized_by: str
 

@@ -65,11 +65,12 @@ class _Dropped:
 
     def to_load(self, settings: DropSettings) -> ToLoad:
         """The program of bpf/drop.c for this kernel and these settings."""
+        from trapstream_vtap.bpf.attach import TracepointPlace  # noqa: PLC0415 - likewise
         from trapstream_vtap.probes.drops import program  # noqa: PLC0415 - the loader's alone
 
         return ToLoad(
             program.source(settings, self.name),
-            program.TRACEPOINTS[self.name],
+            [TracepointPlace(program.TRACEPOINTS[self.name], program.PROGRAM)],
             program.memory(settings, self.name),
             f"--drop-table-size {settings.drop_table_size}",
         )

@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 from trapstream_vtap.bpf import attach, kernel
-from trapstream_vtap.bpf.holder import GENERIC, Place
+from trapstream_vtap.bpf.attach import GENERIC, Place
 from trapstream_vtap.bpf.memory import PAGE, hash_bytes, ring_pages
 from trapstream_vtap.bpf.source import Program, Source, program_text
 from trapstream_vtap.probes.flows.layouts import (

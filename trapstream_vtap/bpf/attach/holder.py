@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Holds programs at their places, at every hook, until it is told to let go."""
+"""Holds a probe's programs at their places, of every kind, until it is told to let go."""
 
 from __future__ import annotations
 
@@ -9,44 +9,23 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trapstream_vtap.bpf import attach, kernel, packet_socket, xdp
+from trapstream_vtap.bpf import kernel
+from trapstream_vtap.bpf.attach import tcx, xdp
+from trapstream_vtap.bpf.attach.packet_socket import PacketSocket
+from trapstream_vtap.bpf.attach.place import GENERIC, Direction, Place, TracepointPlace
+from trapstream_vtap.bpf.attach.promiscuous import promiscuous
+from trapstream_vtap.bpf.attach.raw_tracepoint import RawTracepoint
 from trapstream_vtap.errors import RunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from trapstream_vtap.bpf.attach.attachment import Attachment
     from trapstream_vtap.interfaces import Interface
 
-    _Key = tuple[str, tuple[attach.Direction, ...]]
-
+    _Key = tuple[str, tuple[Direction, ...]]
 
 _GONE = (errno.ENOLINK, errno.ENODEV)
-GENERIC = "_generic"
-"""What the names of programs for generic XDP end with."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a program belongs.
-
-    Args:
-        interface: Which one.
-        directions: Of its packets; only a packet socket sees both.
-        hook: One of config.HOOKS.
-        program: The program's name.
-        promiscuous: Whether the interface takes frames for other machines too.
-    """
-
-    interface: Interface
-    directions: tuple[attach.Direction, ...]
-    hook: str
-    program: str
-    promiscuous: bool = False
-
-    @property
-    def key(self) -> _Key:
-        """The same for a program that takes another's place."""
-        return self.interface.name, self.directions
 
 
 @dataclass
@@ -55,9 +34,13 @@ class _Held:
 
     index: int
     program: int
-    attachment: attach.Attachment
-    hook: str
+    attachment: Attachment
+    hook: str = ""
     generic: bool = False  # XDP behind the driver, which takes another program
+
+
+def _index(place: Place | TracepointPlace) -> int:
+    return place.interface.index if isinstance(place, Place) else 0
 
 
 def _is_there(interface: Interface) -> bool:
@@ -79,7 +62,10 @@ class Holder:
         self._said: set[str] = set()  # of those ahead of us
 
     def put(
-        self, places: Sequence[Place], programs: Mapping[str, int], renewed: Collection[str] = ()
+        self,
+        places: Sequence[Place | TracepointPlace],
+        programs: Mapping[str, int],
+        renewed: Collection[str] = (),
     ) -> list[str]:
         """Have PROGRAMS at PLACES, and nowhere else; or all stays as it was.
 
@@ -106,7 +92,7 @@ class Holder:
         kept = {
             place.key: there
             for place in places
-            if (there := self._held.get(place.key)) and there.index == place.interface.index
+            if (there := self._held.get(place.key)) and there.index == _index(place)
         }
         try:
             # first what may well be refused: so far the new program has counted nothing elsewhere
@@ -146,7 +132,7 @@ class Holder:
         found = []
         for (name, directions), held in self._held.items():
             with contextlib.suppress(OSError):  # its interface is going just now
-                if not held.attachment.first(ours):
+                if not held.attachment.is_first(ours):
                     side = " and ".join(direction.name.lower() for direction in directions)
                     found.append(
                         f"Another program sees {side} of {name} ahead of ours: what it does not "
@@ -195,15 +181,23 @@ class Holder:
         index, let_go = self._promiscuous.get(interface.name, (0, None))
         if index == interface.index:
             return
-        asking = packet_socket.promiscuous([interface])
+        asking = promiscuous([interface])
         self._promiscuous[interface.name] = interface.index, asking
         if let_go:
             let_go()
 
     def _prepare(
-        self, place: Place, programs: Mapping[str, int], notes: list[str], *, attached: bool
+        self,
+        place: Place | TracepointPlace,
+        programs: Mapping[str, int],
+        notes: list[str],
+        *,
+        attached: bool,
     ) -> _Held | None:
         """Make PLACE ready, and attach there unless something is ATTACHED; if it is still there."""
+        if isinstance(place, TracepointPlace):
+            program = programs[place.program]
+            return None if attached else _Held(0, program, RawTracepoint(program, place.tracepoint))
         try:
             self._make_promiscuous(place)
             return None if attached else self._attach(place, programs, notes)
@@ -212,12 +206,14 @@ class Holder:
                 raise
             return None
 
-    def _attach(self, place: Place, programs: Mapping[str, int], notes: list[str]) -> _Held:
+    @staticmethod
+    def _attach(place: Place, programs: Mapping[str, int], notes: list[str]) -> _Held:
         interface, program = place.interface, programs[place.program]
+        attached: Attachment
         if place.hook == "socket":
-            attached = packet_socket.attach(program, interface, place.directions)
+            attached = PacketSocket(program, interface, place.directions)
         elif place.hook == "tc":
-            attached = attach.attach(program, interface, place.directions[0])
+            attached = tcx.attach(program, interface, place.directions[0])
         else:
             generic = programs[place.program + GENERIC]
             attached, native = xdp.attach(program, generic, interface)

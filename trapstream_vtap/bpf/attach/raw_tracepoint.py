@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A raw tracepoint of the kernel.
+
+See: bpf(2), BPF_RAW_TRACEPOINT_OPEN
+"""
+
+from __future__ import annotations
+
+import os
+
+from trapstream_vtap.bpf import kernel
+from trapstream_vtap.bpf.attach.attachment import Attachment
+from trapstream_vtap.errors import RunError
+
+
+class RawTracepoint(Attachment):
+    """Has a program run whenever the kernel comes by.
+
+    Args:
+        program: The descriptor.
+        name: The tracepoint's.
+
+    Raises:
+        RunError: The kernel refuses.
+    """
+
+    def __init__(self, program: int, name: str) -> None:
+        self._name = name
+        self._held = self._opened(program)
+
+    def _opened(self, program: int) -> int:
+        try:
+            return kernel.attach_raw_tracepoint(program, self._name)
+        except OSError as error:
+            why = os.strerror(error.errno or 0)
+            raise RunError(f"Cannot attach to the tracepoint {self._name}: {why}.") from error
+
+    def replace(self, program: int) -> None:
+        """Not in one step, which the kernel has not: for a moment both see what happens."""
+        before, self._held = self._held, self._opened(program)
+        os.close(before)
+
+    def detach(self) -> None:
+        """The kernel lets go when the descriptor is closed."""
+        os.close(self._held)
