@@ -47,8 +47,8 @@ def sequence(chance: random.Random) -> dict[str, Any]:
         "max_events": chance.choice((0, 1, 1000, 1_000_000)),
     }
     if chance.random() < 0.8:
-        edge = chance.choice((0, 1, 100, 5000, 16_000, 60_000, MOST_OFFSET))
-        found["sequence_offset"] = min(MOST_OFFSET, edge + chance.randrange(4))
+        edge = chance.choice((0, 1, 100, 5000, 16_000, 60_000, MOST_OFFSET - 2))
+        found["sequence_offset"] = min(MOST_OFFSET - 2, edge + chance.randrange(4))  # of 32 bits
         if chance.random() < 0.6:
             words = (0, 1, 0xFF, 0x00FF00FF, 0xFFFFFF01, 0xFFFFFFFF, chance.getrandbits(32))
             found["sequence_pattern"] = f"{chance.choice(words):X}"

@@ -36,7 +36,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     package = root / "trapstream_vtap"
     (package / "probes" / "protocols").mkdir()
     shutil.copy(DEMO / "__init__.py", package / "probes" / "protocols")
-    shutil.copy(DEMO / "protocols.c", package / "bpf")
+    (package / "bpf" / "protocols").mkdir()
+    shutil.copy(DEMO / "protocols.c", package / "bpf" / "protocols")
     registry = package / "probes" / "__init__.py"
     text = registry.read_text()
     text = text.replace("    TRAPS,\n)", "    TRAPS,\n    PROTOCOLS,\n)")

@@ -194,7 +194,7 @@ class Protocols:
         return ROWS
 
     def to_load(self, settings: ProtocolSettings) -> ToLoad:
-        text = f"#define SMALLEST {settings.smallest}\n" + program_text("protocols.c")
+        text = f"#define SMALLEST {settings.smallest}\n" + program_text("protocols/protocols.c")
         source = Source(text, (Program("vtap_protocols", "SCHED_CLS"),), ("counts",))
         places = [
             Place(interface, (Direction.INGRESS,), "tc", "vtap_protocols")

@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
-_PARTS = (
-    "sequence.h",
-    "jitter.h",
-    "gaps.h",
-    "allowance.h",
-)  # a part ahead of those that it includes
+_USES_MAPS = ("BPF_ARRAY(", "BPF_PERCPU_ARRAY(", "BPF_RINGBUF_OUTPUT(")
+_INCLUDED = re.compile(r'^#include "([a-z_/]+\.h)"\n', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -47,13 +44,28 @@ class Source:
 
 
 def program_text(name: str) -> str:
-    """The C text NAME of this directory, with the parts put in that use maps.
+    """The C text NAME of this directory, with the headers put in that have maps, each once.
 
-    BCC rewrites what uses maps in the main text only.
+    BCC rewrites what uses maps in the main text only. The compiler includes the others.
     """
-    text = (HERE / name).read_text(encoding="ascii")
-    for part in _PARTS:
-        if f'#include "{part}"\n' in text:
-            included = (HERE / part).read_text(encoding="ascii")
-            text = text.replace(f'#include "{part}"\n', included)
-    return text
+    return _INCLUDED.sub(_put_in, _text(name))
+
+
+def _text(name: str) -> str:
+    return (HERE / name).read_text(encoding="ascii")
+
+
+def _put_in(found: re.Match[str]) -> str:
+    """What stands in the place of an include, by what FOUND it: the header with all of its own."""
+    return _whole(found[1]) if _has_maps(found[1]) else found[0]
+
+
+def _whole(name: str) -> str:
+    """The header NAME with all that it includes."""
+    return _INCLUDED.sub(lambda own: _whole(own[1]), _text(name))
+
+
+def _has_maps(name: str) -> bool:
+    """Whether the header NAME has maps, or includes what has."""
+    text = _text(name)
+    return any(word in text for word in _USES_MAPS) or any(map(_has_maps, _INCLUDED.findall(text)))

@@ -82,7 +82,7 @@ def keep(source: Source, made: Code, release: str = "") -> None:
 def _name(source: Source, release: str) -> str:
     """Of everything on which the code depends."""
     digest = _DIGEST(orjson.dumps((asdict(source), release, os.uname().machine, _bcc())))
-    for file in sorted((*HERE.glob("*.h"), *HERE.glob("headers/**/*.h"), HERE / "compile.py")):
+    for file in sorted((*HERE.glob("**/*.h"), HERE / "compile.py")):
         content = file.read_bytes()
         digest.update(f"{file.relative_to(HERE)} {len(content)}\n".encode() + content)
     return digest.hexdigest()

@@ -64,7 +64,7 @@ class _Dropped:
         return ROWS
 
     def to_load(self, settings: DropSettings) -> ToLoad:
-        """The program of bpf/drop.c for this kernel and these settings."""
+        """The program of bpf/drops/drop.c for this kernel and these settings."""
         from trapstream_vtap.bpf.attach import TracepointPlace  # noqa: PLC0415 - likewise
         from trapstream_vtap.probes.drops import program  # noqa: PLC0415 - the loader's alone
 

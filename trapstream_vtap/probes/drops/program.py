@@ -102,7 +102,7 @@ def source(settings: DropSettings, probe: str) -> Source:
     if not traps:
         text += _define_wanted(types, settings.drop_reasons)
     return Source(
-        text + program_text("drop.c"),
+        text + program_text("drops/drop.c"),
         (Program(PROGRAM, "RAW_TRACEPOINT"),),
         _MAPS,
     )

@@ -58,7 +58,7 @@ class Flows:
         return account.rows(events=settings.sequences)
 
     def to_load(self, settings: FlowSettings) -> ToLoad:
-        """The program of bpf/flow.c for these settings."""
+        """The program of bpf/flows/flow.c for these settings."""
         from trapstream_vtap.probes.flows import program  # noqa: PLC0415 - the loader's alone
 
         return ToLoad(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _FEWEST_LINKS = 64
 LINK_TRIES = 4
-_FIBONACCI = 2654435769  # 2^32 / golden ratio, as in link_of() of bpf/flow.c
+_FIBONACCI = 2654435769  # 2^32 / golden ratio, as in link_of() of bpf/flows/flow.c
 GAPS_EACH = len(Direction) * len(GAP_PROTOCOLS)
 """Histograms of an interface."""
 
@@ -67,7 +67,7 @@ def name_links(links: int, settings: FlowSettings) -> dict[int, int]:
 
 
 def gap_numbers(settings: FlowSettings) -> dict[int, tuple[int, int, str]]:
-    """The entries of the histogram, as `bpf/gaps.h` numbers them: interface, direction, protocol.
+    """The histogram's entries, as `bpf/flows/gaps.h` numbers them: interface, direction, protocol.
 
     The protocol is empty where flows are not told apart by it.
     """

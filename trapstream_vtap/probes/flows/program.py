@@ -41,13 +41,13 @@ _KINDS = {"tc": "SCHED_CLS", "xdp": "XDP", "socket": "SOCKET_FILTER"}
 
 
 def program_name(settings: FlowSettings, direction: attach.Direction, interface: Interface) -> str:
-    """Which program of bpf/flow.c sees that direction of that interface."""
+    """Which program of bpf/flows/flow.c sees that direction of that interface."""
     side = "socket" if settings.hook == "socket" else direction.name.lower()
     return f"vtap_{side}" if interface.ethernet else f"vtap_{side}_l3"
 
 
 def source(settings: FlowSettings, release: str = "") -> Source:
-    """What to compile: the structures, the user's choices as constants, and bpf/flow.c.
+    """What to compile: the structures, the user's choices as constants, and bpf/flows/flow.c.
 
     Only numbers go into the text.
 
@@ -100,7 +100,7 @@ def source(settings: FlowSettings, release: str = "") -> Source:
     if settings.rules:
         text += f"#define RULES {len(settings.rules)}\n" + define_wanted(settings.rules)
     return Source(
-        text + program_text("flow.c"),
+        text + program_text("flows/flow.c"),
         (
             *_programs(settings.hook, programs),
             Program("vtap_sweep", "SCHED_CLS"),

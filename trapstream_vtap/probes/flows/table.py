@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trapstream_vtap.probes.flows.layouts import FlowLayouts
     from trapstream_vtap.probes.flows.settings import FlowSettings
 
-_LONG_BEFORE = 1 << 62  # ns, as in bpf/moment.h
+_LONG_BEFORE = 1 << 62  # ns, as in bpf/lib/moment.h
 _MOMENTS = 1 << 64
 
 

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
+ * Long: one way, from packet to summary, in which the order of the steps is what keeps counts exact.
+ *
  * The flow probe: every packet into exactly one flow's aggregates, every aggregate into exactly one
  * summary.
  *
@@ -14,8 +16,8 @@
  * where there are rules RULES, how many, and the function wanted() that they are (wanted.py).
  */
 #include <uapi/linux/bpf.h>
-#include "moment.h"
-#include "packet.h"
+#include "lib/moment.h"
+#include "lib/dissect.h"
 
 /* A packet begins with its key */
 #define SAME(k, p) _Static_assert(__builtin_offsetof(struct flow_key, k) == __builtin_offsetof(struct packet, p), #k)
@@ -106,9 +108,9 @@ static __always_inline struct packet *forgotten(struct packet *p)
 }
 #endif
 
-#include "sequence.h"
-#include "jitter.h"
-#include "gaps.h"
+#include "flows/sequence.h"
+#include "flows/jitter.h"
+#include "flows/gaps.h"
 
 /* The line behind NOW of a grid that is aligned to the wall clock. */
 static __always_inline u64 next_line(struct control *c, u64 now, u64 interval)

@@ -11,8 +11,8 @@
  * itself), MAX_EVENTS, EVENT_PAGES, TABLE_SIZE, WAKE_AT, MAX_CAUSES; and the functions wanted() and
  * selected().
  */
-#include "drop_packet.h"
-#include "allowance.h"
+#include "drops/drop_packet.h"
+#include "lib/allowance.h"
 
 /* The same order as RECORD_KINDS in layouts.py */
 enum { EVENT, AGGREGATE, SUPPRESSED };

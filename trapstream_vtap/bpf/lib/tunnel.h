@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * From a tunnel packet to the packet inside, one level deep. Included by packet.h where tunnels are
+ * From a tunnel packet to the packet inside, one level deep. Included where tunnels are
  * asked for: DECAPSULATE_* are constants, and what is not asked for leaves no instruction.
  *
  * What holds no IP packet inside stays what it is outside, a packet of the outer flow: the messages of a
@@ -9,6 +9,8 @@
  */
 #ifndef VTAP_TUNNEL_H
 #define VTAP_TUNNEL_H
+
+#include "lib/link.h"
 
 #define PORT_GTPU 2152 /* IANA port numbers */
 #define PORT_VXLAN 4789

@@ -8,7 +8,7 @@
 #ifndef VTAP_DROP_PACKET_H
 #define VTAP_DROP_PACKET_H
 
-#include "protocols.h"
+#include "lib/protocols.h"
 
 #define NOT_SET 0xFFFF /* of mac_header */
 #define ARPHRD_ETHER 1 /* include/uapi/linux/if_arp.h */
