@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import kinds
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
@@ -36,6 +37,13 @@ class ByFile(LoadFileScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
     """The scheduler; see the hooks of pytest-xdist."""
     return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by what its module needs."""
+    for item in items:
+        if not any(item.get_closest_marker(mark) for mark in kinds.MARKS):
+            item.add_marker(kinds.kind(item.path))
 
 
 @pytest.fixture

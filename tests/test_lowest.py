@@ -11,6 +11,9 @@ import sysconfig
 from importlib.metadata import distribution
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.kernel  # installs, and runs others
 ROOT = Path(__file__).parent.parent
 TESTS = (
     *("test_config.py", "test_foreign_text.py", "test_output.py", "test_http.py", "test_json.py"),
