@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from lab import jsonschema, telegraf
+from lab import jsonschema, telegraf, typed
 from lab.dashboards import alerts, build
 from lab.everything import accounts, schemas, settings_of
 from trapstream_vtap.cli import main as command
@@ -29,6 +29,7 @@ def pages() -> dict[Path, str]:
         DOCS / "metrics.md": metrics(),
         DOCS / "records.schema.json": jsonschema.text(),
         DOCS / "options.md": options(),
+        DOCS.parent / "trapstream_vtap" / "typed.py": typed.text(),
         DOCS / "vtap.schema.json": schema.text(),
     }
     return reference | telegraf.pages() | build.pages() | alerts.pages()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a test module needs, by what it imports: marks, so that a part of the tests can be chosen."""
+"""What a test module needs, by what it imports: its mark, by which tests can be chosen."""
 
 from __future__ import annotations
 

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +73,24 @@ def test_drops() -> None:
         storm.send(600, (9, 10))
         records = tapped.stop()
     assert kinds(records) == {"DroppedPackets", "vtap_agent"}
+
+
+def test_types_are_those_of_the_schema(tmp_path: Path) -> None:
+    """A type checker tells records apart by their name, and knows what they have and may lack."""
+    (tmp_path / "reads.py").write_text(
+        "from trapstream_vtap.typed import Record\n\n"
+        "def read(record: Record) -> int:\n"
+        '    if record["name"] == "vtap_flow":\n'
+        '        return record.get("packets", 0)\n'
+        '    if record["name"] == "DroppedPackets":\n'
+        '        return len(record["packet"]["packetType"])\n'
+        '    return len(record["no_such_field"])\n'
+    )
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", tmp_path, "reads.py"]
+    where = {**os.environ, "MYPYPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=where, capture_output=True, text=True, check=False
+    )
+    errors = [line for line in done.stdout.splitlines() if ": error: " in line]
+    assert errors, done.stdout + done.stderr
+    assert all("no_such_field" in line for line in errors), errors
