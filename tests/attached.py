@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from lab.loading import load
 from trapstream_vtap.bpf import kernel
 from trapstream_vtap.bpf.attach import Holder
 from trapstream_vtap.clock import SystemClock
 from trapstream_vtap.probes.flows.program import places, source
-from trapstream_vtap.probes.flows.settings import FlowSettings
 from trapstream_vtap.probes.flows.table import FlowTable
-from trapstream_vtap.settings.core import Core
-from trapstream_vtap.settings.settings import Settings, classes
+
+if TYPE_CHECKING:
+    from trapstream_vtap.probes.flows.settings import FlowSettings
 
 
 class Attached:
@@ -51,11 +50,3 @@ class Attached:
     def close(self) -> None:
         """Give it back to the kernel."""
         self._table.close()
-
-
-def whole(own: FlowSettings) -> Settings:
-    """A run of the flow probe with its OWN settings."""
-    core = {each.name: getattr(own, each.name) for each in fields(Core)}
-    core["probes"] = own.probes or ("flows",)
-    others = (kind(**core) for kind in classes()[1:] if kind is not FlowSettings)
-    return Settings((Core(**core), own, *others))

@@ -17,7 +17,6 @@ from pathlib import Path
 import certificate
 import pytest
 import tap
-from attached import whole
 from flowlines import Handing, held
 from httpserver import Answer, HttpServer, Request, taken
 from realbroker import Broker
@@ -30,6 +29,7 @@ from trapstream_vtap.errors import UsageError
 from trapstream_vtap.keeper import client
 from trapstream_vtap.probes.flows.settings import FlowSettings
 from trapstream_vtap.settings.address import parse
+from trapstream_vtap.settings.settings import alone
 from trapstream_vtap.sinks import kafka, tls
 from trapstream_vtap.sinks.http import HttpSink
 from trapstream_vtap.sinks.kafka import KafkaSink
@@ -183,7 +183,7 @@ def test_keeper_opens_no_other_file(files: Path) -> None:
     own = str(files / "client.key")
     none, device = str(files / "none"), "/dev/zero"
     chosen = FlowSettings(tls_key=own, tls_ca=none, token_file=device)
-    keeper = client.Keeper(whole(chosen), None)
+    keeper = client.Keeper(alone(chosen), None)
     try:
         for request in (b"credentials", b"/etc/shadow", b"credentials\n/etc/shadow", b"\xff"):
             names, (descriptor,) = keeper._ask(keeper._files, request)

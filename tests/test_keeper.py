@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 import tap
-from attached import whole
 from test_attach import attached, exchange, filters, settings
 from traffic import Wire
 from waiting import wait_for
@@ -30,6 +29,7 @@ from trapstream_vtap.errors import RunError
 from trapstream_vtap.keeper import client, handover
 from trapstream_vtap.probes import REGISTRY
 from trapstream_vtap.probes.flows.settings import HOOKS
+from trapstream_vtap.settings.settings import alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -346,7 +346,7 @@ def test_ctrl_c(wire: Wire) -> None:
 def test_requests_say_nothing(wire: Wire) -> None:
     """What the keeper is sent beside its requests it does not do, or it ends; nothing stays."""
     with wire.receiver.entered():
-        keeping = client.Keeper(whole(settings()), None)
+        keeping = client.Keeper(alone(settings()), None)
     with pytest.raises(RunError, match="nothing to attach"):
         keeping.attach("flows")
     objects, _ = keeping.load("flows")
@@ -366,7 +366,7 @@ def test_requests_say_nothing(wire: Wire) -> None:
 def test_only_what_is_configured(wire: Wire, configured: tuple[str, ...]) -> None:
     """Every order is refused for every probe that is not configured, and so are unknown orders."""
     with wire.receiver.entered():
-        keeping = client.Keeper(whole(settings(probes=configured)), None)
+        keeping = client.Keeper(alone(settings(probes=configured)), None)
     for probe in {*(probe.name for probe in REGISTRY), "nothing", "../flows", ""} - {*configured}:
         with pytest.raises(RunError, match="not configured"):
             keeping.load(probe)
@@ -386,7 +386,7 @@ def test_only_what_is_configured(wire: Wire, configured: tuple[str, ...]) -> Non
 def test_descriptors_sent_along(wire: Wire) -> None:
     """Descriptors that come with a request stay nobody's."""
     with wire.receiver.entered():
-        keeping = client.Keeper(whole(settings()), None)
+        keeping = client.Keeper(alone(settings()), None)
     held = Path(f"/proc/{keeping._process.pid}/fd")
     keeping.load("flows")[0].close()
     before = len(list(held.iterdir()))
@@ -405,7 +405,7 @@ def test_descriptors_sent_along(wire: Wire) -> None:
 def test_attached_once(wire: Wire) -> None:
     """A probe is attached once, however often that is ordered."""
     with wire.receiver.entered():
-        keeping = client.Keeper(whole(settings(probes=("drops",))), None)
+        keeping = client.Keeper(alone(settings(probes=("drops",))), None)
         links = Path(f"/proc/{keeping._process.pid}/fdinfo")
         for _ in range(3):
             keeping.load("drops")[0].close()

@@ -24,11 +24,12 @@ from trapstream_vtap.privileges import (
     CAP_NET_ADMIN,
     CAP_PERFMON,
 )
+from trapstream_vtap.settings.core import Core
+from trapstream_vtap.settings.settings import Settings, alone
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from trapstream_vtap.settings.settings import Settings
 
 _START = """
 import sys
@@ -61,14 +62,16 @@ class Keeper:
     """Starts the keeper, which works by these settings or, later, by the file read anew.
 
     Args:
-        settings: The first.
+        settings: The first, of a run, or of one probe alone.
         again: The command line by which the configuration file is read anew, if it ever is.
 
     Raises:
         RunError: We are not root.
     """
 
-    def __init__(self, settings: Settings, again: Sequence[str] | None) -> None:
+    def __init__(self, settings: Settings | Core, again: Sequence[str] | None) -> None:
+        settings = alone(settings) if isinstance(settings, Core) else settings
+        self._first = settings.core.probes[0]
         if os.geteuid() != 0:
             raise RunError(NOT_ALLOWED)
         self._orders, orders = socket.socketpair()
@@ -106,11 +109,11 @@ class Keeper:
         """What to say then."""
         return RunError(_ENDED)
 
-    def load(self, probe: str, *, read: bool = False) -> tuple[Objects, Settings]:
+    def load(self, probe: str | None = None, *, read: bool = False) -> tuple[Objects, Settings]:
         """Have a program compiled and loaded; takes a second, and may run in any thread.
 
         Args:
-            probe: Its name.
+            probe: Its name; None: the first that is configured.
             read: The configuration read anew, if not what was loaded last.
 
         Returns:
@@ -121,7 +124,7 @@ class Keeper:
             UsageError: The configuration says what cannot be.
             RunError: It cannot be loaded, and why.
         """
-        request = f"{'read' if read else 'again'} {probe}"
+        request = f"{'read' if read else 'again'} {self._first if probe is None else probe}"
         answer, descriptors = self._ask(self._loads, request.encode())
         program, maps, settings = answer
         names = iter(descriptors)
