@@ -75,7 +75,7 @@ class Wire:
             wait_for(lambda: receiver.counters("wire0").rx_packets - was >= len(sizes))
             arrived = receiver.counters("wire0").rx_packets - was
         with receiver.entered():
-            attachment()
+            attachment.detach()
         counters = program._counters()
         left = receiver.run("tc", "filter", "show", "dev", "wire0", "ingress").stdout
         return {
