@@ -20,7 +20,7 @@ from waiting import wait_for
 
 from trapstream_vtap.ledger import Held
 from trapstream_vtap.settings.address import parse
-from trapstream_vtap.sinks import connection, http, tls
+from trapstream_vtap.sinks import connection, http, sender, tls
 from trapstream_vtap.sinks.http import HttpSink
 from trapstream_vtap.sinks.tcp import TcpSink
 from trapstream_vtap.sinks.tcp_tls import TlsSink
@@ -238,3 +238,10 @@ def test_collector_that_answers(certificates: Path, *, secured: bool) -> None:
             assert handing.account() == (held(range(100_000)), {})
             octets = handing.sender.account.values()["bytes_delivered"]
             wait_for(lambda: taken == octets)
+
+
+def test_a_long_answer_is_cut() -> None:
+    """What a collector has answered comes into the log in part, however long it is."""
+    said = sender._reason(ConnectionError(0, "x" * 60_000))
+    assert said == "x" * 200 + "..."
+    assert sender._reason(ConnectionError(0, "short")) == "short"
