@@ -107,10 +107,6 @@ class Grid:
         wall = self.wall(self._clock.now())
         return wall - wall % self._interval + self._interval - self._clock.offset
 
-    def has_line(self, moment: int) -> bool:
-        """Whether an interval ends at MOMENT."""
-        return self.wall(moment) % self._interval == 0
-
     def number(self, moment: int) -> int:
         """Of the interval that MOMENT is in, counted from the epoch."""
         return self.wall(moment) // self._interval

@@ -204,24 +204,6 @@ class Handed:
         """The amount of INTERFACE."""
         return self._amounts.get(interface, Amount())
 
-    def total(self) -> Amount:
-        """All interfaces together."""
-        amounts = self._amounts.values()
-        return Amount(
-            sum(amount.records for amount in amounts),
-            sum(amount.packets for amount in amounts),
-            sum(amount.bytes for amount in amounts),
-        )
-
-    def take(self) -> dict[int, Amount]:
-        """All that is booked, for `give_back`; from now on indices may mean other interfaces."""
-        taken, self._amounts = self._amounts, {}
-        return taken
-
-    def give_back(self, amounts: dict[int, Amount]) -> None:
-        """Go on with AMOUNTS, which have been taken."""
-        self._amounts = amounts
-
 
 @dataclass(frozen=True, slots=True)
 class Held:

@@ -61,7 +61,8 @@ class Accounting:
             verbose: Whether the person wants to be told how far the run is.
             measuring: Whether it goes on.
         """
-        accounts: list[Account] = [room.account() for room in self._rooms]
+        each = [room.account() for room in self._rooms]  # what the kernel counts is read once
+        accounts: list[Account] = [(rows, counts) for rows, counts, _ in each]
         sinks = self._delivery.accounts()
         for rows, counts in (*accounts, (SINK_ROWS, sinks)):
             if counts:
@@ -71,9 +72,8 @@ class Accounting:
         probes = {r.probe.name: a[1] for r, a in zip(self._rooms, accounts, strict=True)}
         self.snapshot = Snapshot(measuring, now, self._delivery.device, probes, sinks)
         seen = []
-        for room in self._rooms:
+        for room, (_, _, totals) in zip(self._rooms, each, strict=True):
             room.let_go()
-            totals = room.totals()
             seen.append((room.probe.noun, totals["seen_packets"]))
             if doubt := room.doubt(totals):
                 self._report(events.Note(doubt))

@@ -89,15 +89,19 @@ class Room:
         """Whether an earlier program counted in the row of that NAME."""
         return bool(self._before.get(name))
 
-    def account(self) -> tuple[Rows, dict[str, Counter[str]]]:
-        """Its rows, with their counts by name."""
-        counts = {name: row for name, row in self._all().items() if name in self._shown}
-        return self.probe.rows(self.settings), counts
+    def account(self) -> tuple[Rows, dict[str, Counter[str]], Counter[str]]:
+        """Its rows, with their counts by name; and of all that there ever were together."""
+        everything = self._all()
+        counts = {name: row for name, row in everything.items() if name in self._shown}
+        return self.probe.rows(self.settings), counts, self._sum(everything)
 
     def totals(self) -> Counter[str]:
         """The counts of all rows that there ever were together."""
+        return self._sum(self._all())
+
+    def _sum(self, rows: dict[str, Counter[str]]) -> Counter[str]:
         found = Counter(self._forgotten)
-        for row in self._all().values():
+        for row in rows.values():
             found.update(row)
         return found
 

@@ -16,7 +16,7 @@ from trapstream_vtap.settings import file as config_file
 from trapstream_vtap.settings.address import Address, is_ipv6, parse
 from trapstream_vtap.settings.core import Core
 from trapstream_vtap.settings.kinds import Kind, Names, Port, check_strings, some, unit_of
-from trapstream_vtap.settings.option import declared
+from trapstream_vtap.settings.option import declared, flag_of, key_of
 from trapstream_vtap.settings.settings import Settings, build, classes, keys, own
 from trapstream_vtap.words import nearest
 
@@ -184,7 +184,7 @@ def _option(name: str, made: Option, room: str) -> click.Option:
 def _defaults(ctx: click.Context, path: str, found: config_file.ConfigFile) -> dict[str, Any]:
     """The options in a file as click wants them, by parameter."""
     known = {
-        max(option.opts, key=len).lstrip("-").replace("-", "_"): option
+        key_of(option.opts): option
         for option in ctx.command.params
         if isinstance(option, OptionOfRoom) and option.name not in NO_KEYS
     }
@@ -253,7 +253,7 @@ def _check_needs(ctx: click.Context, values: dict[str, Any]) -> None:
         for name, made in own(kind):
             if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
                 continue
-            flag = max(made.names, key=len, default=f"--{name}")
+            flag = flag_of(made.names or (f"--{name}",))
             if rooms and not {*rooms} & {*values["probes"]}:
                 raise UsageError(f"{flag} is for --probe {' or '.join(rooms)}.")
             if made.needs and not any(values.get(need) not in (None, False) for need in made.needs):
@@ -263,7 +263,7 @@ def _check_needs(ctx: click.Context, values: dict[str, Any]) -> None:
 
 def _flag(kind: type[Core], field: str) -> str:
     """What the person says for FIELD."""
-    return max(dict(declared(kind))[field].names, key=len)
+    return flag_of(dict(declared(kind))[field].names)
 
 
 def _first_sink(host: str | None, port: int | None, transport: str) -> list[Address]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trapstream_vtap.settings.kinds import Flag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from trapstream_vtap.settings.kinds import Kind
 
@@ -41,6 +41,16 @@ class Key:
     doc: str
 
 
+def flag_of(names: Sequence[str]) -> str:
+    """The long one of an option's NAMES on the command line."""
+    return max(names, key=len)
+
+
+def key_of(names: Sequence[str]) -> str:
+    """What an option of these NAMES is called in a file."""
+    return flag_of(names).lstrip("-").replace("-", "_")
+
+
 @dataclass(frozen=True)
 class Option:
     """What the person may say, and how.
@@ -68,11 +78,6 @@ class Option:
     said: str = ""
     keys: tuple[Key, ...] = ()
     needs: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> str:
-        """In a file."""
-        return max(self.names, key=len).lstrip("-").replace("-", "_")
 
     @property
     def flag(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from trapstream_vtap.settings.command import NO_KEYS, OptionOfRoom, parameters
 from trapstream_vtap.settings.kinds import STRINGS
+from trapstream_vtap.settings.option import key_of
 from trapstream_vtap.settings.settings import keys
 
 
@@ -26,8 +27,7 @@ def schema() -> dict[str, Any]:
     }
     for option in parameters():
         if isinstance(option, OptionOfRoom) and option.name not in NO_KEYS:
-            name = max(option.opts, key=len).lstrip("-").replace("-", "_")
-            properties[name] = _property(option)
+            properties[key_of(option.opts)] = _property(option)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$comment": "Made by `make docs` from the declarations of the options; do not edit.",

@@ -238,24 +238,11 @@ static __always_inline bool ipv6(struct scratch *s, u8 encapsulation)
 	e->protocol = ip.next;
 	s->at += sizeof(ip);
 	for (i = 0; i < MAX_EXTENSIONS; i++) {
-		switch (e->protocol) {
-		case IPV6_HOP_BY_HOP:
-		case IPV6_ROUTING:
-		case IPV6_FRAGMENT:
-		case IPV6_AUTHENTICATION:
-		case IPV6_DESTINATION:
-		case IPV6_MOBILITY:
-		case IPV6_HIP:
-		case IPV6_SHIM6:
-			break;
-		default:
+		if (!is_extension(e->protocol))
 			goto out;
-		}
 		if (peek(s, s->at, x))
 			return false;
-		length = e->protocol == IPV6_FRAGMENT	    ? 8 :
-			 e->protocol == IPV6_AUTHENTICATION ? (x.length + 2) * 4 :
-							      (x.length + 1) * 8;
+		length = extension_length(e->protocol, x.length);
 		s->at += length;
 		if (e->protocol == IPV6_FRAGMENT && x.fragment & htons(0xFFF8)) {
 			e->protocol = x.next;
@@ -266,8 +253,7 @@ static __always_inline bool ipv6(struct scratch *s, u8 encapsulation)
 	}
 	return false;
 out: /* a header of mobility, HIP or shim6 behind which nothing follows is the packet's protocol */
-	if (e->protocol == IPV6_NONE &&
-	    (last == IPV6_MOBILITY || last == IPV6_HIP || last == IPV6_SHIM6))
+	if (e->protocol == IPV6_NONE && may_be_last(last))
 		e->protocol = last;
 	return true;
 }

@@ -53,28 +53,6 @@ static __always_inline enum verdict ipv4(struct context *ctx, const bool direct,
 	return transport(ctx, direct, p, offset, length, protocol, traits, ip.fragment & htons(0x2000));
 }
 
-static __always_inline bool is_extension(u64 next)
-{
-	switch (next) {
-	case IPV6_HOP_BY_HOP:
-	case IPV6_ROUTING:
-	case IPV6_FRAGMENT:
-	case IPV6_AUTHENTICATION:
-	case IPV6_DESTINATION:
-	case IPV6_MOBILITY:
-	case IPV6_HIP:
-	case IPV6_SHIM6:
-		return true;
-	}
-	return false;
-}
-
-/* Headers that are a protocol of their own where nothing follows them. */
-static __always_inline bool may_be_last(u64 next)
-{
-	return next == IPV6_MOBILITY || next == IPV6_HIP || next == IPV6_SHIM6;
-}
-
 static __always_inline enum verdict ipv6(struct context *ctx, const bool direct, struct packet *p, u64 offset,
 					 u64 there, u32 traits)
 {
@@ -110,9 +88,7 @@ static __always_inline enum verdict ipv6(struct context *ctx, const bool direct,
 	for (i = 0; i < MAX_EXTENSION_HEADERS && is_extension(next); i++) {
 		if (peek(ctx, direct, offset, x))
 			return MALFORMED;
-		length = next == IPV6_FRAGMENT	     ? 8 :
-			 next == IPV6_AUTHENTICATION ? (x.length + 2) * 4 :
-						       (x.length + 1) * 8;
+		length = extension_length(next, x.length);
 		if (length > room)
 			return MALFORMED;
 		offset += length;

@@ -139,4 +139,35 @@ static __always_inline bool is_vlan(u16 ethertype)
 	       ethertype == htons(ETHERTYPE_QINQ);
 }
 
+/* Whether NEXT is a header between the fixed one of IPv6 and the transport header */
+static __always_inline bool is_extension(u64 next)
+{
+	switch (next) {
+	case IPV6_HOP_BY_HOP:
+	case IPV6_ROUTING:
+	case IPV6_FRAGMENT:
+	case IPV6_AUTHENTICATION:
+	case IPV6_DESTINATION:
+	case IPV6_MOBILITY:
+	case IPV6_HIP:
+	case IPV6_SHIM6:
+		return true;
+	}
+	return false;
+}
+
+/* Headers that are a protocol of their own where nothing follows them. */
+static __always_inline bool may_be_last(u64 next)
+{
+	return next == IPV6_MOBILITY || next == IPV6_HIP || next == IPV6_SHIM6;
+}
+
+/* Of such a header, by what its second byte says; bytes (RFC 8200 section 4, RFC 4302 section 2.2) */
+static __always_inline u64 extension_length(u64 header, u64 said)
+{
+	return header == IPV6_FRAGMENT	     ? 8 :
+	       header == IPV6_AUTHENTICATION ? (said + 2) * 4 :
+					       (said + 1) * 8;
+}
+
 #endif
