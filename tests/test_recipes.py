@@ -285,7 +285,9 @@ def test_doubts(name: str) -> None:
         wire.sender.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender,
     ):
         sender.bind(("wire0", 0))
-        for frame in frames([payload(n) for n in range(40)], 2000):
+        numbered = frames([payload(n) for n in range(40)], 2000)
+        time.sleep(0.2 - time.time() % 0.2)  # all of them in one interval
+        for frame in numbered:
             sender.send(frame)
         wire.settle()
         time.sleep(0.5)  # intervals in which it could be said again
@@ -309,9 +311,9 @@ def test_voice(tmp_path: Path) -> None:
     path = tmp_path / "voice.json"
     path.write_text(json.dumps(mine))
     records = _through(path, [(16384, rtp(n) + bytes(160)) for n in range(400) if n % 50 != 7])
-    (flow,) = [r for r in records if r.get("dst_port") == "16384" and "seq_missing" in r][-1:]
-    assert flow["seq_missing"] == 8
-    assert flow["seq_small"] == 8
+    numbered = [r for r in records if r.get("dst_port") == "16384" and "seq_missing" in r]
+    assert numbered[-1]["seq_missing"] == 8
+    assert sum(r["seq_small"] for r in numbered) == 8  # an interval may end between them
     others = [(16385, bytes.fromhex("80c80006") + bytes(24))] * 5 + [(5060, b"INVITE sip:a")] * 5
     assert not [r for r in _through(path, others) if r.get("seq_received")]
 
