@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import signal
@@ -17,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import tap
-from attached import Attached
+from attached import Attached, attached, exchange, filters, settings
 from pyroute2 import IPRoute
-from traffic import V4, Wire
+from traffic import Wire
 
 from lab.loading import load
 from trapstream_vtap.bpf import attach, kernel
@@ -33,8 +32,6 @@ from trapstream_vtap.settings.address import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from lab.namespace import Namespace
 
 
 @pytest.fixture
@@ -54,49 +51,10 @@ def old_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "link_tcx", refuse)
 
 
-def settings(**others: object) -> FlowSettings:
-    """Those of a probe on `wire0` of this namespace."""
-    sinks = (parse("tcp://127.0.0.1:9"),)
-    return FlowSettings(sinks=sinks, interfaces=choose(("wire0",))[0], device="127.0.0.1", **others)  # type: ignore[arg-type]
-
-
 def probe(wire: Wire) -> Attached:
     """A probe on both directions of the receiver's end."""
     with wire.receiver.entered():
         return Attached(settings(directions=DIRECTIONS["both"])).attach()
-
-
-def filters(namespace: Namespace) -> str:
-    """What tc shows of filters and of clsact."""
-    shown = [
-        namespace.run("tc", "filter", "show", "dev", "wire0", side).stdout
-        for side in ("ingress", "egress")
-    ]
-    return "".join(shown) + namespace.run("tc", "qdisc", "show", "dev", "wire0", "clsact").stdout
-
-
-def attached(namespace: Namespace, name: str) -> int:
-    """How many programs hang on the tcx hooks of an interface (BPF_PROG_QUERY)."""
-    total = 0
-    with namespace.entered():
-        index = socket.if_nametoindex(name)
-        for kind in (kernel.BPF_TCX_INGRESS, kernel.BPF_TCX_EGRESS):
-            count = ctypes.c_uint32(0)
-            failed = ctypes.CDLL("libbpf.so.1").bpf_prog_query(
-                index, kind, 0, None, None, ctypes.byref(count)
-            )
-            assert failed == 0, os.strerror(-failed)
-            total += count.value
-    return total
-
-
-def exchange(wire: Wire, count: int) -> None:
-    """COUNT datagrams in, and an ICMP message out for each."""
-    with wire.sender.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sender:
-        for number in range(count):
-            head = bytes((8, 0)) + (0xFFFF - 0x800 - number).to_bytes(2)
-            sender.sendto(head + bytes(2) + number.to_bytes(2), (V4[1], 0))
-    wire.settle()
 
 
 @pytest.mark.usefixtures("old_kernel")
@@ -190,7 +148,7 @@ def test_clsact_leaves_others_alone(wire: Wire) -> None:
 
 KILLED = f"""
 import errno, os, signal, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parent / "support")!r})
 from trapstream_vtap.bpf import kernel
 def refuse(*_):
     raise OSError(errno.EINVAL, "no tcx")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import tap
-from test_table import OWN_INTERVALS, Table, frame
+from table import OWN_INTERVALS, Table, frame
 from traffic import Wire
 
 from lab.testrun import run

@@ -18,22 +18,18 @@ from typing import TYPE_CHECKING, Any
 import captured
 import lastline
 import pytest
+from driving import ROUNDS, SOCKETS, V4, V6, drive
 from waiting import wait_for
 
 from lab.capture import Capture
 from lab.command import VtapStream
 from lab.namespace import Namespace, veth
 from lab.servers import Influxd, VictoriaMetrics
-from lab.traffic import Pace, icmp, tcp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DEADLINE = 20.0  # seconds
-V4 = ("192.0.2.1", "192.0.2.2")
-V6 = ("2001:db8::1", "2001:db8::2")
-SOCKETS = 150  # of each family
-ROUNDS = 6
 READ_BUFFER = 4 << 20
 MAX_DATAGRAM = 1200
 
@@ -80,36 +76,6 @@ class Run:
             assert [whole, whole, 0, 0] == found
         assert account["records_retried"] == 0
         assert account["up"] == 1
-
-
-def drive(sender: Namespace, receiver: Namespace) -> None:
-    """Some hundred flows for a few seconds, every one with sizes of its own."""
-    others = [
-        threading.Thread(target=generator, args=arguments)
-        for generator, arguments in (
-            (tcp, (sender, receiver, *V4, Pace(60, 40, (1, 700, 1400)))),
-            (tcp, (sender, receiver, *V6, Pace(60, 40, (900, 30)))),
-            (icmp, (sender, *V4, Pace(50, 40, (56,)))),
-            (icmp, (sender, *V6, Pace(50, 40, (8, 1000)))),
-        )
-    ]
-    with ExitStack() as stack:
-        for thread in others:
-            thread.start()
-            stack.callback(thread.join)
-        sockets = []
-        for family, (here, there) in ((socket.AF_INET, V4), (socket.AF_INET6, V6)):
-            sink = stack.enter_context(receiver.socket(family, socket.SOCK_DGRAM))
-            sink.bind((there, 7000))
-            for _ in range(SOCKETS):
-                source = stack.enter_context(sender.socket(family, socket.SOCK_DGRAM))
-                source.bind((here, 0))
-                source.connect((there, 7000))
-                sockets.append(source)
-        for _ in Pace(ROUNDS, 3).sizes():
-            for number, source in enumerate(sockets):
-                for _ in range(1 + number % 4):
-                    source.send(bytes(number))
 
 
 def amounts(records: list[dict[str, Any]]) -> Amounts:

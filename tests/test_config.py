@@ -10,25 +10,21 @@ import subprocess
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
+from configurations import chosen
 from program import FlowProgram, settings
-from test_rules import crowded
+from rulesets import crowded
 
 from lab.command import COMMAND
 from lab.namespace import Namespace
 from trapstream_vtap import cli
 from trapstream_vtap.clock import NS
 from trapstream_vtap.errors import UsageError
-from trapstream_vtap.probes.flows import FLOWS
 from trapstream_vtap.probes.flows.layouts import JitterInterval
 from trapstream_vtap.settings.file import parse, read, without_comments
 from trapstream_vtap.settings.settings import keys
-
-if TYPE_CHECKING:
-    from trapstream_vtap.settings.settings import Settings
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "conf").glob("*.json"))
 
@@ -109,25 +105,6 @@ def test_lines_are_kept() -> None:
     """An error behind a comment names the line of the file."""
     with pytest.raises(UsageError, match=r"^line 4: "):
         parse('// one\n{ // two\n"OFFSET": 1,\n oops}', keys())
-
-
-def chosen(
-    monkeypatch: pytest.MonkeyPatch,
-    *arguments: str,
-    collector: tuple[str, ...] = ("127.0.0.1", "8094"),
-) -> Any:
-    """What the command makes of its command line."""
-    found: list[Any] = []
-
-    def nothing(made: Settings, _again: object) -> bool:
-        found.append(made)
-        return True
-
-    monkeypatch.setattr(cli, "run", nothing)
-    done = CliRunner().invoke(cli.main, [*arguments, *collector])
-    assert done.exit_code == 0, done.output
-    (made,) = found
-    return made.of(FLOWS)
 
 
 @pytest.mark.parametrize("word", ["10", "5EC70123", "0xFFFFFFFF"])

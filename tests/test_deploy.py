@@ -14,7 +14,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from test_keeper import KEEPS
+from rights import KEEPS
 
 from lab.packages import unpacked
 from trapstream_vtap.cli import main

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import dissector
 from dropcases import build
+from dropevents import mac
+from recordschema import VALIDATOR
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import LLC, SNAP, Dot3, Ether
 from scapy.packet import Raw
 from tap import Tap
-from test_drops import mac
-from test_record_schema import VALIDATOR
 from waiting import wait_for
 
 from lab.loading import load

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from dropcases import (
     check,
     mac_of,
 )
+from dropevents import mac
 from scapy.layers.inet import UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
@@ -66,11 +66,6 @@ def provoking(b: Namespace) -> Iterator[None]:
     )
     with dropping_by_tc(b, "in0"):
         yield
-
-
-def mac(namespace: Namespace, name: str) -> str:
-    """The address of an interface."""
-    return str(json.loads(namespace.run("ip", "-j", "link", "show", name).stdout)[0]["address"])
 
 
 def without_room(namespace: Namespace) -> int:

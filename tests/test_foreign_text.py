@@ -13,7 +13,7 @@ import httpserver
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_health import ask
+from scraping import ask
 from waiting import DEADLINE, wait_for
 
 from lab.command import COMMAND, VtapStream

@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import re
 import socket
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import tap
+from scraping import ask
 from waiting import wait_for
 
 from lab.namespace import Namespace
@@ -26,19 +25,6 @@ def namespace() -> Iterator[Namespace]:
     """One with a loopback that is up."""
     with Namespace() as namespace:
         yield namespace
-
-
-def ask(namespace: Namespace, port: int, path: str, family: int) -> tuple[int, dict[str, Any]]:
-    """What the process answers: status and body."""
-    connection = http.client.HTTPConnection("localhost", port)
-    connection.sock = namespace.socket(family, socket.SOCK_STREAM)
-    connection.sock.settimeout(tap.DEADLINE)
-    connection.sock.connect(("::1" if family == socket.AF_INET6 else "127.0.0.1", port))
-    connection.request("GET", path)
-    answer = connection.getresponse()
-    body = json.loads(answer.read())
-    connection.close()
-    return answer.status, body
 
 
 def port_of(tapped: tap.Tap) -> int:

@@ -14,8 +14,8 @@ import pytest
 import tap
 from dissector import dissect
 from hypothesis import given
+from packets import COUNTED, MALFORMED, NOT_IP, agrees, balanced, counted, frames, properties
 from program import LONGEST, NOT_LINEAR, Flow, FlowProgram, settings
-from test_packets import COUNTED, MALFORMED, NOT_IP, agrees, balanced, counted, frames, properties
 from traffic import V4, V6, Wire, echo_request, together
 from waiting import wait_for
 

@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 import plans
 import pytest
-from intervals import smoothed
+from intervals import near, smoothed
+from numbering import udp
 from program import FlowProgram, settings
-from test_sequence import udp
 
 from bench import testrun
 from trapstream_vtap import formats
@@ -48,11 +48,6 @@ def measured(gaps: list[int], **chosen: Any) -> dict[str, Any]:
     ((payload, _, _),), _ = plan.render(batch, 10, 1 << 20)
     (record,) = orjson.loads(payload)
     return dict(record)
-
-
-def near(found: float, exact: Fraction, tolerance: Fraction = Fraction(1, 1000)) -> bool:
-    """Whether FOUND, in ms, is EXACT, in ns, within TOLERANCE, in ns."""
-    return abs(Fraction(found) * 10**6 - exact) <= tolerance
 
 
 SERIES = {

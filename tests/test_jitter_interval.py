@@ -18,9 +18,9 @@ import orjson
 import plans
 import pytest
 import tap
+from intervals import near, smoothed
+from numbering import udp
 from program import FlowProgram, settings
-from test_jitter import near, smoothed
-from test_sequence import udp
 from traffic import INBOUND, Wire, paced, together
 
 from lab.capture import Capture

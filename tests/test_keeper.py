@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import array
-import json
 import os
 import pwd
 import re
@@ -19,7 +18,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 import tap
-from test_attach import attached, exchange, filters, settings
+from attached import attached, exchange, filters, settings
+from rights import (
+    CAPABILITIES,
+    KEEPS,
+    OLD_KERNEL,
+    SETS,
+    children,
+    exists,
+    is_promiscuous,
+    mask,
+    status,
+)
 from traffic import Wire
 from waiting import wait_for
 
@@ -34,33 +44,6 @@ from trapstream_vtap.settings.settings import alone
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CAPABILITIES = {  # include/uapi/linux/capability.h
-    "dac_read_search": 2,
-    "net_admin": 12,
-    "net_raw": 13,
-    "perfmon": 38,
-    "bpf": 39,
-}
-KEEPS = ("bpf", "perfmon", "net_admin", "dac_read_search")
-SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
-
-OLD_KERNEL = """
-import sys
-from trapstream_vtap.keeper import client
-client._START = '''
-import errno
-def refuse(*_):
-    raise OSError(errno.EINVAL, "no tcx")
-''' + client._START.replace("main()", '''
-from trapstream_vtap.bpf import kernel
-kernel.link_tcx = refuse
-main()
-''')
-from trapstream_vtap.cli import main
-main()
-"""
-"""The command on a kernel before 6.6, which answers EINVAL to a tcx link."""
-
 
 @pytest.fixture
 def wire() -> Iterator[Wire]:
@@ -69,35 +52,10 @@ def wire() -> Iterator[Wire]:
         yield wire
 
 
-def status(path: Path) -> dict[str, list[str]]:
-    """A process's or thread's status, the words of each line by name."""
-    lines = (path / "status").read_text(encoding="utf-8").splitlines()
-    return {name: rest.split() for name, _, rest in (line.partition(":") for line in lines)}
-
-
-def children(pid: int) -> list[int]:
-    """The processes that process PID has started, and that are there."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(word) for task in tasks for word in (task / "children").read_text().split()]
-
-
 def keeper(tapped: tap.Tap) -> int:
     """The keeper's process id."""
     (found,) = children(tapped.process.pid)
     return found
-
-
-def exists(pid: int) -> bool:
-    """Whether there is such a process, other than as a zombie."""
-    try:
-        return status(Path(f"/proc/{pid}"))["State"][0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def mask(names: tuple[str, ...]) -> str:
-    """A set of capabilities as /proc says it."""
-    return f"{sum(1 << CAPABILITIES[name] for name in names):016x}"
 
 
 @pytest.mark.parametrize("user", ["nobody", "daemon", "root"])
@@ -232,12 +190,6 @@ def test_unknown_user() -> None:
     ended = subprocess.run(command, check=False, capture_output=True, text=True)
     assert ended.returncode == 2
     assert "--user: there is no user 'no such'" in ended.stderr
-
-
-def is_promiscuous(wire: Wire, name: str = "wire0") -> bool:
-    """Whether that end of the receiver's takes frames for others."""
-    shown = wire.receiver.run("ip", "-d", "-j", "link", "show", "dev", name).stdout
-    return bool(json.loads(shown)[0]["promiscuity"])
 
 
 @pytest.mark.parametrize("hook", [*HOOKS, "clsact"])

@@ -123,3 +123,13 @@ def test_a_file_is_a_room(module: str) -> None:
             length = node.end_lineno - node.lineno + 1
             body = "\n".join(lines[node.lineno - 1 : node.end_lineno])
             assert length <= MOST_LINES_OF_A_FUNCTION or "# Long: " in body, node.name
+
+
+def test_no_test_module_imports_another() -> None:
+    """What several need lies in tests/support."""
+    borrowed = re.compile(r"^\s*(?:from|import) (?:tests\.)?(?:vm\.)?test_\w+", re.MULTILINE)
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    assert len(files) > 100
+    for path in files:
+        found = set(borrowed.findall(path.read_text(encoding="utf-8")))
+        assert found <= {f"import {path.stem}"}, path  # a process of its own may run its module

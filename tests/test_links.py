@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 import tap
-from test_attach import attached, filters
-from test_keeper import OLD_KERNEL, is_promiscuous
+from attached import attached, filters
+from numbered_frames import PORT, frame
+from rights import OLD_KERNEL, is_promiscuous
 from traffic import Wire, bursts
 from waiting import wait_for
 
@@ -26,18 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PORT = 7001
 RTM_DELLINK = 17  # include/uapi/linux/rtnetlink.h
 AF_BRIDGE = 7  # include/linux/socket.h
 INDEX = 77
-
-
-def frame(number: int) -> bytes:
-    """A UDP datagram to nobody: Ethernet, IPv4 (RFC 791) and UDP (RFC 768) headers."""
-    addresses = bytes((198, 51, 100, 1, 198, 51, 100, 2))
-    ip = struct.pack(">BBHHHBBH", 0x45, 0, 28 + number % 100, 0, 0, 64, 17, 0) + addresses
-    udp = struct.pack(">HHHH", 5000, PORT, 8 + number % 100, 0)
-    return bytes.fromhex("ffffffffffff0200000000010800") + ip + udp + bytes(number % 100)
 
 
 class Extra:

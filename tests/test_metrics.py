@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import captured
 import pytest
 import scraping
+from driving import drive
 from prometheus_client.openmetrics import parser
-from test_collectors import drive
 from waiting import wait_for
 
 from lab import everything, reference

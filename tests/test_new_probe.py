@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parent.parent
-DEMO = Path(__file__).parent / "demo_probe"
+DEMO = Path(__file__).parent / "support" / "demo_probe"
 
 
 @pytest.fixture(scope="module")

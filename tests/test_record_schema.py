@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -14,14 +13,11 @@ from typing import Any
 import jsonschema
 import pytest
 import tap
+from recordschema import SCHEMA, VALIDATOR
 from storm import INTERFACE, Storm
 from traffic import Wire
 
-SCHEMA = json.loads((Path(__file__).parent.parent / "docs" / "records.schema.json").read_text())
 jsonschema.Draft202012Validator.check_schema(SCHEMA)
-VALIDATOR = jsonschema.Draft202012Validator(
-    SCHEMA, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
-)
 CHOICES = (
     (),
     ("--sequence-offset", "0", "--bits", "--expected-gap", "5", "--smoothed-jitter"),

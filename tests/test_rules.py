@@ -16,6 +16,7 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 from matcher import NAMES, Packet, first_match
 from program import FlowProgram, settings
+from rulesets import WITH_PORTS, crowded, inside, outside
 
 from bench.rules import texts
 from trapstream_vtap.errors import UsageError
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 ETHER = bytes(12)
 HEADERS = {1: 8, 6: 20, 17: 8, 58: 8, 132: 12, 136: 8}
-WITH_PORTS = (6, 17, 132, 136)
 
 ERRORS = {
     "four words": (["- - - -"], "it has 4 words where five belong: source, .*"),
@@ -240,61 +240,6 @@ def test_compiler_against_matcher(rules: list[str], packets: list[Packet]) -> No
     with loaded(rules) as program:
         for packet in packets:
             check(program, rules, packet)
-
-
-def inside(rule: str, chance: random.Random) -> Packet:
-    """A packet that RULE matches: one value out of each word."""
-    lists = [word.strip("[]").split(",") if word != "-" else [] for word in rule.split()]
-    nets = [[ip_network(one) for one in some] for some in lists[:2]]
-    version = next((net[0].version for net in nets if net), 4)
-    kind, everything = {4: (IPv4Address, "0.0.0.0/0"), 6: (IPv6Address, "::/0")}[version]
-    ends = [[n for n in net if n.version == version] or [ip_network(everything)] for net in nets]
-    source, destination = (
-        kind(chance.randint(int(net[0]), int(net[-1]))) for net in map(chance.choice, ends)
-    )
-    words = [chance.choice(some) if some else None for some in lists]
-    ports = []
-    for word in words[2:4]:
-        first, _, last = (word or "0-65535").partition("-")
-        ports.append(chance.randint(int(first), int(last or first)))
-    protocol = words[4] or "udp"
-    number = int(protocol) if protocol.isdecimal() else NAMES[protocol]
-    return Packet(source, destination, tuple(ports) if number in WITH_PORTS else None, number)
-
-
-def outside(packet: Packet, chance: random.Random) -> Packet:
-    """PACKET with one thing changed by a little."""
-    change = chance.randrange(4)
-    step = chance.choice((-1, 1, 256, 1 << 16))
-    src, dst, ports, protocol = packet.src, packet.dst, packet.ports, packet.protocol
-    most = (1 << src.max_prefixlen) - 1
-    if change == 0:
-        src = type(src)((int(src) + step) & most)
-    elif change == 1:
-        dst = type(dst)((int(dst) + step) & most)
-    elif change == 2 and ports:
-        ports = (ports[0], (ports[1] + step) & 0xFFFF)
-    elif ports:
-        protocol = chance.choice(WITH_PORTS)
-    return Packet(src, dst, ports, protocol)
-
-
-def crowded(count: int, seed: int) -> list[str]:
-    """COUNT rules of which each has a list or range in every word: the hardest for the verifier."""
-    chance = random.Random(seed)  # noqa: S311 - rules, not secrets
-    rules: list[str] = []
-    while len(rules) < count:
-        four = [f"{chance.randrange(1, 224)}.{chance.randrange(256)}.0.0/16" for _ in range(4)]
-        six = [
-            f"2001:db8:{chance.randrange(65536):x}:{chance.randrange(65536):x}::/64"
-            for _ in range(4)
-        ]
-        ports = [sorted(chance.sample(range(65536), 2)) for _ in range(2)]
-        rules.append(
-            f"[{four[0]},{six[0]},{six[1]}] [{four[1]},{six[2]},{four[2]}] "
-            f"{ports[0][0]}-{ports[0][1]} [{ports[1][0]},{ports[1][1]}] [tcp,udp]"
-        )
-    return rules
 
 
 @pytest.mark.parametrize("kind", ["usual", "crowded"])

@@ -16,7 +16,7 @@ import tap
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from test_links import frame
+from numbered_frames import frame
 from waiting import wait_for
 
 from lab.namespace import Namespace

@@ -13,12 +13,23 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sequences
 import tap
+from numbering import (
+    COUNTED_AS,
+    ERRORS,
+    PATTERN,
+    SYN,
+    THRESHOLD,
+    Checker,
+    agree,
+    captured,
+    ip,
+    tcp,
+    udp,
+)
 from program import NOT_LINEAR
 from program import Wire as Loopback
-from test_sequence import COUNTED_AS, ERRORS, PATTERN, SYN, THRESHOLD, Checker, agree, ip, tcp, udp
-from test_sequence_traffic import captured
-from test_tunnels import erspan2, geneve, gre, gtpu, vxlan
 from traffic import V4, V6, Wire, together
+from tunnelling import erspan2, geneve, gre, gtpu, vxlan
 
 from lab.capture import Capture
 from trapstream_vtap.bpf.attach import Direction

@@ -11,12 +11,11 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import dpkt
 import loss
 import pytest
 import sequences
 import tap
-from scapy.utils import RawPcapReader
+from numbering import captured
 from traffic import V4, Wire, echo_request
 
 from lab.capture import Capture
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-NS = 10**9
 THRESHOLD = 3000
 SYN, FIN, RST = 2, 1, 4
 LATEST_NS = 5_000
@@ -37,15 +35,6 @@ def wire() -> Iterator[Wire]:
     """A wire without offloads."""
     with Wire() as wire:
         yield wire
-
-
-def captured(path: Path) -> list[tuple[int, Any]]:
-    """Time in ns and IP packet of everything captured."""
-    with RawPcapReader(str(path)) as reader:
-        return [
-            (about.sec * NS + about.usec, dpkt.ethernet.Ethernet(frame).data)
-            for frame, about in reader
-        ]
 
 
 def streamed(records: list[dict[str, Any]], protocol: str) -> tuple[list[Any], list[Any]]:

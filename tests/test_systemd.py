@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import installed
 import pytest
+from attached import attached, exchange
 from machine import Machine
-from test_attach import attached, exchange
-from test_keeper import KEEPS, SETS, children, mask, status
+from rights import KEEPS, SETS, children, mask, status
 from traffic import Wire
 from waiting import wait_for
 

@@ -14,70 +14,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 import tap
-from program import FlowProgram, settings
+from table import NS, OWN_INTERVALS, Table, frame
 from traffic import V4, Wire
 
 from trapstream_vtap.bpf import memory
-from trapstream_vtap.clock import SystemClock
 from trapstream_vtap.engine.room import Room
 from trapstream_vtap.probes.flows import FLOWS, running
-from trapstream_vtap.probes.flows.running import FlowRunning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trapstream_vtap.clock import Clock
 
-NS = 10**9
 HOUR = 3600 * NS
 SECONDS = 1.0
-MOST_SWEEPS = 100
-
-
-def frame(number: int = 0, size: int = 100) -> bytes:
-    """A UDP datagram of flow NUMBER with SIZE bytes of payload."""
-    ip = struct.pack(">BBHHHBBHII", 0x45, 0, 28 + size, 0, 0, 64, 17, 0, 0xC0000201, number)
-    return (
-        bytes(12) + b"\x08\x00" + ip + struct.pack(">HHHH", 5000, 6000, 8 + size, 0) + bytes(size)
-    )
-
-
-class Table:
-    """The loaded program with its probe, attached nowhere: packets come from test runs."""
-
-    def __init__(self, clock: Clock | None = None, **chosen: int) -> None:
-        plain = settings(key=("src_ip", "dst_ip"), direction="ingress", layers=(True,), **chosen)
-        self.settings = plain
-        self.program = FlowProgram(plain)
-        self.running = FlowRunning(plain, self.program.objects, clock or SystemClock())
-        self.probe = self.running.table
-        self.records: list[dict[str, int]] = []
-
-    def drain(self) -> None:
-        """Read what the ring holds."""
-        while batch := self.probe.read(1000):
-            self.records += self.running.schema.layout.unpack(batch)
-
-    def sweep(self, *, force: bool = False) -> None:
-        """Close intervals and read what comes of it."""
-        for _ in self.probe.sweep(force=force):
-            self.drain()
-
-    def finish(self) -> None:
-        """As at the end of a run."""
-        for _ in range(MOST_SWEEPS):
-            self.sweep(force=True)
-            if not self.probe.held():
-                return
-        raise AssertionError(self.probe.held())
-
-    def counted(self) -> int:
-        """Packets that the program counted into flows."""
-        return sum(link["counted_packets"] for link in self.probe.counters().values())
-
-    def exported(self) -> int:
-        """Packets in the records read."""
-        return sum(record["packets"] for record in self.records)
 
 
 @pytest.fixture
@@ -98,12 +47,6 @@ def hammer(table: Table, flows: int, cpu: int, until: float, ran: list[int]) -> 
             table.program.run_many(data, 200)
         count += 200 * flows
     ran.append(count)
-
-
-OWN_INTERVALS = (
-    {"interval": NS // 10, "jitter_interval": 3 * NS // 10},
-    {"interval": 3 * NS // 10, "jitter_interval": NS // 10},
-)
 
 
 @pytest.mark.parametrize("table", [{"interval": NS // 10}, *OWN_INTERVALS], indirect=True)

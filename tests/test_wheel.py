@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import installed
 import tap
-from test_attach import exchange
+from attached import exchange
 from traffic import Wire
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import test_tunnels
+import tunnelling
 from dissector import Packet, dissect
+from packets import COUNTED, MALFORMED, NOT_IP, counted, flow_of
 from program import LONGEST, settings
-from test_packets import COUNTED, MALFORMED, NOT_IP, counted, flow_of
 
 from trapstream_vtap.probes.flows.program import source
 from trapstream_vtap.probes.flows.settings import HOOKS, TUNNELS
@@ -36,13 +36,13 @@ def plain() -> Frames:
 
 def tunnels() -> Frames:
     """Packets in packets, and what looks like it."""
-    inside = {name: test_tunnels.inner(name) for name in test_tunnels.DECAPSULATED}
+    inside = {name: tunnelling.inner(name) for name in tunnelling.DECAPSULATED}
     outside = {
-        name: (test_tunnels.framed(packet), test_tunnels.outer(packet, protocol, ports))
-        for name, (packet, protocol, ports) in test_tunnels.OUTER.items()
+        name: (tunnelling.framed(packet), tunnelling.outer(packet, protocol, ports))
+        for name, (packet, protocol, ports) in tunnelling.OUTER.items()
     }
-    for name, packet in test_tunnels.BROKEN.items():
-        said, frame = dissect(test_tunnels.framed(packet)), test_tunnels.framed(packet)
+    for name, packet in tunnelling.BROKEN.items():
+        said, frame = dissect(tunnelling.framed(packet)), tunnelling.framed(packet)
         assert isinstance(said, Packet)
         outside[name] = frame, flow_of(said, len(frame))
     return {n: (f, ["counted", [repr(flow)]]) for n, (f, flow) in (inside | outside).items()}

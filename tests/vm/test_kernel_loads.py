@@ -8,10 +8,9 @@ import threading
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import configurations
 import pytest
-import test_loads
-import test_sequence_loads
-from test_rules import crowded
+from rulesets import crowded
 
 from bench.rules import texts
 from lab.vm import SHARED
@@ -30,24 +29,24 @@ STEPS = 1_000_000
 
 ALL_AT_ONCE = {"tc": crowded(128, 3), "xdp": texts(256), "socket": texts(256)}
 FILES = {
-    **{f"random {n}": test_loads.at_random(n) for n in range(0, test_loads.AT_RANDOM, 4)},
+    **{f"random {n}": configurations.at_random(n) for n in range(0, configurations.AT_RANDOM, 4)},
     **{
         f"all at once, {hook}": (
-            {**test_loads.EVERYTHING, "hook": hook, "RULES": rules},
+            {**configurations.EVERYTHING, "hook": hook, "RULES": rules},
             (True,),
         )
         for hook, rules in ALL_AT_ONCE.items()
     },
     **{
         f"{tunnel}, {hook}": (
-            {**test_loads.EVERYTHING, "hook": hook, "decapsulate": tunnel},
+            {**configurations.EVERYTHING, "hook": hook, "decapsulate": tunnel},
             layers,
         )
-        for tunnel, hook, layers in test_loads.EACH_TUNNEL
+        for tunnel, hook, layers in configurations.EACH_TUNNEL
     },
 }
 CHOICES = {f"sequence {n}": n for n in (1, 4, 6, 9, 10)}
-"""Of test_sequence_loads: every place of a number, jitter over shorter and longer intervals."""
+"""Of `configurations.CHOICES`: every place of a number, jitter over shorter and longer intervals."""
 NAMES = (*FILES, *CHOICES)
 
 
@@ -55,9 +54,9 @@ def chosen(path: Path) -> Iterator[tuple[str, FlowSettings]]:
     """All configurations, by name."""
     with pytest.MonkeyPatch.context() as patch:
         for name, (file, layers) in FILES.items():
-            yield name, test_loads.made(patch, path, file, layers)
+            yield name, configurations.made(patch, path, file, layers)
     for name, number in CHOICES.items():
-        yield name, test_sequence_loads.choice(number)
+        yield name, configurations.choice(number)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ echo {DEVICE} >/sys/bus/netdevsim/del_device
 """
 REASONS = """
 import json, pathlib, sys
-sys.path.append("tests")
+sys.path.append("tests/support")
 from btf import enumeration
 types = pathlib.Path("/sys/kernel/btf/vmlinux").read_bytes()
 print(json.dumps([*enumeration(types, "skb_drop_reason")]))

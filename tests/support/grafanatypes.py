@@ -16,7 +16,7 @@ from typing import Any
 PACKAGES = ("@grafana/schema@13.2.3", "ts-json-schema-generator@2.4.0")
 PANELS = ("stat", "table", "timeseries")
 
-_BUILD = Path(__file__).parent.parent / "build" / "grafana-schema"
+_BUILD = Path(__file__).parents[2] / "build" / "grafana-schema"
 _TYPES = "./node_modules/@grafana/schema/dist/types/raw"
 _GENERATE = ("node", "node_modules/ts-json-schema-generator/bin/ts-json-schema-generator.js")
 

@@ -7,11 +7,18 @@ from the product's schema.
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lab.namespace import Namespace
+
+
 import ipaddress
 import os
-from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from expected import names
 from hypothesis import strategies as st
@@ -255,3 +262,8 @@ class DropPlan:
         batch = self.naming.named(events)
         plan = formats.compile_plan(self._form, batch.schema, self._device)
         return plan.render(batch.data, most_records, most_bytes)
+
+
+def mac(namespace: Namespace, name: str) -> str:
+    """The address of an interface."""
+    return str(json.loads(namespace.run("ip", "-j", "link", "show", name).stdout)[0]["address"])

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 MASK = (1 << 32) - 1
 LONGEST_DATAGRAM = 65535
 NEAR = 32  # so many of the highest numbers are known one by one
-
-
 FARTHEST = 1 << 30  # what is farther off belongs to another sequence
 
 

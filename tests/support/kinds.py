@@ -7,8 +7,8 @@ import ast
 from functools import cache
 from pathlib import Path
 
-HERE = Path(__file__).parent
-_ROOTS = (HERE, HERE.parent)
+HERE = Path(__file__).parents[1]
+_ROOTS = (HERE / "support", HERE, HERE.parent)
 _NEEDS = {
     "vm": ("lab.vm",),
     "collector": ("lab.servers", "lab.telegraf", "oracle", "realbroker", "mockbroker"),

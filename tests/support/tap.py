@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from lab.namespace import Namespace
 
-COMMAND = Path(__file__).parent.parent / ".venv" / "bin" / "vtap-stream"
+COMMAND = Path(__file__).parents[2] / ".venv" / "bin" / "vtap-stream"
 DEADLINE = 20.0  # seconds
 
 

@@ -225,3 +225,8 @@ def _same(
             assert abs(Fraction(record[name]) - value) * 10**6 <= TOLERANCE_NS, (series, name)
         else:
             assert record[name] == value, (series, name)
+
+
+def near(found: float, exact: Fraction, tolerance: Fraction = Fraction(1, 1000)) -> bool:
+    """Whether FOUND, in ms, is EXACT, in ns, within TOLERANCE, in ns."""
+    return abs(Fraction(found) * 10**6 - exact) <= tolerance

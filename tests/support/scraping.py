@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import http.client
+import json
 import re
 import socket
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import tap
 from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics
 from waiting import wait_for
+
+from lab.namespace import Namespace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -85,3 +89,16 @@ def total(found: Samples, name: str, **labels: str) -> float:
     """The sum of the series NAME that have these LABELS."""
     wanted = set(labels.items())
     return sum(v for (n, has), v in found.items() if n == name and wanted <= has)
+
+
+def ask(namespace: Namespace, port: int, path: str, family: int) -> tuple[int, dict[str, Any]]:
+    """What the process answers: status and body."""
+    connection = http.client.HTTPConnection("localhost", port)
+    connection.sock = namespace.socket(family, socket.SOCK_STREAM)
+    connection.sock.settimeout(tap.DEADLINE)
+    connection.sock.connect(("::1" if family == socket.AF_INET6 else "127.0.0.1", port))
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    body = json.loads(answer.read())
+    connection.close()
+    return answer.status, body

@@ -3,13 +3,48 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from program import settings
+
+from trapstream_vtap.clock import NS
+from trapstream_vtap.probes.flows.settings import LONGEST_STOP_GAP, MOST_OFFSET
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+    from trapstream_vtap.probes.flows.settings import FlowSettings
+
+import json
+import random
+from dataclasses import replace
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from trapstream_vtap.probes.flows.layouts import KEY_FIELDS
-from trapstream_vtap.probes.flows.settings import HOOKS, LONGEST_STOP_GAP, MOST_OFFSET, TUNNELS
+from trapstream_vtap.probes.flows.settings import HOOKS, TUNNELS
 
 if TYPE_CHECKING:
-    import random
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from trapstream_vtap.probes.flows.settings import FlowSettings
+
+from typing import TYPE_CHECKING
+
+from click.testing import CliRunner
+
+from trapstream_vtap import cli
+from trapstream_vtap.probes.flows import FLOWS
+
+if TYPE_CHECKING:
+    from trapstream_vtap.settings.settings import Settings
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
     from collections.abc import Callable
 
 LAYERS = ((True,), (False,), (True, False))
@@ -111,3 +146,80 @@ def some(chance: random.Random, names: tuple[str, ...]) -> list[str]:
     """Any subset of NAMES, one, or all."""
     count = chance.choice((1, len(names), chance.randint(0, len(names))))
     return sorted(chance.sample(names, count))
+
+
+def chosen(
+    monkeypatch: pytest.MonkeyPatch,
+    *arguments: str,
+    collector: tuple[str, ...] = ("127.0.0.1", "8094"),
+) -> Any:
+    """What the command makes of its command line."""
+    found: list[Any] = []
+
+    def nothing(made: Settings, _again: object) -> bool:
+        found.append(made)
+        return True
+
+    monkeypatch.setattr(cli, "run", nothing)
+    done = CliRunner().invoke(cli.main, [*arguments, *collector])
+    assert done.exit_code == 0, done.output
+    (made,) = found
+    return made.of(FLOWS)
+
+
+AT_RANDOM = 9
+EACH_TUNNEL = list(zip(TUNNELS, cycle(HOOKS), cycle(LAYERS[:2]), strict=False))
+EVERYTHING = {
+    "decapsulate": list(TUNNELS),
+    "key": list(KEY_FIELDS),
+    "sequence_offset": 4,
+    "sequence_pattern": "5EC70123",
+    "sequence_bits": 64,
+    "expected_gap": 20,
+    "smoothed_jitter": True,
+    "metrics": "127.0.0.1:8080",
+}
+
+
+def made(
+    monkeypatch: pytest.MonkeyPatch, path: Path, file: dict[str, Any], layers: Sequence[bool]
+) -> FlowSettings:
+    """What the command makes of FILE, for interfaces with these LAYERS."""
+    path.write_text(json.dumps(file))
+    settings = chosen(monkeypatch, "-i", "lo", "-c", str(path))
+    (loopback,) = settings.interfaces
+    interfaces = tuple(replace(loopback, ethernet=ethernet) for ethernet in layers)
+    return replace(settings, interfaces=interfaces)
+
+
+def at_random(number: int) -> tuple[dict[str, Any], Sequence[bool]]:
+    """A configuration file, and interfaces' layers."""
+    chance = random.Random(number)  # noqa: S311 - configurations, not secrets
+    return file(chance, most_rules=20), chance.choice(LAYERS)
+
+
+KEYS = ((), ("protocol",), ("src_ip", "dst_port", "vlan"))
+ALL = {"expected_gap": 20_000_000, "smoothed_jitter": True}
+RULES = ("10.0.0.0/8 [192.0.2.1,2001:db8::/32] - 1-9 [udp,tcp]", "- - 5000 - -")
+CHOICES = (
+    {"sequence": True},
+    {"sequence": True, "tcp_sequence": "packet", "smoothed_jitter": True},
+    {"offset": 0, "max_events": 0, **ALL},
+    {"offset": 4096, "tcp_sequence": "packet"},
+    {"offset": MOST_OFFSET, "sequence_threshold": (1 << 31) - 1, **ALL},
+    {"offset": 8, "pattern": 0, "tcp_sequence": "packet", "max_events": 1_000_000},
+    {"offset": 0, "pattern": 0xFFFFFFFF, "sequence_threshold": 1, **ALL},
+    {"offset": MOST_OFFSET, "pattern": 0x00FF00FF, "stop_gap": LONGEST_STOP_GAP * NS},
+    {"offset": 2, "sequence_bits": 16, "tcp_sequence": "packet", "rules": RULES, **ALL},
+    {"offset": 8, "sequence_bits": 64, "sequence_order": "little", "pattern": 7, "rules": RULES},
+    {"stop_gap": 1_000_000, "expected_gap": 0, "smoothed_jitter": True},
+    {"jitter_interval": NS, "offset": 0, "pattern": 0xFFFFFFFF, "rules": RULES, **ALL},
+    {"jitter_interval": 7200 * NS, "offset": 4096, "rules": RULES, **ALL},
+    {"jitter_interval": 7200 * NS, "sequence": True, "tcp_sequence": "packet"},
+)
+
+
+def choice(number: int) -> FlowSettings:
+    """One of them, with an Ethernet header and without, in a direction: they are alike."""
+    direction = ("ingress", "egress")[number // 2 % 2]
+    return settings(key=KEYS[number % len(KEYS)], direction=direction, **CHOICES[number])

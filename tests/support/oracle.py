@@ -17,8 +17,8 @@ from typing import Self
 
 from lab.packages import unpacked
 
-_SOURCE = Path(__file__).parent / "oracle" / "lpcheck.go"
-_BUILD = Path(__file__).parent.parent / "build" / "oracle"
+_SOURCE = Path(__file__).parents[1] / "oracle" / "lpcheck.go"
+_BUILD = Path(__file__).parents[2] / "build" / "oracle"
 
 
 class Refused(Exception):  # noqa: N818 - it is a verdict
