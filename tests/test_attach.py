@@ -22,11 +22,9 @@ from traffic import Wire
 
 from lab.loading import load
 from trapstream_vtap.bpf import attach, kernel
-from trapstream_vtap.bpf.attach import Holder
 from trapstream_vtap.bpf.source import Program, Source
 from trapstream_vtap.errors import RunError
 from trapstream_vtap.interfaces import choose
-from trapstream_vtap.probes.flows.program import places
 from trapstream_vtap.probes.flows.settings import DIRECTIONS, FlowSettings
 from trapstream_vtap.settings.address import parse
 
@@ -263,11 +261,10 @@ def test_ahead_of_one_that_accepts(wire: Wire, way: str, request: pytest.Fixture
 def test_somebody_comes_ahead(wire: Wire) -> None:
     """A program that is put ahead of ours is said once, and once more when it has come back."""
     accepting = load(ACCEPTING)
-    holder = Holder()
     with wire.receiver.entered():
-        chosen = settings()
-        ours = Attached(chosen)
-        assert holder.put(places(chosen), ours._objects.programs) == []
+        ours = Attached(settings()).attach()
+        holder = ours._holder
+        assert ours.notes == []
         index = socket.if_nametoindex("wire0")
         for _ in range(2):
             link = kernel.link_tcx(accepting.programs["accept_all"], index, kernel.BPF_TCX_INGRESS)

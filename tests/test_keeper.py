@@ -39,6 +39,7 @@ from trapstream_vtap.errors import RunError
 from trapstream_vtap.keeper import client, handover
 from trapstream_vtap.probes import REGISTRY
 from trapstream_vtap.probes.flows.settings import HOOKS
+from trapstream_vtap.settings.command import load_settings
 from trapstream_vtap.settings.settings import alone
 
 if TYPE_CHECKING:
@@ -300,10 +301,10 @@ def test_requests_say_nothing(wire: Wire) -> None:
     with wire.receiver.entered():
         keeping = client.Keeper(alone(settings()), None)
     with pytest.raises(RunError, match="nothing to attach"):
-        keeping.attach("flows")
+        keeping.attach(["flows"])
     objects, _ = keeping.load("flows")
     assert set(objects.programs) == {"vtap_sweep"}
-    keeping.attach("flows", ("../../etc", "lo", "wire1"))
+    keeping.attach(["flows"], ("../../etc", "lo", "wire1"))
     assert attached(wire.receiver, "lo") == 0
     assert attached(wire.receiver, "wire0") == 1
     handover.send(keeping._orders, b"x" * 100_000)
@@ -361,9 +362,42 @@ def test_attached_once(wire: Wire) -> None:
         links = Path(f"/proc/{keeping._process.pid}/fdinfo")
         for _ in range(3):
             keeping.load("drops")[0].close()
-            keeping.attach("drops")
+            keeping.attach(["drops"])
         texts = [path.read_text() for path in links.iterdir()]
         assert sum("link_type:\traw_tracepoint" in text for text in texts) == 1
+        keeping.close()
+
+
+def tracepoints(keeping: client.Keeper) -> set[str]:
+    """The programs, by their number, at the raw tracepoints that it holds."""
+    texts = [path.read_text() for path in Path(f"/proc/{keeping._process.pid}/fdinfo").iterdir()]
+    return {
+        match[1]
+        for text in texts
+        if "link_type:\traw_tracepoint" in text
+        and (match := re.search(r"^prog_id:\t(\d+)$", text, re.MULTILINE))
+    }
+
+
+def test_all_probes_or_none(wire: Wire) -> None:
+    """Where the kernel refuses one of two, the other one stays as it was, too."""
+    words = ("-i", "wire0", "--probe", "drops,flows", "--hook", "xdp", "127.0.0.1", "9")
+    with wire.receiver.entered():
+        keeping = client.Keeper(load_settings(words), None)
+        keeping.load("drops")[0].close()
+        keeping.attach(["drops"])
+        first = tracepoints(keeping)
+        for probe in ("drops", "flows"):
+            keeping.load(probe)[0].close()
+        with (
+            tap.Tap(wire.receiver, "-i", "wire0", "--hook", "xdp"),
+            pytest.raises(RunError, match="XDP"),
+        ):
+            keeping.attach(["drops", "flows"])
+        assert len(first) == 1
+        assert tracepoints(keeping) == first
+        assert {*keeping.attach(["drops", "flows"])} == {"drops", "flows"}
+        assert len(tracepoints(keeping) - first) == 1
         keeping.close()
 
 

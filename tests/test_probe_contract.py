@@ -53,7 +53,7 @@ class Loaded:
             self.running: Running = probe.load(self.settings, objects, clock, self._files)
             self.holder = Holder()
             self.running.take_over(None)
-            self.holder.put(wanted.places, objects.programs)
+            self.holder.finish(self.holder.begin(wanted.places, objects.programs))
 
     def detach(self) -> None:
         """From everywhere; nothing is counted any more when this returns."""

@@ -40,14 +40,18 @@ class Attached:
 
     def attach(self) -> Self:
         """Everywhere."""
-        self.notes += self._holder.put(places(self._settings), self._objects.programs)
+        change = self._holder.begin(places(self._settings), self._objects.programs)
+        self._holder.finish(change)
+        self.notes += change.notes
         return self
 
     def take_over(self, old: Self) -> None:
         """In the place of OLD."""
         self._holder = old._holder
         self._table.begin()
-        self.notes += self._holder.put(places(self._settings), self._objects.programs)
+        change = self._holder.begin(places(self._settings), self._objects.programs)
+        self._holder.finish(change)
+        self.notes += change.notes
         kernel.wait_for_programs()
 
     def detach(self) -> None:

@@ -46,7 +46,7 @@ FILES = {
     },
 }
 CHOICES = {f"sequence {n}": n for n in (1, 4, 6, 9, 10)}
-"""Of `configurations.CHOICES`: every place of a number, jitter over shorter and longer intervals."""
+"""Of `configurations.CHOICES`: every place of a number, shorter and longer jitter intervals."""
 NAMES = (*FILES, *CHOICES)
 
 

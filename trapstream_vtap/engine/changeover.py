@@ -85,7 +85,7 @@ class Changeover:
                 running.close()
             raise
         try:
-            return [self._take_over(room, running, renewed) for room, running in made.items()]
+            return self._take_over(made, renewed)
         except BaseException:
             kernel.wait_for_programs()
             for room, running in made.items():
@@ -93,11 +93,16 @@ class Changeover:
                 running.close()
             raise
 
-    def _take_over(self, room: Room, running: Running, renewed: set[str]) -> Next:
-        moment = running.take_over(room.running)
-        running.notes += self._keeper.attach(room.probe.name, sorted(renewed))
+    def _take_over(self, made: Mapping[Room, Running], renewed: set[str]) -> list[Next]:
+        found = [
+            Next(room, running, running.take_over(room.running)) for room, running in made.items()
+        ]
+        names = [room.probe.name for room in made]
+        notes = self._keeper.attach(names, sorted(renewed))
+        for room, running in made.items():
+            running.notes += notes[room.probe.name]
         kernel.wait_for_programs()
-        return Next(room, running, moment)
+        return found
 
 
 def finish(each: Next, settings: Settings, listen: Callable[[Running, bool], None]) -> None:

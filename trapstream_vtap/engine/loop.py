@@ -202,7 +202,9 @@ class Loop:
         self._follow_device()
         for room in self._rooms:
             room.running.take_over(None)
-            room.running.notes += self._keeper.attach(room.probe.name)
+        notes = self._keeper.attach([room.probe.name for room in self._rooms])
+        for room in self._rooms:
+            room.running.notes += notes[room.probe.name]
             self.notes += room.running.notes
         for note in self.notes:
             self._note(note)

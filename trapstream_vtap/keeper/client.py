@@ -131,10 +131,21 @@ class Keeper:
         objects = Objects({program: next(names)}, {name: next(names) for name in maps})
         return objects, pickle.loads(settings)  # noqa: S301 - the keeper is the more privileged
 
-    def attach(self, probe: str, renewed: Collection[str] = ()) -> list[str]:
-        """Have what was loaded last for PROBE attached."""
-        request = "\n".join(("attach", probe, *renewed)).encode(errors="surrogateescape")
-        notes: list[str] = self._ask(self._orders, request)[0]
+    def attach(
+        self, probes: Collection[str], renewed: Collection[str] = ()
+    ) -> dict[str, list[str]]:
+        """Have what was loaded last for all of these PROBES attached, or for none of them.
+
+        Returns:
+            Sentences for the person at the terminal, by probe.
+
+        Raises:
+            RunError: The kernel refuses one of them; all stays as it was.
+        """
+        request = "\n".join(("attach", ",".join(probes), *renewed))
+        notes: dict[str, list[str]] = self._ask(
+            self._orders, request.encode(errors="surrogateescape")
+        )[0]
         return notes
 
     def ahead(self) -> list[str]:

@@ -25,6 +25,8 @@ from trapstream_vtap.keeper import handover
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trapstream_vtap.bpf.attach.holder import Change
+
 _LONGEST_REQUEST = 1 << 16
 _LOADER = ("-P", "-m", "trapstream_vtap.keeper.loader")
 
@@ -142,21 +144,35 @@ class Keeper:
             for descriptor in found.values():
                 os.close(descriptor)
 
-    def _attach(self, words: list[str]) -> list[str]:
-        """What was loaded last for PROBE; the other words name interfaces that are there again."""
-        probe, *renewed = words
-        self._check_configured(probe)
-        new = self._loaded.get(probe)
-        if not new:
-            raise RunError("There is nothing to attach.")
-        notes = self._holders[probe].put(new.places, new.programs, renewed)
-        notes += self._ahead([])
-        self._settings = new.settings
-        old = self._attached.get(probe)
-        self._attached[probe] = self._loaded.pop(probe)
-        if old:
-            old.close()
-        return notes
+    def _attach(self, words: list[str]) -> dict[str, list[str]]:
+        """What was loaded last for all of these probes, or for none; the notes, by probe.
+
+        The first word names the probes; the others name interfaces that are there again.
+        """
+        names, *renewed = words
+        probes = names.split(",")
+        for probe in probes:
+            self._check_configured(probe)
+            if probe not in self._loaded:
+                raise RunError("There is nothing to attach.")
+        changes: dict[str, Change] = {}
+        try:
+            for probe in probes:
+                new = self._loaded[probe]
+                changes[probe] = self._holders[probe].begin(new.places, new.programs, renewed)
+        except BaseException:
+            for probe, change in changes.items():
+                self._holders[probe].undo(change)
+            raise
+        for probe, change in changes.items():
+            self._holders[probe].finish(change)
+            old = self._attached.get(probe)
+            self._attached[probe] = new = self._loaded.pop(probe)
+            self._settings = new.settings
+            if old:
+                old.close()
+        changes[probes[0]].notes += self._ahead([])
+        return {probe: change.notes for probe, change in changes.items()}
 
     def _let_go(self) -> None:
         for holder in self._holders.values():

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from trapstream_vtap.bpf import kernel
@@ -39,6 +39,18 @@ class _Held:
     generic: bool = False  # XDP behind the driver, which takes another program
 
 
+@dataclass
+class Change:
+    """What `Holder.begin` has done, which is to be finished or undone."""
+
+    notes: list[str] = field(default_factory=list)
+    """Sentences for the person at the terminal."""
+    wanted: set[_Key] = field(default_factory=set)
+    added: dict[_Key, _Held] = field(default_factory=dict)
+    before: list[tuple[_Held, int]] = field(default_factory=list)
+    were_promiscuous: set[str] = field(default_factory=set)
+
+
 def _index(place: Place | TracepointPlace) -> int:
     return place.interface.index if isinstance(place, Place) else 0
 
@@ -61,13 +73,13 @@ class Holder:
         self._promiscuous: dict[str, tuple[int, Callable[[], None]]] = {}
         self._said: set[str] = set()  # of those ahead of us
 
-    def put(
+    def begin(
         self,
         places: Sequence[Place | TracepointPlace],
         programs: Mapping[str, int],
         renewed: Collection[str] = (),
-    ) -> list[str]:
-        """Have PROGRAMS at PLACES, and nowhere else; or all stays as it was.
+    ) -> Change:
+        """Have PROGRAMS at PLACES; or all stays as it was.
 
         Places at interfaces that have gone by now are passed over.
 
@@ -78,17 +90,14 @@ class Holder:
             renewed: Names of interfaces that have been removed meanwhile, and are there again.
 
         Returns:
-            Sentences for the person at the terminal.
+            What `finish` or `undo` is to be called with.
 
         Raises:
             RunError: The kernel refuses.
             OSError: The kernel refuses to replace.
         """
         self.let_go(renewed)
-        notes: list[str] = []
-        before: list[tuple[_Held, int]] = []
-        added: dict[_Key, _Held] = {}
-        were_promiscuous = set(self._promiscuous)
+        change = Change(were_promiscuous=set(self._promiscuous))
         kept = {
             place.key: there
             for place in places
@@ -97,30 +106,37 @@ class Holder:
         try:
             # first what may well be refused: so far the new program has counted nothing elsewhere
             for place in places:
-                held = self._prepare(place, programs, notes, attached=place.key in kept)
+                change.wanted.add(place.key)
+                held = self._prepare(place, programs, change.notes, attached=place.key in kept)
                 if held:
-                    added[place.key] = held
+                    change.added[place.key] = held
             for place in places:
                 if there := kept.get(place.key):
                     program = programs[place.program + (GENERIC if there.generic else "")]
                     self._replace(there, program)
-                    before.append((there, there.program))
+                    change.before.append((there, there.program))
                     there.program = program
         except BaseException:
-            for held in added.values():
-                held.attachment.detach()
-            for held, program in before:
-                with contextlib.suppress(OSError):  # its interface is going just now
-                    held.attachment.replace(program)
-                held.program = program
-            self._keep_promiscuous(were_promiscuous)
+            self.undo(change)
             raise
-        wanted = {place.key for place in places}
-        for key in [key for key in self._held if key not in wanted or key in added]:
+        return change
+
+    def undo(self, change: Change) -> None:
+        """All is as it was before that CHANGE began."""
+        for held in change.added.values():
+            held.attachment.detach()
+        for held, program in change.before:
+            with contextlib.suppress(OSError):  # its interface is going just now
+                held.attachment.replace(program)
+            held.program = program
+        self._keep_promiscuous(change.were_promiscuous)
+
+    def finish(self, change: Change) -> None:
+        """The CHANGE is for good: nothing is attached anywhere else."""
+        for key in [k for k in self._held if k not in change.wanted or k in change.added]:
             self._let_go(key)
-        self._held |= added
+        self._held |= change.added
         self._keep_promiscuous({key[0] for key in self._held})
-        return notes
 
     @property
     def programs(self) -> set[int]:
