@@ -11,7 +11,7 @@ from bench.delivery import FLOWS, processor
 from lab.namespace import Namespace
 from lab.servers import Influxd
 from trapstream_vtap import formats
-from trapstream_vtap.ledger import Held
+from trapstream_vtap.ledger import Booked
 from trapstream_vtap.probes.flows.layouts import FLOW_RECORD
 from trapstream_vtap.probes.flows.records import flow_schema
 from trapstream_vtap.settings.address import Address
@@ -127,4 +127,4 @@ def _payloads(row: Row, second: int) -> list[Payload]:
     schema = replace(schema, names={**schema.names, "interface": {1: "bench0"}})
     plan = formats.compile_plan(formats.INFLUX, schema, "192.0.2.2")
     payloads, _ = plan.render(batch, 5000, row.datagram)
-    return [Payload(data, Held(tallies[1][0], tallies[1][1])) for data, _, tallies in payloads]
+    return [Payload(data, Booked(tallies[1][0], tallies[1][1])) for data, _, tallies in payloads]

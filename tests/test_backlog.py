@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from trapstream_vtap.ledger import Held
+    from trapstream_vtap.ledger import Booked
 
 SOAK_SECONDS = float(os.environ.get("VTAP_SOAK_SECONDS", "10"))
 """Ten minutes and more by hand: VTAP_SOAK_SECONDS=600 make test PYTEST_ARGS='-s -k soak'."""
@@ -203,9 +203,9 @@ def test_disk_that_hangs(peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyP
     go_on = threading.Event()
 
     class Hanging(Spool):
-        def append(self, data: bytes, held: Held, born: int) -> None:
+        def append(self, data: bytes, booked: Booked, born: int) -> None:
             assert go_on.wait(DEADLINE)
-            super().append(data, held, born)
+            super().append(data, booked, born)
 
     hanging = Hanging(tmp_path / "spool", 1 << 20, lambda _: None)
     with Sending(TcpSink, peer.port, memory=10_000, spool=hanging) as sending:

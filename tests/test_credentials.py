@@ -17,7 +17,7 @@ from pathlib import Path
 import certificate
 import pytest
 import tap
-from flowlines import Handing, held
+from flowlines import Handing, booked
 from httpserver import Answer, HttpServer, Request, taken
 from realbroker import Broker
 from traffic import Wire
@@ -50,14 +50,14 @@ def test_token_renewed_before_it_is_refused(tmp_path: Path) -> None:
         where = parse(f"http://127.0.0.1:{server.port}?bucket=x")
         with Handing(HttpSink(where, str(path), None)) as handing:
             handing.put(range(10))
-            assert handing.account() == (held(range(10)), {})
+            assert handing.account() == (booked(range(10)), {})
             path.write_text("new")
             accepted[:] = ["Token new"]
             handing.put(range(10, 30))
-            assert handing.account() == (held(range(30)), {})
+            assert handing.account() == (booked(range(30)), {})
             accepted.clear()  # and one that stays as it was is refused, as ever
             handing.put(range(30, 40))
-            assert handing.account()[1] == {"refused": held(range(30, 40))}
+            assert handing.account()[1] == {"refused": booked(range(30, 40))}
             path.write_text("")
             handing.sender._closing.clear()
             handing.sender.renew()
@@ -97,7 +97,7 @@ def test_properties_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             handing.put(range(100))
             wait_for(lambda: any("certificate verify failed" in s for s in handing.said))
             trust("server")
-            assert handing.account() == (held(range(100)), {})
+            assert handing.account() == (booked(range(100)), {})
 
 
 class Server:

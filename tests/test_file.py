@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import tap
-from flowlines import Handing, held, line, number_of
+from flowlines import Handing, booked, line, number_of
 from traffic import Wire
 from waiting import wait_for
 
@@ -99,7 +99,7 @@ def test_rotated_by_size(tmp_path: Path) -> None:
     with Handing(sink(path, size=10_000)) as handing:
         for start in range(0, 2000, 20):
             handing.put(range(start, start + 20))
-        assert handing.account() == (held(range(2000)), {})
+        assert handing.account() == (booked(range(2000)), {})
     files = in_order(path)
     assert list(range(2000)) == numbers_in(*files)
     sizes = [found.stat().st_size for found in files]
@@ -198,7 +198,7 @@ def test_full_disk(tmp_path: Path) -> None:
             assert 0 < len(there) < 500
             assert len(there) % 100 == 0
             (disk / "others").unlink()
-            assert handing.account() == (held(range(500)), {})
+            assert handing.account() == (booked(range(500)), {})
         assert list(range(500)) == numbers_in(path)
         assert "is back." in handing.said[-1]
 
@@ -215,7 +215,7 @@ def test_moved_away(tmp_path: Path) -> None:
         path.unlink()
         wait_for(path.exists)  # without traffic, too
         handing.put([9])
-        assert handing.account() == (held(range(10)), {})
+        assert handing.account() == (booked(range(10)), {})
     assert (numbers_in(aside), numbers_in(path)) == (list(range(5)), [9])
 
 

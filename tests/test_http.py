@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import certificate
 import pytest
-from flowlines import Handing, held, line, number_of
+from flowlines import Handing, booked, line, number_of
 from httpserver import Answer, HttpServer, Request, taken
 from waiting import wait_for
 
 from trapstream_vtap.errors import UsageError
-from trapstream_vtap.ledger import Held
+from trapstream_vtap.ledger import Booked
 from trapstream_vtap.settings.address import parse
 from trapstream_vtap.sinks import Payload, http, tls
 from trapstream_vtap.sinks.division import MOST_REQUESTS
@@ -69,7 +69,7 @@ def test_request(where: str, path: str, query: dict[str, str], token_file: str) 
     ):
         handing.put(range(100))
         handing.put(range(100, 150))
-        assert handing.account() == (held(range(150)), {})
+        assert handing.account() == (booked(range(150)), {})
     assert handing.said == []
     assert server.connections == 1
     assert [request.lines for request in server.requests] == [
@@ -91,7 +91,7 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         for where in ("", "?bucket=given", "?db=old"):
             with Handing(sink(server, where)) as handing:
                 handing.put([7])
-                assert handing.account() == (held([7]), {})
+                assert handing.account() == (booked([7]), {})
     asked = [request.query for request in server.requests]
     assert asked[0] == {"org": "mine", "bucket": "from there", "precision": "ns"}
     assert asked[1] == {"org": "mine", "bucket": "given", "precision": "ns"}
@@ -112,7 +112,7 @@ def test_never_again(status: int, token_file: str) -> None:
     with HttpServer(answer) as server, Handing(sink(server, V2, token_file)) as handing:
         handing.put(range(100))
         handing.put(range(100, 103))
-        assert handing.account() == (held(range(100, 103)), {"refused": held(range(100))})
+        assert handing.account() == (booked(range(100, 103)), {"refused": booked(range(100))})
         octets = sum(len(line(number)) for number in range(100, 103))
         assert handing.sender.values()["bytes_delivered"] == octets
     assert len(server.requests) == 2
@@ -131,7 +131,7 @@ def test_again(status: int | None) -> None:
 
     with HttpServer(answer) as server, Handing(sink(server)) as handing:
         handing.put(range(100))
-        assert handing.account() == (held(range(100)), {})
+        assert handing.account() == (booked(range(100)), {})
         assert handing.sender.values()["records_retried"] == 100
     assert [len(request.lines) for request in server.requests] == [100, 100]
     assert (f"HTTP {status}, later" if status else "") in handing.said[0]
@@ -186,8 +186,8 @@ def test_every_tenth_payload_is_refused() -> None:
     }
     assert len(never) == 60
     assert set(range(1200)) - never == server.stored
-    assert delivered == held(server.stored)
-    assert losses == {"refused": held(never)}
+    assert delivered == booked(server.stored)
+    assert losses == {"refused": booked(never)}
 
 
 def refusing(bad: set[int]) -> Answer:
@@ -208,7 +208,7 @@ def test_partial_write(bad: set[int]) -> None:
 
     with HttpServer(answer) as server, Handing(sink(server, "?db=x")) as handing:
         handing.put(range(5000))
-        assert handing.account() == (held(set(range(5000)) - bad), {"refused": held(bad)})
+        assert handing.account() == (booked(set(range(5000)) - bad), {"refused": booked(bad)})
     assert set(range(5000)) - bad == server.stored
     assert len(server.requests) <= (1 if len(bad) == 5000 else 52)
 
@@ -224,7 +224,7 @@ def test_whole_request_refused_for_one_line() -> None:
     with HttpServer(answer) as server, Handing(sink(server)) as handing:
         handing.put(range(200))
         good = set(range(200)) - {77}
-        assert handing.account() == (held(good), {"refused": held([77])})
+        assert handing.account() == (booked(good), {"refused": booked([77])})
     assert good == server.stored
 
 
@@ -264,7 +264,7 @@ def test_failure_in_between() -> None:
 
     with HttpServer(answer) as server, Handing(sink(server)) as handing:
         handing.put(range(64))
-        assert handing.account() == (held(set(range(64)) - {5}), {"refused": held([5])})
+        assert handing.account() == (booked(set(range(64)) - {5}), {"refused": booked([5])})
     assert len(set(accepted)) == len(accepted)
     assert set(range(64)) - {5} == server.stored
 
@@ -281,7 +281,7 @@ def test_too_large() -> None:
     with HttpServer(answer) as server, Handing(sink(server)) as handing:
         handing.put(range(1000))
         good = set(range(1000)) - {13}
-        assert handing.account() == (held(good), {"refused": held([13])})
+        assert handing.account() == (booked(good), {"refused": booked([13])})
     assert good == server.stored
 
 
@@ -293,7 +293,7 @@ def test_own_account_is_not_counted() -> None:
 
     with HttpServer(answer) as server, Handing(sink(server)) as handing:
         handing.sender.put(Payload(line(0) + line(1)))
-        assert handing.account() == (Held(), {})
+        assert handing.account() == (Booked(), {})
         assert handing.sender.values()["bytes_delivered"] == len(line(0))
     assert "refuses vtap_agent: HTTP 400, partial write" in handing.said[0]
 
@@ -306,7 +306,7 @@ def test_nobody_there() -> None:
         handing.put([1])
         wait_for(lambda: handing.said)
     assert "Connection refused; sending again." in handing.said[0]
-    assert handing.sender.account.losses() == {"undelivered": held([1])}
+    assert handing.sender.account.losses() == {"undelivered": booked([1])}
 
 
 def test_close_while_no_answer_comes() -> None:
@@ -325,7 +325,7 @@ def test_close_while_no_answer_comes() -> None:
         handing.sender.close()
         assert time.monotonic() - begin < http._ANSWER_SECONDS / 2
         ended.set()
-    assert handing.sender.account.losses() == {"undelivered": held(range(10))}
+    assert handing.sender.account.losses() == {"undelivered": booked(range(10))}
 
 
 @pytest.fixture(scope="module")
@@ -347,7 +347,7 @@ def test_tls(certificates: Path) -> None:
         known = tls.Contexts(f"{theirs}.pem", f"{ours}.pem", f"{ours}.key")
         with Handing(HttpSink(address, None, known)) as handing:
             handing.put(range(50))
-            assert handing.account() == (held(range(50)), {})
+            assert handing.account() == (booked(range(50)), {})
         for context in (
             tls.Contexts(None, f"{ours}.pem", f"{ours}.key"),
             tls.Contexts(f"{theirs}.pem", None, None),
@@ -355,7 +355,7 @@ def test_tls(certificates: Path) -> None:
             with Handing(HttpSink(address, None, context)) as handing:
                 handing.put([1])
                 wait_for(lambda: handing.said)
-            assert handing.sender.account.losses() == {"undelivered": held([1])}
+            assert handing.sender.account.losses() == {"undelivered": booked([1])}
     assert len(server.requests) == 1
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import lastline
 import pytest
-from flowlines import TIME, Handing, held, line, packets
+from flowlines import TIME, Handing, booked, line, packets
 
 from lab.command import VtapStream
 from lab.namespace import Namespace
@@ -60,7 +60,7 @@ def test_influxdb(influxd: Influxd, database: str) -> None:
     with Handing(HttpSink(address, None, None)) as handing:
         for first in range(0, 15_000, 5000):
             handing.put(range(first, first + 5000))
-        assert handing.account() == (held(range(15_000)), {})
+        assert handing.account() == (booked(range(15_000)), {})
     assert handing.said == []
     assert expected(range(15_000)) == stored(influxd)
 
@@ -75,7 +75,7 @@ def test_partial_write(influxd: Influxd, database: str) -> None:
         handing.put(range(1000), b"".join(line(n, bad.get(n, "")) for n in range(1000)))
         handing.put(others, b"".join(line(n, "0.5") for n in others))
         good = {2000, *range(1000)} - set(bad)
-        assert handing.account() == (held(good), {"refused": held([*bad, *others])})
+        assert handing.account() == (booked(good), {"refused": booked([*bad, *others])})
     assert expected(good) == stored(influxd)
     assert "refuses 4 records: HTTP 400, partial write: " in handing.said[0]
     assert "refuses 100 records: HTTP 400, partial write: " in handing.said[1]
@@ -86,7 +86,7 @@ def test_unknown_database(influxd: Influxd) -> None:
     address = parse(f"http://127.0.0.1:{influxd.http_port}?db=nowhere")
     with Handing(HttpSink(address, None, None)) as handing:
         handing.put(range(100))
-        assert handing.account() == (held([]), {"refused": held(range(100))})
+        assert handing.account() == (booked([]), {"refused": booked(range(100))})
     assert handing.said[0].endswith(
         'HTTP 404, database not found: "nowhere"; make it there, or say another in --sink.'
     )
@@ -109,7 +109,7 @@ def test_victoriametrics(tmp_path: Path) -> None:
             with Handing(HttpSink(parse(base + where), token, None)) as handing:
                 for first in range(numbers[0], numbers[-1] + 1, 1000):
                     handing.put(range(first, first + 1000))
-                assert handing.account() == (held(numbers), {})
+                assert handing.account() == (booked(numbers), {})
             assert handing.said == []
         server.flush()
         series = server.export("vtap_flow_packets")

@@ -16,7 +16,7 @@ import flowlines
 import pytest
 import tap
 from confluent_kafka import KafkaError, KafkaException
-from flowlines import Handing, held, number_of
+from flowlines import Handing, booked, number_of
 from mockbroker import Cluster
 from traffic import Wire
 from waiting import halt, wait_for
@@ -104,8 +104,8 @@ def test_refused(cluster: Cluster, tmp_path: Path) -> None:
         handing.put(numbers, b"".join(texts))
         handing.put([1000])
         delivered, losses = handing.account()
-    assert losses == {"refused": held(large)}
-    assert delivered == held([*(n for n in numbers if n not in large), 1000])
+    assert losses == {"refused": booked(large)}
+    assert delivered == booked([*(n for n in numbers if n not in large), 1000])
     octets = sum(len(text) for n, text in enumerate(texts) if n not in large)
     octets += len(flowlines.line(1000))
     assert handing.sender.account.values()["bytes_delivered"] == octets
@@ -129,7 +129,7 @@ def test_broker_gone_and_back(
         wait_for(lambda: any("is down" in sentence for sentence in handing.said))
         assert handing.sender.values()["up"] == 0
         os.kill(cluster.process.pid, signal.SIGCONT)
-        assert handing.account() == (held(range(300)), {})
+        assert handing.account() == (booked(range(300)), {})
     assert handing.sender.account.values()["records_retried"] >= 200
     assert any("is back." in sentence for sentence in handing.said)
     assert {number_of(message.value()) for message in cluster.messages()} == set(range(300))
@@ -144,7 +144,7 @@ def test_short_outage(cluster: Cluster, tmp_path: Path) -> None:
         handing.put(range(100, 200))
         assert not handing.sender.drain(0.5)
         os.kill(cluster.process.pid, signal.SIGCONT)
-        assert handing.account() == (held(range(200)), {})
+        assert handing.account() == (booked(range(200)), {})
     assert (handing.said, handing.sender.account.values()["records_retried"]) == ([], 0)
     assert sorted(number_of(m.value()) for m in cluster.messages()) == list(range(200))
 
@@ -168,7 +168,7 @@ def test_only_the_rest_is_sent_again(
     monkeypatch.setattr(KafkaSink, "_on_report", failing)
     with Handing(sink(cluster, tmp_path)) as handing:
         handing.put(range(100))
-        assert handing.account() == (held(range(100)), {})
+        assert handing.account() == (booked(range(100)), {})
     found = sorted(number_of(message.value()) for message in cluster.messages())
     assert sorted([*range(100), *failed]) == found
 
@@ -214,7 +214,7 @@ def test_failed_for_good(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.M
         handing.put(range(100))
         wait_for(lambda: handing.said)
         handing.put(range(100, 200))
-        assert handing.account() == (held(range(200)), {})
+        assert handing.account() == (booked(range(200)), {})
     assert "for a test; sending again" in handing.said[0]
     assert {number_of(m.value()) for m in cluster.messages()} == set(range(200))
 
@@ -226,7 +226,7 @@ def test_gone_is_noticed_without_traffic(
     monkeypatch.setattr(kafka, "_DOWN_SECONDS", 0.2)
     with Handing(sink(cluster, tmp_path)) as handing:
         handing.put(range(10))
-        assert handing.account() == (held(range(10)), {})
+        assert handing.account() == (booked(range(10)), {})
         handing.sender._closing.clear()
         cluster.process.kill()
         wait_for(lambda: handing.said)
@@ -237,7 +237,7 @@ def test_small_queue(cluster: Cluster, tmp_path: Path) -> None:
     """A payload of more messages than librdkafka's queue takes waits for room, and arrives."""
     with Handing(sink(cluster, tmp_path, "queue.buffering.max.messages=50")) as handing:
         handing.put(range(1000))
-        assert handing.account() == (held(range(1000)), {})
+        assert handing.account() == (booked(range(1000)), {})
     assert len(cluster.messages()) == 1000
 
 
@@ -252,7 +252,7 @@ def test_close_while_there_is_no_room(cluster: Cluster, tmp_path: Path) -> None:
         begin = time.monotonic()
         handing.sender.close()
         assert time.monotonic() - begin < 10
-    assert handing.sender.account.losses() == {"undelivered": held(range(10, 1000))}
+    assert handing.sender.account.losses() == {"undelivered": booked(range(10, 1000))}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import certificate
 import pytest
 from cutting import Cutting, until_cut
-from flowlines import Handing, held, line, number_of
+from flowlines import Handing, booked, line, number_of
 from realbroker import Broker
 from waiting import wait_for
 
@@ -34,13 +34,13 @@ def test_restarted_with_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ):
         for first in range(0, 3000, 1000):
             handing.put(range(first, first + 1000))
-        assert handing.account() == (held(range(3000)), {})
+        assert handing.account() == (booked(range(3000)), {})
         found = broker.messages()
         broker.kill()
         handing.put(range(3000, 4000))
         wait_for(lambda: handing.said)
         broker.start()
-        assert handing.account() == (held(range(4000)), {})
+        assert handing.account() == (booked(range(4000)), {})
         found += broker.messages()
     assert {message.topic() for message in found} == {"lab.vtap_flow"}
     texts = {number_of(message.value()): message for message in found}
@@ -66,7 +66,7 @@ def test_not_let_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             wait_for(lambda: any("unknown-user" in sentence for sentence in handing.said))
             assert handing.sender.values()["up"] == 0
     assert not any(SECRET in sentence for sentence in handing.said)
-    assert handing.sender.account.losses() == {"undelivered": held(range(100))}
+    assert handing.sender.account.losses() == {"undelivered": booked(range(100))}
 
 
 def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,11 +83,11 @@ def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             with Handing(KafkaSink(where, str(properties))) as handing:
                 handing.put(numbers)
                 if trusted == "server":
-                    assert handing.account() == (held(numbers), {})
+                    assert handing.account() == (booked(numbers), {})
                 else:
                     wait_for(lambda: any("certificate verify failed" in s for s in handing.said))
             if trusted == "stranger":
-                assert handing.sender.account.losses() == {"undelivered": held(numbers)}
+                assert handing.sender.account.losses() == {"undelivered": booked(numbers)}
         found = sorted(number_of(message.value()) for message in broker.messages())
     assert found == list(range(100, 300))
 
@@ -105,7 +105,7 @@ def test_cut_in_mid_batch(seed: int, tmp_path: Path) -> None:
         for first in range(0, count, 1000):
             handing.put(range(first, first + 1000))
         until_cut(cutting, 8)
-        assert handing.account() == (held(range(count)), {})
+        assert handing.account() == (booked(range(count)), {})
         found = sorted(number_of(message.value()) for message in broker.messages())
     assert found == list(range(count))
     assert handing.sender.account.values()["records_retried"] == 0
@@ -128,6 +128,6 @@ def test_killed_in_mid_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             wait_for(lambda: values()["records_delivered"] > before)  # noqa: B023 - at once
             broker.kill()
             broker.start()
-        assert handing.account() == (held(range(count)), {}), handing.said
+        assert handing.account() == (booked(range(count)), {}), handing.said
         found = sorted(number_of(message.value()) for message in broker.messages())
     assert len(set(found)) == len(found)

@@ -9,7 +9,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trapstream_vtap.ledger import LOSSES, SINK_ROWS, Account, Amount, Handed, Held
+from trapstream_vtap.ledger import LOSSES, SINK_ROWS, Account, Amount, Booked, Handed
 
 deterministic = settings(derandomize=True, deadline=None, max_examples=200)
 numbers = st.integers(0, 2**63)
@@ -25,16 +25,16 @@ def test_every_record_has_one_fate(payloads: list[tuple[int, int, str, str, bool
     records: Counter[str] = Counter()
     packets: Counter[str] = Counter()
     for number, inside, source, fate, by_disk in payloads:
-        held = Held(number, inside)
-        getattr(account, source)(held)
+        booked = Booked(number, inside)
+        getattr(account, source)(booked)
         if by_disk or fate == "spooled":
-            account.spooled(held)
+            account.spooled(booked)
         if by_disk and fate != "spooled":
-            account.unspooled(held)
+            account.unspooled(booked)
         if fate == "delivered":
-            account.delivered(held, 7 * number)
+            account.delivered(booked, 7 * number)
         elif fate in LOSSES:
-            account.lost(fate, held)
+            account.lost(fate, booked)
         for name in (source, fate):
             records[name] += number
             packets[name] += inside
@@ -58,7 +58,7 @@ def test_every_record_has_one_fate(payloads: list[tuple[int, int, str, str, bool
         **{f"lost_{reason}": records[reason] for reason in LOSSES},
     }
     assert account.losses() == {
-        reason: Held(records[reason], packets[reason]) for reason in LOSSES if records[reason]
+        reason: Booked(records[reason], packets[reason]) for reason in LOSSES if records[reason]
     }
 
 
@@ -87,7 +87,7 @@ def test_values_are_columns_of_the_account() -> None:
 def test_threads() -> None:
     """Bookings of several threads all count, and nobody ever sees the books out of balance."""
     account = Account()
-    one = Held(1, 2)
+    one = Booked(1, 2)
     rounds = 2000
     worst = []
 

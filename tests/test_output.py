@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import lastline
 import pytest
 import tap
-from flowlines import DEADLINE, Handing, held, line
+from flowlines import DEADLINE, Handing, booked, line
 from traffic import Wire
 from waiting import wait_for
 
@@ -147,7 +147,7 @@ def test_slow_reader(pipe: tuple[int, int]) -> None:
         found = b""
         while len(found) < len(expected):
             found += os.read(reading, 100_000)
-        assert handing.account() == (held(range(20_000)), {})
+        assert handing.account() == (booked(range(20_000)), {})
     assert expected == found
     assert os.get_blocking(writing)
 
@@ -163,7 +163,7 @@ def test_close_while_nobody_reads(pipe: tuple[int, int]) -> None:
         begin = time.monotonic()
         handing.sender.close()
         assert time.monotonic() - begin < 10
-    assert handing.sender.account.losses() == {"undelivered": held(range(20_000))}
+    assert handing.sender.account.losses() == {"undelivered": booked(range(20_000))}
 
 
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +182,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 wait_for(lambda: handing.said)
                 assert (disk / "records").read_bytes() == b"".join(map(line, range(100)))
                 (disk / "others").unlink()
-                assert handing.account() == (held(range(800)), {})
+                assert handing.account() == (booked(range(800)), {})
             os.close(sink._descriptor)
         assert (disk / "records").read_bytes() == b"".join(map(line, range(800)))
     finally:

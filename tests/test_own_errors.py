@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from trapstream_vtap.ledger import Held
+    from trapstream_vtap.ledger import Booked
     from trapstream_vtap.sinks import Payload
 
 COUNT = 300
@@ -115,9 +115,9 @@ def test_end_while_it_hangs(
             super().send(sent)
 
     class Hanging(Spool):
-        def append(self, data: bytes, held: Held, born: int) -> None:
+        def append(self, data: bytes, booked: Booked, born: int) -> None:
             hang("disk")
-            super().append(data, held, born)
+            super().append(data, booked, born)
 
     if which == "disk":
         peer.reopen()  # nobody listens: all is to be spooled

@@ -14,7 +14,7 @@ from mockbroker import Cluster
 
 from lab.namespace import Namespace
 from trapstream_vtap.formats import INFLUX, JSON_LINES
-from trapstream_vtap.ledger import Held
+from trapstream_vtap.ledger import Booked
 from trapstream_vtap.settings.address import parse
 from trapstream_vtap.sinks import Payload, Sender
 from trapstream_vtap.sinks.http import HttpSink
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 TIME = 1_700_000_000_000_000_000  # ns
 PACKETS = {number: 1 + number**3 for number in range(200)}
 BAD = {0, 7, 8, 131, 199}
-REFUSED = Held(len(BAD), sum(PACKETS[number] for number in BAD))
-TAKEN = Held(len(PACKETS), sum(PACKETS.values())) - REFUSED
+REFUSED = Booked(len(BAD), sum(PACKETS[number] for number in BAD))
+TAKEN = Booked(len(PACKETS), sum(PACKETS.values())) - REFUSED
 DEVICE = 'tap packets=7i,count=9i "packets":1'  # what a search in the text would find
 
 
@@ -76,7 +76,7 @@ def test_over_http(*, from_disk: bool, tmp_path: Path) -> None:
         assert sender.drain(DEADLINE)
         values, losses = sender.values(), sender.account.losses()
         assert losses == {"refused": REFUSED}
-        assert Held(values["records_delivered"], values["packets_delivered"]) == TAKEN
+        assert Booked(values["records_delivered"], values["packets_delivered"]) == TAKEN
         assert server.stored == set(PACKETS) - BAD
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import certificate
 import pytest
-from flowlines import Handing, held
+from flowlines import Handing, booked
 from httpserver import HttpServer, taken
 from sending import Peer
 from waiting import wait_for
@@ -51,7 +51,7 @@ def test_tcp() -> None:
         peer.socket.listen()
         with Handing(TcpSink(parse(f"tcp://{NAME}:{peer.port}"))) as handing, peer.accept():
             handing.put(range(10))
-            assert handing.account() == (held(range(10)), {})
+            assert handing.account() == (booked(range(10)), {})
     assert handing.said == []
 
 
@@ -63,7 +63,7 @@ def test_http() -> None:
         Handing(HttpSink(parse(f"http://{NAME}:{server.port}?db=x"), None, None)) as handing,
     ):
         handing.put(range(10))
-        assert handing.account() == (held(range(10)), {})
+        assert handing.account() == (booked(range(10)), {})
     assert handing.said == []
 
 
@@ -77,7 +77,7 @@ def test_udp(monkeypatch: pytest.MonkeyPatch) -> None:
         address = Address("udp", ((NAME, collector.getsockname()[1]),))
         with Handing(UdpSink(address)) as handing:
             handing.put(range(10))
-            assert handing.account() == (held(range(10)), {})
+            assert handing.account() == (booked(range(10)), {})
             assert collector.recv(1 << 16)
     assert "Connection refused" in handing.said[0]
 
@@ -115,7 +115,7 @@ def test_tls(tmp_path: Path) -> None:
     trusted.latest.check_hostname = False
     with Handing(TlsSink(parse(f"tcp://{NAME}:{port}"), trusted)) as handing:
         handing.put(range(10))
-        assert handing.account() == (held(range(10)), {})
+        assert handing.account() == (booked(range(10)), {})
     for listener in listeners.values():
         listener.close()
     assert met == ["wrong", "right"]
@@ -146,4 +146,4 @@ def test_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
         handing.sender.close()
         assert time.monotonic() - begin < 2
     go.set()
-    assert handing.sender.account.losses() == {"undelivered": held([1])}
+    assert handing.sender.account.losses() == {"undelivered": booked([1])}

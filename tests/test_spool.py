@@ -20,7 +20,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trapstream_vtap.errors import RunError
-from trapstream_vtap.ledger import Account, Held
+from trapstream_vtap.ledger import Account, Booked
 from trapstream_vtap.spool import Spool, directory_name
 
 if TYPE_CHECKING:
@@ -37,14 +37,14 @@ def payload(number: int, length: int) -> bytes:
     return text.encode()
 
 
-def held(number: int) -> Held:
+def booked(number: int) -> Booked:
     """What that payload holds: sums of these tell which payloads they are of."""
-    return Held(1 << number % 61, 3 << number % 59) if number % 5 else Held()
+    return Booked(1 << number % 61, 3 << number % 59) if number % 5 else Booked()
 
 
-def total(numbers: Sequence[int]) -> Held:
+def total(numbers: Sequence[int]) -> Booked:
     """What these payloads hold together."""
-    return sum((held(number) for number in numbers), Held())
+    return sum((booked(number) for number in numbers), Booked())
 
 
 class Opened:
@@ -63,7 +63,7 @@ class Opened:
     def append(self, *sizes: int, first: int = 0) -> None:
         """Payloads of SIZES bytes, numbered from FIRST on."""
         for number, length in enumerate(sizes, first):
-            self.spool.append(payload(number, length), held(number), time.time_ns())
+            self.spool.append(payload(number, length), booked(number), time.time_ns())
 
     def read(self, *, most: int = 1 << 30, settle: bool = True) -> list[int]:
         """The numbers of the next payloads, each of which must be whole."""
@@ -71,16 +71,16 @@ class Opened:
         while len(numbers) < most and (frame := self.spool.read()):
             number, _, rest = frame.data[1:].partition(b">")
             assert payload(int(number), len(rest)) == frame.data
-            assert held(int(number)) == frame.held
+            assert booked(int(number)) == frame.booked
             numbers.append(int(number))
             if settle:
                 assert self.spool.settle(frame)
         return numbers
 
-    def amount(self, name: str) -> Held:
+    def amount(self, name: str) -> Booked:
         """Records and packets that the account has under NAME."""
         values = self.account.values()
-        return Held(values[f"records_{name}"], values[f"packets_{name}"])
+        return Booked(values[f"records_{name}"], values[f"packets_{name}"])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -113,7 +113,7 @@ def test_first_in_first_out(directory: Path) -> None:
         assert opened.read() == list(range(50, 150))
         opened.spool.sync()
         assert (opened.spool.bytes, segments(directory)) == (0, [])
-        assert opened.amount("spooled") == Held()
+        assert opened.amount("spooled") == Booked()
         assert opened.said == []
 
 
@@ -128,7 +128,7 @@ def test_next_run_finds_what_had_not_settled(directory: Path, in_flight: int) ->
         assert opened.amount("recovered") == total(range(33, 100)) == opened.amount("spooled")
         assert opened.read() == list(range(33, 100))
     with closing(Opened(directory)) as opened:
-        assert (opened.amount("recovered"), opened.read()) == (Held(), [])
+        assert (opened.amount("recovered"), opened.read()) == (Booked(), [])
 
 
 def test_age_is_that_of_the_oldest(directory: Path) -> None:
@@ -136,7 +136,7 @@ def test_age_is_that_of_the_oldest(directory: Path) -> None:
     hour = 3600 * 10**9
     with closing(Opened(directory)) as opened:
         for hours in (5, 3, 1):
-            opened.spool.append(b"x", Held(1, 1), time.time_ns() - hours * hour)
+            opened.spool.append(b"x", Booked(1, 1), time.time_ns() - hours * hour)
     with closing(Opened(directory)) as opened:
         assert round(opened.spool.age / hour) == 5
         for hours in (5, 3, 1):
@@ -199,7 +199,7 @@ def test_bound_while_in_flight(directory: Path) -> None:
         assert [frame for frame in frames if frame and opened.spool.settle(frame)] == []
         left = opened.read()
         assert dropped == total(range(5, left[0]))
-        assert opened.amount("spooled") == Held()
+        assert opened.amount("spooled") == Booked()
 
 
 def damage(directory: Path, chance: random.Random) -> None:
@@ -266,7 +266,7 @@ def test_damage_is_counted_exactly(sizes: list[int], settled: int, seed: int, ti
             assert found == sorted(set(found) & set(unsettled))
             missing = sorted(set(unsettled) - set(found))
             assert opened.amount("lost") == total(missing)
-            assert opened.amount("spooled") == Held()
+            assert opened.amount("spooled") == Booked()
             opened.spool.sync()
             assert segments(directory) == []
 
@@ -340,7 +340,7 @@ def test_block_in_the_place_of_another(
             assert found == sorted(set(found))
             assert missing <= hit
             assert opened.amount("lost") == total(sorted(missing))
-            assert opened.amount("spooled") == Held()
+            assert opened.amount("spooled") == Booked()
 
 
 def test_segment_of_another_spool(tmp_path: Path) -> None:
@@ -402,7 +402,7 @@ def test_without_a_position(sizes: list[int], settled: int, where: int) -> None:
             assert found == list(range(len(sizes) - len(found), len(sizes)))
             assert len(found) >= len(sizes) - settled
             assert opened.amount("recovered") == total(found)
-            assert opened.amount("lost") == Held()
+            assert opened.amount("lost") == Booked()
 
 
 @deterministic
@@ -430,18 +430,18 @@ def test_power_failure(sizes: list[int], cut: int) -> None:
             assert found == list(range(1, 1 + len(found)))
             lost = opened.amount("lost")
             assert opened.amount("recovered") == total(found) + lost
-            assert lost in (Held(), held(1 + len(found)))
+            assert lost in (Booked(), booked(1 + len(found)))
 
 
 WRITER = """
 import sys, time
 from pathlib import Path
-from trapstream_vtap.ledger import Account, Held
+from trapstream_vtap.ledger import Account, Booked
 from trapstream_vtap.spool import Spool
 spool = Spool(Path(sys.argv[1]), 1 << 30, lambda sentence: None)
 spool.begin(Account())
 for number in range(int(sys.argv[2]), 1 << 30):
-    spool.append(b"%d" % number + bytes(number % 9000), Held(1, 2), time.time_ns())
+    spool.append(b"%d" % number + bytes(number % 9000), Booked(1, 2), time.time_ns())
     print(number, flush=True)
     if number % 4 == 3 and (frame := spool.read()):
         spool.settle(frame)
@@ -499,4 +499,4 @@ def test_full_disk(tmp_path: Path) -> None:
         disk.make_room()
         opened.append(*[3000] * 20, first=40)
         assert opened.read() == [*range(40 - refused), *range(40, 60)]
-        assert opened.amount("lost") == Held()
+        assert opened.amount("lost") == Booked()

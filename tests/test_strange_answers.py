@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import certificate
 import pytest
-from flowlines import DEADLINE, Handing, held
+from flowlines import DEADLINE, Handing, booked
 from waiting import wait_for
 
-from trapstream_vtap.ledger import Held
+from trapstream_vtap.ledger import Booked
 from trapstream_vtap.settings.address import parse
 from trapstream_vtap.sinks import connection, http, sender, tls
 from trapstream_vtap.sinks.http import HttpSink
@@ -142,8 +142,8 @@ def test_one_odd_answer(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
             for first in range(0, 500, 100):
                 handing.put(range(first, first + 100))
             delivered, losses = handing.account()
-    assert losses in ({}, {"refused": held(range(100))})
-    assert delivered == held(range(500)) + Held() - sum(losses.values(), Held())
+    assert losses in ({}, {"refused": booked(range(100))})
+    assert delivered == booked(range(500)) + Booked() - sum(losses.values(), Booked())
     assert sent < MANY // 4
     assert not any("vtap-stream itself" in sentence for sentence in handing.said)
 
@@ -187,7 +187,7 @@ def test_drip(kind: str, certificates: Path, monkeypatch: pytest.MonkeyPatch) ->
             wait_for(lambda: server.connections > 1)
         why = "no answer in time" if kind == "http" else "no TLS handshake in time"
         assert why in handing.said[0]
-    assert handing.sender.account.losses() == {"undelivered": held([1])}
+    assert handing.sender.account.losses() == {"undelivered": booked([1])}
 
 
 @pytest.mark.parametrize("kind", ["tls", "https", "http"])
@@ -235,7 +235,7 @@ def test_collector_that_answers(certificates: Path, *, secured: bool) -> None:
         with Handing(TlsSink(address, context) if secured else TcpSink(address)) as handing:
             for first in range(0, 100_000, 4000):
                 handing.put(range(first, first + 4000))
-            assert handing.account() == (held(range(100_000)), {})
+            assert handing.account() == (booked(range(100_000)), {})
             octets = handing.sender.account.values()["bytes_delivered"]
             wait_for(lambda: taken == octets)
 

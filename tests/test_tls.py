@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 import certificate
 import pytest
 import tap
-from flowlines import DEADLINE, Handing, held, line, number_of
+from flowlines import DEADLINE, Handing, booked, line, number_of
 from traffic import Wire
 from waiting import wait_for
 
@@ -138,7 +138,7 @@ def test_all_arrives(certificates: Path, version: ssl.TLSVersion) -> None:
         with Handing(sink(server.port, certificates, "client")) as handing:
             for start in range(0, 30_000, 3000):
                 handing.put(range(start, start + 3000))
-            assert handing.account() == (held(range(30_000)), {})
+            assert handing.account() == (booked(range(30_000)), {})
         server._thread.join(DEADLINE)
         assert b"".join(map(line, range(30_000))) == reader.data
     assert reader.version == {"TLSv1_2": "TLSv1.2", "TLSv1_3": "TLSv1.3"}[version.name]
@@ -168,7 +168,7 @@ def test_server_dies(certificates: Path) -> None:
         with Handing(sink(server.port, certificates)) as handing:
             for numbers in payloads:
                 handing.put(numbers)
-            assert handing.account() == (held(range(40_000)), {})
+            assert handing.account() == (booked(range(40_000)), {})
         server._thread.join(DEADLINE)
     assert list(range(second.numbers[0], 40_000)) == second.numbers
     assert second.numbers[0] % 500 == 0
@@ -202,7 +202,7 @@ def test_settled_is_what_the_peer_has(certificates: Path) -> None:
             there = fcntl.ioctl(held_back[0], termios.FIONREAD, bytes(4))
             assert 0 < delivered < struct.unpack("i", there)[0]
             go.set()
-            assert handing.account() == (held(range(200_000)), {})
+            assert handing.account() == (booked(range(200_000)), {})
         server._thread.join(DEADLINE)
     assert b"".join(map(line, range(200_000))) == found
 
@@ -224,7 +224,7 @@ def test_untrusted_server(certificates: Path, host: str, ca: str, said: str) -> 
             wait_for(lambda: server.connections == 3)
             assert said in handing.said[0]
             assert handing.sender.values()["up"] == 0
-    assert handing.sender.account.losses() == {"undelivered": held([1])}
+    assert handing.sender.account.losses() == {"undelivered": booked([1])}
 
 
 @pytest.mark.parametrize("ours", ["", "stranger"])
@@ -257,7 +257,7 @@ def test_untrusted_client(certificates: Path, ours: str) -> None:
         assert "TLS: " in handing.said[0]
         assert handing.sender.values()["records_delivered"] == 0
     assert acknowledged[0] > len(b"".join(map(line, range(200))))
-    assert handing.sender.account.losses() == {"undelivered": held(range(200))}
+    assert handing.sender.account.losses() == {"undelivered": booked(range(200))}
 
 
 def test_no_tls_there(certificates: Path) -> None:

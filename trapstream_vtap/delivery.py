@@ -15,7 +15,7 @@ from trapstream_vtap import formats, places, privileges
 from trapstream_vtap.clock import NS
 from trapstream_vtap.credentials import Reader
 from trapstream_vtap.errors import RunError, UsageError
-from trapstream_vtap.ledger import Held
+from trapstream_vtap.ledger import Booked
 from trapstream_vtap.settings.address import Address
 from trapstream_vtap.settings.core import JSON_LINE_LIMIT
 from trapstream_vtap.sinks import FileSink, Pace, Payload, Sender, make_sink
@@ -204,7 +204,7 @@ class Delivery:
             senders = self._by_shape[shape]
             for data, weights, tallies in payloads:
                 payload = (
-                    Payload(data, _held(tallies), weights=weights)
+                    Payload(data, _booked(tallies), weights=weights)
                     if batch.schema.booked
                     else Payload(data)
                 )
@@ -212,8 +212,8 @@ class Delivery:
                     sender.put(payload)
             if batch.schema.booked and too_large:
                 for sender in senders:
-                    sender.account.handed(_held(too_large))
-                    sender.account.lost("too_large", _held(too_large))
+                    sender.account.handed(_booked(too_large))
+                    sender.account.lost("too_large", _booked(too_large))
 
     def _plans_of(self, schema: Schema) -> dict[Shape, Plan]:
         """How records of SCHEMA are rendered; made once, and forgotten after many others."""
@@ -274,8 +274,8 @@ class Delivery:
     def _summary(self, sender: Sender) -> str:
         values = sender.account.values()
         losses = ", ".join(
-            f"{reason} {held.records} ({amount(held.packets, 'packet')})"
-            for reason, held in sorted(sender.account.losses().items())
+            f"{reason} {booked.records} ({amount(booked.packets, 'packet')})"
+            for reason, booked in sorted(sender.account.losses().items())
         )
         delivered, packets = values["records_delivered"], values["packets_delivered"]
         return (
@@ -321,9 +321,9 @@ def _spooled(values: Mapping[str, int]) -> str:
     return f", {amount(records, 'record')} spooled ({amount(packets, 'packet')})"
 
 
-def _held(tallies: Tallies) -> Held:
+def _booked(tallies: Tallies) -> Booked:
     """What a payload holds, of all interfaces together."""
-    return Held(sum(t[0] for t in tallies.values()), sum(t[1] for t in tallies.values()))
+    return Booked(sum(t[0] for t in tallies.values()), sum(t[1] for t in tallies.values()))
 
 
 def _log_file() -> Address:

@@ -206,22 +206,22 @@ class Handed:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Booked:
     """What a payload holds; nothing, where it is not counted (the exporter's own account)."""
 
     records: int = 0
     packets: int = 0
 
-    def __add__(self, other: Held) -> Held:
+    def __add__(self, other: Booked) -> Booked:
         """Both together."""
-        return Held(self.records + other.records, self.packets + other.packets)
+        return Booked(self.records + other.records, self.packets + other.packets)
 
-    def __sub__(self, other: Held) -> Held:
+    def __sub__(self, other: Booked) -> Booked:
         """This without OTHER."""
-        return Held(self.records - other.records, self.packets - other.packets)
+        return Booked(self.records - other.records, self.packets - other.packets)
 
 
-NOTHING = Held()
+NOTHING = Booked()
 
 
 class Account:
@@ -237,41 +237,41 @@ class Account:
         self._lost = dict.fromkeys(LOSSES, NOTHING)
         self._retried = self._retried_bytes = 0
 
-    def handed(self, held: Held) -> None:
+    def handed(self, booked: Booked) -> None:
         """Records came out of the kernel."""
         with self._lock:
-            self._handed += held
+            self._handed += booked
 
-    def recovered(self, held: Held) -> None:
+    def recovered(self, booked: Booked) -> None:
         """Records of an earlier run were found on disk."""
         with self._lock:
-            self._recovered += held
+            self._recovered += booked
 
-    def spooled(self, held: Held) -> None:
+    def spooled(self, booked: Booked) -> None:
         """Records are on disk from now on."""
         with self._lock:
-            self._spooled += held
+            self._spooled += booked
 
-    def unspooled(self, held: Held) -> None:
+    def unspooled(self, booked: Booked) -> None:
         """Records are on disk no more; what became of them is booked apart."""
         with self._lock:
-            self._spooled -= held
+            self._spooled -= booked
 
-    def delivered(self, held: Held, octets: int) -> None:
+    def delivered(self, booked: Booked, octets: int) -> None:
         """The collector's side has taken OCTETS bytes with these records."""
         with self._lock:
-            self._delivered += held
+            self._delivered += booked
             self._bytes += octets
 
-    def lost(self, reason: str, held: Held) -> None:
+    def lost(self, reason: str, booked: Booked) -> None:
         """Records were given up for one of `LOSSES`."""
         with self._lock:
-            self._lost[reason] += held
+            self._lost[reason] += booked
 
-    def retried(self, held: Held, octets: int) -> None:
+    def retried(self, booked: Booked, octets: int) -> None:
         """A payload of OCTETS bytes could not be sent, and will be sent again."""
         with self._lock:
-            self._retried += held.records
+            self._retried += booked.records
             self._retried_bytes += octets
 
     def values(self) -> dict[str, int]:
@@ -288,15 +288,15 @@ class Account:
                 "lost": lost,
             }
             return {
-                **{f"records_{name}": held.records for name, held in amounts.items()},
-                **{f"packets_{name}": held.packets for name, held in amounts.items()},
+                **{f"records_{name}": booked.records for name, booked in amounts.items()},
+                **{f"packets_{name}": booked.packets for name, booked in amounts.items()},
                 "records_retried": self._retried,
                 "bytes_delivered": self._bytes,
                 "bytes_retried": self._retried_bytes,
-                **{f"lost_{reason}": held.records for reason, held in self._lost.items()},
+                **{f"lost_{reason}": booked.records for reason, booked in self._lost.items()},
             }
 
-    def losses(self) -> dict[str, Held]:
+    def losses(self) -> dict[str, Booked]:
         """What was lost, by reason, where anything was."""
         with self._lock:
-            return {reason: held for reason, held in self._lost.items() if held.records}
+            return {reason: booked for reason, booked in self._lost.items() if booked.records}

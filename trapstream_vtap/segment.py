@@ -17,13 +17,13 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from trapstream_vtap.ledger import Held
+from trapstream_vtap.ledger import Booked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MAGIC = b"\xffVT2"  # no text in UTF-8 holds it
-_FRAME = struct.Struct("<4sI6QI")  # magic, length, Totals ahead, held, born, CRC of payload
+_FRAME = struct.Struct("<4sI6QI")  # magic, length, sums ahead, booked, born, CRC of payload
 _CRC = struct.Struct("<I")
 HEADER = _FRAME.size + _CRC.size
 """Bytes ahead of each payload."""
@@ -32,35 +32,35 @@ _NAME = re.compile(r"(\d{20})-(\d+)-(\d+)-([0-9a-f]{16})\.segment")
 _OLD_NAME = re.compile(r"\d{20}-\d+-\d+\.segment")
 
 
-class Totals(NamedTuple):
+class Sums(NamedTuple):
     """How much, since the spool was made: payloads, and the records and packets in them."""
 
     payloads: int = 0
     records: int = 0
     packets: int = 0
 
-    def plus(self, held: Held) -> Totals:
+    def plus(self, booked: Booked) -> Sums:
         """With one payload more."""
-        return Totals(self.payloads + 1, self.records + held.records, self.packets + held.packets)
+        return Sums(self.payloads + 1, self.records + booked.records, self.packets + booked.packets)
 
-    def since(self, earlier: Totals) -> Held:
+    def since(self, earlier: Sums) -> Booked:
         """What came after EARLIER."""
-        return Held(self.records - earlier.records, self.packets - earlier.packets)
+        return Booked(self.records - earlier.records, self.packets - earlier.packets)
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
     """A spooled payload: where in the spool it is, what it holds, when it was born (ns, UTC)."""
 
-    before: Totals
-    held: Held
+    before: Sums
+    booked: Booked
     born: int
     data: bytes = b""
 
     @property
-    def after(self) -> Totals:
+    def after(self) -> Sums:
         """The totals with it."""
-        return self.before.plus(self.held)
+        return self.before.plus(self.booked)
 
 
 @dataclass(slots=True)
@@ -80,8 +80,8 @@ class Header:
         if _CRC.unpack_from(octets, _FRAME.size) != (zlib.crc32(head, place),):
             return None
         _, length, payloads, records, packets, inside, of_packets, born, check = _FRAME.unpack(head)
-        before, held = Totals(payloads, records, packets), Held(inside, of_packets)
-        return cls(Frame(before, held, born), length, check)
+        before, booked = Sums(payloads, records, packets), Booked(inside, of_packets)
+        return cls(Frame(before, booked, born), length, check)
 
 
 class Found(NamedTuple):
@@ -97,8 +97,8 @@ def _packed(frame: Frame, place: int) -> bytes:
         _MAGIC,
         len(frame.data),
         *frame.before,
-        frame.held.records,
-        frame.held.packets,
+        frame.booked.records,
+        frame.booked.packets,
         frame.born,
         zlib.crc32(frame.data),
     )
@@ -114,7 +114,7 @@ class Segment:
         spool: The number that tells the spool from all others.
     """
 
-    def __init__(self, directory: int, base: Totals, spool: int) -> None:
+    def __init__(self, directory: int, base: Sums, spool: int) -> None:
         self.base = base
         self.spool = spool
         self.size = 0
@@ -173,7 +173,7 @@ class Segment:
         """The header of the first frame, if it is undamaged."""
         return self._header(0)
 
-    def find(self, offset: int, totals: Totals) -> Found | None:
+    def find(self, offset: int, totals: Sums) -> Found | None:
         """The frame behind TOTALS, which should be at OFFSET, or else the next that is there.
 
         Frames are in order, unless a disk has put a block of the segment to the wrong place in it.
@@ -210,7 +210,7 @@ class Segment:
         good = len(data) == header.length and zlib.crc32(data) == header.check
         return data if good else None
 
-    def end(self) -> Totals:
+    def end(self) -> Sums:
         """The totals with its last frame, as far as its headers tell."""
         return max((header.frame.after for _, header in self._headers()), default=self.base)
 
@@ -237,7 +237,7 @@ def found_in(directory: int) -> list[Segment]:
     segments = []
     for name in sorted(os.listdir(directory)):
         if match := _NAME.fullmatch(name):
-            segment = Segment(directory, Totals(*map(int, match.groups()[:3])), int(match[4], 16))
+            segment = Segment(directory, Sums(*map(int, match.groups()[:3])), int(match[4], 16))
             segment.size = os.stat(name, dir_fd=directory, follow_symlinks=False).st_size
             segments.append(segment)
     return segments

@@ -21,8 +21,8 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from trapstream_vtap.errors import RunError, worth_saying
-from trapstream_vtap.ledger import NOTHING, Account, Held
-from trapstream_vtap.segment import HEADER, Frame, Segment, Totals, found_in
+from trapstream_vtap.ledger import NOTHING, Account, Booked
+from trapstream_vtap.segment import HEADER, Frame, Segment, Sums, found_in
 from trapstream_vtap.spool_files import Position, SpoolFiles
 from trapstream_vtap.words import amount, are
 
@@ -75,8 +75,8 @@ class Spool:
         self._active: Segment | None = None  # the last, if it takes more
         self._reading: Segment | None = None
         self._offset = 0  # in the segment that is read
-        self._cursor = Totals()  # up to here everything was read, or is lost
-        self._end = Totals()
+        self._cursor = Sums()  # up to here everything was read, or is lost
+        self._end = Sums()
         self._in_flight: deque[Frame] = deque()  # read and not settled, without their data
         self._given_back = False  # what is in flight is here alone
         self._born = 0  # when the oldest was
@@ -105,7 +105,7 @@ class Spool:
             records = amount(found.records, "record")
             self._report(f"In the spool there {are(found.records)} {records} of an earlier run.")
 
-    def _begin(self) -> Held:
+    def _begin(self) -> Booked:
         """What an earlier run has left."""
         there, position = found_in(self._files.directory), self._files.read_position()
         self._number = _number(there, position)
@@ -116,7 +116,7 @@ class Spool:
                 "stay as they are."
             )
         self.bytes = sum(segment.size for segment in self._segments)
-        first = self._segments[0].base if self._segments else Totals()
+        first = self._segments[0].base if self._segments else Sums()
         settled = appended = first
         if position and position.number == self._number:
             settled, appended = position.settled, position.appended
@@ -148,7 +148,7 @@ class Spool:
         """Of the oldest payload, in ns."""
         return 0 if self.empty else max(time.time_ns() - self._born, 0)
 
-    def append(self, data: bytes, held: Held, born: int) -> None:
+    def append(self, data: bytes, booked: Booked, born: int) -> None:
         """Store a payload that was BORN then (ns since the epoch); the oldest may have to go.
 
         Raises:
@@ -165,11 +165,11 @@ class Spool:
                 self._delete(self._done)
             if self.empty:
                 self._born = born
-            frame = Frame(self._end, held, born, data)
+            frame = Frame(self._end, booked, born, data)
             self._segment(octets).append(frame)
             self._end = frame.after
             self.bytes += octets
-            self._account.spooled(held)
+            self._account.spooled(booked)
             self._write_position()
 
     def read(self) -> Frame | None:
@@ -200,7 +200,7 @@ class Spool:
             if not self._holds(frame):
                 return False
             self._in_flight.popleft()
-            self._account.unspooled(frame.held)
+            self._account.unspooled(frame.booked)
             self._settle()
             return True
 
@@ -284,11 +284,11 @@ class Spool:
                 self._born = frame.born
             self._in_flight.append(frame)
             self._cursor = frame.after
-            return Frame(frame.before, frame.held, frame.born, data)
+            return Frame(frame.before, frame.booked, frame.born, data)
         self._damaged(end)
         return None
 
-    def _end_of(self, segment: Segment | None) -> Totals:
+    def _end_of(self, segment: Segment | None) -> Sums:
         """The totals behind SEGMENT; None is what is missing ahead of the first."""
         found = segment is None
         for candidate in self._segments:
@@ -297,31 +297,31 @@ class Spool:
             found = candidate is segment
         return self._end
 
-    def _damaged(self, upto: Totals) -> None:
+    def _damaged(self, upto: Sums) -> None:
         """What is between the cursor and UPTO cannot be read."""
-        held = self._skip("spool_corrupt", upto)
+        booked = self._skip("spool_corrupt", upto)
         self._damages += 1
         if worth_saying(self._damages):
-            records = f"{amount(held.records, 'record')} {are(held.records)}"
+            records = f"{amount(booked.records, 'record')} {are(booked.records)}"
             self._report(f"Spool {self.directory} is damaged: {records} lost.")
 
-    def _skip(self, reason: str, upto: Totals) -> Held:
+    def _skip(self, reason: str, upto: Sums) -> Booked:
         """What is between the cursor and UPTO is lost."""
-        held = upto.since(self._cursor)
-        self._account.unspooled(held)
-        self._account.lost(reason, held)
+        booked = upto.since(self._cursor)
+        self._account.unspooled(booked)
+        self._account.lost(reason, booked)
         self._cursor = upto
-        return held
+        return booked
 
     def _drop_oldest(self) -> None:
         """Make room; what is in flight is from now on in memory only."""
         segment = self._segments[0]
         end = self._end_of(segment)
         while self._in_flight and self._in_flight[0].before < end:
-            held = self._in_flight.popleft().held
-            self._account.unspooled(held)
+            booked = self._in_flight.popleft().booked
+            self._account.unspooled(booked)
             if self._given_back:
-                self._account.lost("spool_full", held)
+                self._account.lost("spool_full", booked)
         if self._cursor < end:
             self._skip("spool_full", end)
         self._settle()
@@ -355,7 +355,7 @@ class Spool:
             if segment is self._active:
                 self._active = None
 
-    def _settled(self) -> Totals:
+    def _settled(self) -> Sums:
         return self._in_flight[0].before if self._in_flight else self._cursor
 
     def _delete(self, segments: Sequence[Segment]) -> None:

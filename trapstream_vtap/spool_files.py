@@ -12,7 +12,7 @@ import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from trapstream_vtap.errors import RunError
-from trapstream_vtap.segment import Totals, is_of_older_version
+from trapstream_vtap.segment import Sums, is_of_older_version
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,8 +26,8 @@ class Position(NamedTuple):
     """Of which spool, up to where everything has settled, and has been appended."""
 
     number: int
-    settled: Totals
-    appended: Totals
+    settled: Sums
+    appended: Sums
 
 
 class SpoolFiles:
@@ -90,7 +90,7 @@ class SpoolFiles:
         if check != _CRC.pack(zlib.crc32(numbers)):
             return None
         number, *totals = _POSITION.unpack(numbers)
-        return Position(number, Totals(*totals[:3]), Totals(*totals[3:]))
+        return Position(number, Sums(*totals[:3]), Sums(*totals[3:]))
 
     def write_position(self, position: Position) -> None:
         """Remember POSITION.

@@ -6,7 +6,7 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING, Self
 
-from trapstream_vtap.ledger import Held
+from trapstream_vtap.ledger import Booked
 from trapstream_vtap.sinks import Payload, Sender
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ def number_of(text: bytes) -> int:
     return int(text.split(b" ", 1)[0].rpartition(b"=")[2])
 
 
-def held(numbers: Iterable[int]) -> Held:
+def booked(numbers: Iterable[int]) -> Booked:
     """Records and packets of the lines with these NUMBERS."""
-    return sum((Held(1, packets(number)) for number in numbers), Held())
+    return sum((Booked(1, packets(number)) for number in numbers), Booked())
 
 
 class Handing:
@@ -46,7 +46,7 @@ class Handing:
     def __init__(self, sink: Sink) -> None:
         self.said: list[str] = []
         self.sender = Sender(sink, 64 << 20, self.said.append)
-        self._handed = Held()
+        self._handed = Booked()
 
     def __enter__(self) -> Self:
         return self
@@ -57,16 +57,16 @@ class Handing:
     def put(self, numbers: Iterable[int], data: bytes | None = None) -> None:
         """Hand over one payload with the lines of NUMBERS; DATA, if they are not plain ones."""
         numbers = list(numbers)
-        self._handed += held(numbers)
+        self._handed += booked(numbers)
         joined = b"".join(map(line, numbers)) if data is None else data
         weights = memoryview(array("Q", map(packets, numbers)))
-        self.sender.put(Payload(joined, held(numbers), weights=weights))
+        self.sender.put(Payload(joined, booked(numbers), weights=weights))
 
-    def account(self) -> tuple[Held, dict[str, Held]]:
+    def account(self) -> tuple[Booked, dict[str, Booked]]:
         """What was delivered, and lost by reason, when all has settled; the sum is checked."""
         assert self.sender.drain(DEADLINE), self.said
         values = self.sender.account.values()
-        delivered = Held(values["records_delivered"], values["packets_delivered"])
+        delivered = Booked(values["records_delivered"], values["packets_delivered"])
         losses = self.sender.account.losses()
         assert self._handed == sum(losses.values(), delivered)
         return delivered, losses

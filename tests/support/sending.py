@@ -6,7 +6,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Self
 
-from trapstream_vtap.ledger import Held
+from trapstream_vtap.ledger import Booked
 from trapstream_vtap.settings.address import Address
 from trapstream_vtap.sinks import Payload, Sender, TcpSink, UdpSink
 from trapstream_vtap.spool import Spool
@@ -60,7 +60,7 @@ class Sending:
     def put(self, *payloads: bytes) -> None:
         """Hand over payloads as the stream does: one record of two packets in each."""
         for data in payloads:
-            self.sender.put(Payload(data, Held(1, 2)))
+            self.sender.put(Payload(data, Booked(1, 2)))
             self.handed += 1
 
     @property

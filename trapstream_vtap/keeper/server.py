@@ -47,7 +47,7 @@ class _Loaded:
             os.close(descriptor)
 
 
-class Keeper:
+class Server:
     """Serves one peer.
 
     Args:
@@ -98,7 +98,7 @@ class Keeper:
         verb, *words = request.decode(errors="surrogateescape").split("\n")
         answer: object = None
         try:
-            answer = _ORDERS.get(verb, Keeper._refuse)(self, words)
+            answer = _ORDERS.get(verb, Server._refuse)(self, words)
         except Exception as error:  # noqa: BLE001 - whatever it is, what is attached stays
             answer = error if isinstance(error, RunError | OSError) else RunError(repr(error))
         handover.send(self._orders, pickle.dumps(answer))
@@ -232,11 +232,11 @@ class Keeper:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-_ORDERS: dict[str, Callable[[Keeper, list[str]], object]] = {
-    "attach": Keeper._attach,  # noqa: SLF001 - ours
-    "ahead": Keeper._ahead,  # noqa: SLF001
-    "forget": Keeper._forget,  # noqa: SLF001
-    "detach": Keeper._detach,  # noqa: SLF001
+_ORDERS: dict[str, Callable[[Server, list[str]], object]] = {
+    "attach": Server._attach,  # noqa: SLF001 - ours
+    "ahead": Server._ahead,  # noqa: SLF001
+    "forget": Server._forget,  # noqa: SLF001
+    "detach": Server._detach,  # noqa: SLF001
 }
 """All that it can be told; a word that is none of these is refused."""
 
@@ -246,4 +246,4 @@ def main() -> None:
     orders, loads, files = (socket.socket(fileno=int(number)) for number in sys.argv[1:4])
     privileges.reduce([int(number) for number in sys.argv[4].split(",")])
     with orders, loads, files:
-        Keeper(orders, loads, files).serve()
+        Server(orders, loads, files).serve()

@@ -15,7 +15,7 @@ from trapstream_vtap.probes import REGISTRY
 from trapstream_vtap.settings import file as config_file
 from trapstream_vtap.settings.address import Address, is_ipv6, parse
 from trapstream_vtap.settings.core import Core
-from trapstream_vtap.settings.kinds import Kind, Names, Port, check_strings, some, unit_of
+from trapstream_vtap.settings.kinds import Names, Port, ValueType, check_strings, some, unit_of
 from trapstream_vtap.settings.option import declared, flag_of, key_of
 from trapstream_vtap.settings.settings import Settings, build, classes, keys, own
 from trapstream_vtap.words import nearest
@@ -75,13 +75,13 @@ class OptionOfRoom(click.Option):
         kind: What its declaration says that it may be.
     """
 
-    def __init__(self, *args: Any, room: str, kind: Kind, **others: Any) -> None:
+    def __init__(self, *args: Any, room: str, kind: ValueType, **others: Any) -> None:
         super().__init__(*args, **others)
         self.room = room
         self.kind = kind
 
 
-class FilePath(Kind):
+class FilePath(ValueType):
     """A configuration file; what it says of options becomes their default."""
 
     name = "FILE"

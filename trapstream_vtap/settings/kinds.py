@@ -100,7 +100,7 @@ def _check_unit(value: Any, param: Any, ctx: Any) -> None:
         raise click.BadParameter(f"{value!r} has a unit: give the number alone{unit}.", ctx, param)
 
 
-class Kind(_ParamType):
+class ValueType(_ParamType):
     """A kind of value; most are strings in a file."""
 
     name = "text"
@@ -126,10 +126,10 @@ class Kind(_ParamType):
         return value
 
 
-TEXT = Kind()
+TEXT = ValueType()
 
 
-class Whole(Kind, click.IntRange):
+class Whole(ValueType, click.IntRange):
     """A whole number from LOWEST to HIGHEST; in the settings times SCALE."""
 
     def __init__(self, lowest: int, highest: int, scale: int = 1) -> None:
@@ -171,7 +171,7 @@ class OneOf(Whole):
         return number
 
 
-class Seconds(Kind, click.FloatRange):
+class Seconds(ValueType, click.FloatRange):
     """A length of time in seconds, or in the unit of which a second has so many.
 
     Args:
@@ -210,7 +210,7 @@ class Seconds(Kind, click.FloatRange):
         return value if self._to == 1 else round(value * self._to)
 
 
-class Choice(Kind, _Choice):
+class Choice(ValueType, _Choice):
     """One of a few words, by which the settings have something else, maybe."""
 
     def __init__(self, words: Sequence[str] | Mapping[str, Any]) -> None:
@@ -228,7 +228,7 @@ class Choice(Kind, _Choice):
         return self._meaning.get(value, value)
 
 
-class Names(Kind):
+class Names(ValueType):
     """Some of a few names, comma-separated; the settings have them in the order of KNOWN.
 
     Args:
@@ -270,7 +270,7 @@ def check_strings(key: str, value: Any) -> list[str]:
     return strings
 
 
-class Port(Kind):
+class Port(ValueType):
     """A TCP or UDP port."""
 
     name = "port"
@@ -285,7 +285,7 @@ class Port(Kind):
         return int(value)
 
 
-class Listen(Kind):
+class Listen(ValueType):
     """An address to listen on."""
 
     name = "ADDRESS:PORT"
@@ -303,7 +303,7 @@ class Listen(Kind):
         return self.fail(f"{value!r} is not {wanted}", param, ctx)
 
 
-class Hex(Kind):
+class Hex(ValueType):
     """32 bits in hexadecimal digits."""
 
     name = "hex"
@@ -322,7 +322,7 @@ class Hex(Kind):
         return number
 
 
-class Directory(Kind, click.Path):
+class Directory(ValueType, click.Path):
     """A directory."""
 
     def __init__(self) -> None:
@@ -333,7 +333,7 @@ class Directory(Kind, click.Path):
         return Path(str(click.Path.convert(self, value, param, ctx)))
 
 
-class Flag(Kind):
+class Flag(ValueType):
     """On, or off."""
 
     name = "boolean"
@@ -344,7 +344,7 @@ class Flag(Kind):
         return switch(key, value)
 
 
-class Words(Kind):
+class Words(ValueType):
     """Any words, comma-separated, by which CONVERT makes something."""
 
     schema = STRINGS

@@ -12,7 +12,7 @@ from trapstream_vtap.settings.kinds import Flag
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from trapstream_vtap.settings.kinds import Kind
+    from trapstream_vtap.settings.kinds import ValueType
 
 
 class Reload(enum.Enum):
@@ -69,7 +69,7 @@ class Option:
     """
 
     names: tuple[str, ...]
-    kind: Kind
+    kind: ValueType
     help: str = ""
     default: Any = None
     metavar: str | None = None
@@ -89,7 +89,7 @@ class Option:
         return None if value is None else self.kind.internal(value)
 
 
-def option(*names: str, kind: Kind, **others: Any) -> Any:
+def option(*names: str, kind: ValueType, **others: Any) -> Any:
     """A field that is an option, as `Option` says."""
     made = Option(names, kind, **others)
     return field(default=made.internal(made.default), metadata={"option": made})

@@ -74,7 +74,7 @@ class Backlog:
 
     def put(self, payload: Payload) -> None:
         """Queue PAYLOAD; waits for nothing but the disk, and not long for that."""
-        self.account.handed(payload.held)
+        self.account.handed(payload.booked)
         with self._changed:
             self._queue.append(payload)
             self._memory += len(payload.data)
@@ -84,7 +84,7 @@ class Backlog:
             while self._memory > self._max_memory and self._queue:
                 oldest = self._queue.popleft()
                 self._memory -= len(oldest.data)
-                self.account.lost("memory", oldest.held)
+                self.account.lost("memory", oldest.booked)
 
     def _fits(self) -> bool:
         """Whether nothing has to be given up, or there is no point in waiting."""
@@ -114,7 +114,7 @@ class Backlog:
         if not frame:
             return None
         age = max(time.time_ns() - frame.born, 0) / _NS
-        payload = Payload.unpacked(frame.data, frame.held, time.monotonic() - age)
+        payload = Payload.unpacked(frame.data, frame.booked, time.monotonic() - age)
         with self._changed:
             self._memory += len(payload.data)
             return self._send(_Sent(payload, frame))
@@ -141,14 +141,14 @@ class Backlog:
         """What became of the oldest payloads in flight: None is delivered."""
         for refusal in outcomes:
             payload = self._settle()
-            refused, less = (refusal.held, refusal.octets) if refusal else (NOTHING, 0)
+            refused, less = (refusal.booked, refusal.octets) if refusal else (NOTHING, 0)
             self.account.lost("refused", refused)
-            self.account.delivered(payload.held - refused, len(payload.data) - less)
+            self.account.delivered(payload.booked - refused, len(payload.data) - less)
             self._let_go()
 
     def failed(self) -> None:
         """The oldest payload in flight is given up, because of an error of our own."""
-        self.account.lost("failed", self._settle().held)
+        self.account.lost("failed", self._settle().booked)
         self._let_go()
 
     def _settle(self) -> Payload:
@@ -168,7 +168,7 @@ class Backlog:
         """The connection is lost: what is in flight is sent once more, ahead of the others."""
         with self._changed:
             for sent in reversed(self._in_flight):
-                self.account.retried(sent.payload.held, len(sent.payload.data))
+                self.account.retried(sent.payload.booked, len(sent.payload.data))
                 if sent.frame:
                     self._again.appendleft(sent)
                 else:
@@ -241,7 +241,7 @@ class Backlog:
             spool.give_back()
         for payload in left:
             if not (spool and self._kept(spool, payload)):
-                self.account.lost("undelivered", payload.held)
+                self.account.lost("undelivered", payload.booked)
         for waiting in (self._in_flight, self._again, self._queue):
             waiting.clear()
         if spool:
@@ -313,7 +313,7 @@ class Backlog:
     @staticmethod
     def _append(spool: Spool, payload: Payload) -> None:
         born = time.time_ns() - round((time.monotonic() - payload.born) * _NS)
-        spool.append(payload.packed(), payload.held, born)
+        spool.append(payload.packed(), payload.booked, born)
 
     def _failed(self, error: OSError) -> None:
         self._failures += 1

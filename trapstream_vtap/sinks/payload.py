@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from trapstream_vtap.ledger import NOTHING, Held
+from trapstream_vtap.ledger import NOTHING, Booked
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -23,21 +23,21 @@ class Payload:
 
     Args:
         data: The bytes.
-        held: What is booked of them.
+        booked: What is booked of them.
         born: When they were made.
         weights: Packets of each record (64-bit integers), as the renderer says; None: not known.
     """
 
     data: bytes
-    held: Held = NOTHING
+    booked: Booked = NOTHING
     born: float = field(default_factory=time.monotonic)
     weights: memoryview | None = None
 
-    def part(self, numbers: Collection[int]) -> Held:
+    def part(self, numbers: Collection[int]) -> Booked:
         """What is booked of the records with these NUMBERS, from 0; all, if that is not known."""
-        if self.weights is None or self.held == NOTHING:
-            return self.held
-        return Held(len(numbers), sum(self.weights[number] for number in numbers))
+        if self.weights is None or self.booked == NOTHING:
+            return self.booked
+        return Booked(len(numbers), sum(self.weights[number] for number in numbers))
 
     def packed(self) -> bytes:
         """Data and weights in one, for the spool."""
@@ -46,14 +46,14 @@ class Payload:
         return _WEIGHTS.pack(_MARK, len(self.weights)) + self.weights.tobytes() + self.data
 
     @classmethod
-    def unpacked(cls, octets: bytes, held: Held, born: float) -> Self:
+    def unpacked(cls, octets: bytes, booked: Booked, born: float) -> Self:
         """From what `packed` made."""
         if not octets.startswith(_MARK):
-            return cls(octets, held, born)
+            return cls(octets, booked, born)
         _, count = _WEIGHTS.unpack_from(octets)
         end = _WEIGHTS.size + 8 * count
         weights = memoryview(octets[_WEIGHTS.size : end]).cast("Q")
-        return cls(octets[end:], held, born, weights)
+        return cls(octets[end:], booked, born, weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +61,11 @@ class Refusal:
     """What a collector will never take, and says so: all of a payload, or a part of it.
 
     Args:
-        held: What it refused.
+        booked: What it refused.
         why: Its reason, for a person.
         octets: How many bytes of payload that is.
     """
 
-    held: Held
+    booked: Booked
     why: str
     octets: int

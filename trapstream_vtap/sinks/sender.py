@@ -215,8 +215,8 @@ class Sender:
                 return
         self._condemned = None
         self._backlog.failed()
-        if payload.held.records:
-            records = payload.held.records
+        if payload.booked.records:
+            records = payload.booked.records
             what = f"{amount(records, 'record')} {are(records)} given up"
             self._report(f"Collector {self._sink}: {what}.")
 
@@ -285,7 +285,7 @@ class Sender:
     def _refused(self, refusal: Refusal) -> None:
         self._refusals += 1
         if worth_saying(self._refusals):
-            records = refusal.held.records
+            records = refusal.booked.records
             what = amount(records, "record") if records else "vtap_agent"
             self._report(f"Collector {self._sink} refuses {what}: {refusal.why}.")
 

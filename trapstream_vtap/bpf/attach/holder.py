@@ -29,7 +29,7 @@ _GONE = (errno.ENOLINK, errno.ENODEV)
 
 
 @dataclass
-class _Held:
+class _Attached:
     """A program at its place."""
 
     index: int
@@ -46,8 +46,8 @@ class Change:
     notes: list[str] = field(default_factory=list)
     """Sentences for the person at the terminal."""
     wanted: set[_Key] = field(default_factory=set)
-    added: dict[_Key, _Held] = field(default_factory=dict)
-    before: list[tuple[_Held, int]] = field(default_factory=list)
+    added: dict[_Key, _Attached] = field(default_factory=dict)
+    before: list[tuple[_Attached, int]] = field(default_factory=list)
     were_promiscuous: set[str] = field(default_factory=set)
 
 
@@ -69,7 +69,7 @@ class Holder:
     """
 
     def __init__(self) -> None:
-        self._held: dict[_Key, _Held] = {}
+        self._held: dict[_Key, _Attached] = {}
         self._promiscuous: dict[str, tuple[int, Callable[[], None]]] = {}
         self._said: set[str] = set()  # of those ahead of us
 
@@ -170,7 +170,7 @@ class Holder:
         self._keep_promiscuous({*self._promiscuous} - {*names})
 
     @staticmethod
-    def _replace(there: _Held, program: int) -> None:
+    def _replace(there: _Attached, program: int) -> None:
         try:
             there.attachment.replace(program)
         except OSError as error:
@@ -209,11 +209,15 @@ class Holder:
         notes: list[str],
         *,
         attached: bool,
-    ) -> _Held | None:
+    ) -> _Attached | None:
         """Make PLACE ready, and attach there unless something is ATTACHED; if it is still there."""
         if isinstance(place, TracepointPlace):
             program = programs[place.program]
-            return None if attached else _Held(0, program, RawTracepoint(program, place.tracepoint))
+            return (
+                None
+                if attached
+                else _Attached(0, program, RawTracepoint(program, place.tracepoint))
+            )
         try:
             self._make_promiscuous(place)
             return None if attached else self._attach(place, programs, notes)
@@ -223,7 +227,7 @@ class Holder:
             return None
 
     @staticmethod
-    def _attach(place: Place, programs: Mapping[str, int], notes: list[str]) -> _Held:
+    def _attach(place: Place, programs: Mapping[str, int], notes: list[str]) -> _Attached:
         interface, program = place.interface, programs[place.program]
         attached: Attachment
         if place.hook == "socket":
@@ -238,5 +242,5 @@ class Holder:
                     f"{interface.name} has no XDP of its own: its packets are seen by generic XDP, "
                     "which is slower than --hook tc."
                 )
-                return _Held(interface.index, generic, attached, place.hook, generic=True)
-        return _Held(interface.index, program, attached, place.hook)
+                return _Attached(interface.index, generic, attached, place.hook, generic=True)
+        return _Attached(interface.index, program, attached, place.hook)
