@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lab.namespace import Namespace
 
 COMMAND = Path(__file__).parents[2] / ".venv" / "bin" / "vtap-stream"
-DEADLINE = 20.0  # seconds
+DEADLINE = 60.0  # seconds; a machine may have other things to do
 
 
 class Tap:
@@ -37,6 +37,7 @@ class Tap:
         self._command = command
         self._options = options
         self._payload = b""
+        self._found = threading.Event()
 
     def __enter__(self) -> Self:
         listener = self._namespace.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -126,12 +127,14 @@ class Tap:
             self._news.notify_all()
 
     def leave(self) -> None:
-        """Have the collector go away."""
+        """Have the collector go away, once it has been found."""
+        assert self._found.wait(DEADLINE)
         self._connection.shutdown(socket.SHUT_RDWR)
 
     def _collect(self, listener: socket.socket) -> None:
         with listener:
             self._connection, _ = listener.accept()
+            self._found.set()
         with self._connection:
             while part := self._connection.recv(1 << 20):
                 self._payload += part

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ADDRESSES = ("192.0.2.1", "192.0.2.2")
 WIRE = "wire0"
-DEADLINE = 200.0
+DEADLINE = 200.0  # seconds; emulated, and beside other tests
 COMMAND = [sys.executable, "-c", "from trapstream_vtap.cli import main; main()"]
 HERE = Path(os.environ["VM_DIRECTORY"])
 
