@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each kind of attachment: a program sees every packet once, and another takes its place."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from numbered_frames import frame
+from traffic import Wire
+
+from lab.loading import load
+from trapstream_vtap.bpf import kernel
+from trapstream_vtap.bpf.attach.clsact import Clsact
+from trapstream_vtap.bpf.attach.packet_socket import PacketSocket
+from trapstream_vtap.bpf.attach.place import Direction
+from trapstream_vtap.bpf.attach.raw_tracepoint import RawTracepoint
+from trapstream_vtap.bpf.attach.tcx import Tcx
+from trapstream_vtap.bpf.attach.xdp import Xdp
+from trapstream_vtap.bpf.source import Program, Source
+from trapstream_vtap.errors import RunError
+from trapstream_vtap.interfaces import Interface, interfaces
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from trapstream_vtap.bpf.attach.attachment import Attachment
+    from trapstream_vtap.bpf.code import Objects
+
+COUNTING = """
+#include <uapi/linux/bpf.h>
+BPF_ARRAY(runs, u64, 2);
+static int count(int which)
+{
+	u64 *found = runs.lookup(&which);
+	if (found)
+		__sync_fetch_and_add(found, 1);
+	return RESULT;
+}
+int first(CONTEXT *ctx)
+{
+	return count(0);
+}
+int second(CONTEXT *ctx)
+{
+	return count(1);
+}
+"""
+# by kind: the type of its programs, their context, what they return, what makes the attachment
+KINDS: dict[str, tuple[str, str, int, Callable[[int, Interface], Attachment]]] = {
+    "tcx": ("SCHED_CLS", "struct __sk_buff", -1, lambda p, i: Tcx(p, i, Direction.INGRESS)),
+    "clsact": ("SCHED_CLS", "struct __sk_buff", -1, lambda p, i: Clsact(p, i, Direction.INGRESS)),
+    "xdp": ("XDP", "struct xdp_md", 2, lambda p, i: Xdp(p, i, kernel.XDP_FLAGS_DRV_MODE)),
+    "packet socket": (
+        *("SOCKET_FILTER", "struct __sk_buff", 0),
+        lambda p, i: PacketSocket(p, i, (Direction.INGRESS,)),
+    ),
+    "raw tracepoint": (
+        *("RAW_TRACEPOINT", "struct bpf_raw_tracepoint_args", 0),
+        lambda p, _: RawTracepoint(p, "netif_receive_skb"),
+    ),
+}
+OPEN = Path("/proc/self/fd")
+SEES_ALL_NAMESPACES = ("raw tracepoint",)
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    """Nothing else is measured on it."""
+    with Wire() as wire:
+        wire.settle()
+        yield wire
+
+
+def runs(objects: Objects) -> list[int]:
+    """How often each of the two programs has run."""
+    kernel.wait_for_programs()
+    read = (kernel.read_element(objects.maps["runs"], which, 8) for which in range(2))
+    return [int.from_bytes(value, "little") for value in read]
+
+
+def send(wire: Wire, count: int) -> None:
+    """Frames that come in at the receiver."""
+    with wire.sender.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+        sender.bind(("wire0", 0))
+        for number in range(count):
+            sender.send(frame(number))
+    wire.settle()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_program_has_its_place_until_another_takes_it(wire: Wire, kind: str) -> None:
+    """It sees each packet once; then another does, and at last nobody."""
+    type_, context, result, attach = KINDS[kind]
+    text = COUNTING.replace("CONTEXT", context).replace("RESULT", str(result))
+    names = ("first", "second")
+    objects = load(Source(text, tuple(Program(name, type_) for name in names), ("runs",)))
+    exact = kind not in SEES_ALL_NAMESPACES
+    with wire.receiver.entered():
+        there = attach(objects.programs["first"], interfaces()["wire0"])
+        send(wire, 50)
+        first = runs(objects)
+        there.replace(objects.programs["second"])
+        assert there.is_first([*objects.programs.values()])
+        before = runs(objects)
+        send(wire, 70)
+        second = runs(objects)
+        there.detach()
+        kernel.wait_for_programs()
+        gone = runs(objects)
+        send(wire, 20)
+    objects_left = runs(objects)
+    objects.close()
+    assert first[0] == 50 if exact else first[0] >= 50
+    assert first[1] == 0
+    assert second[1] - before[1] == 70 if exact else second[1] - before[1] >= 70
+    assert second[0] == before[0]
+    assert objects_left == gone
+
+
+@pytest.mark.parametrize("kind", ["xdp", "raw tracepoint"])
+def test_what_the_kernel_refuses_is_said(wire: Wire, kind: str) -> None:
+    """An interface whose place is taken, a tracepoint that is none; no descriptor stays open."""
+    type_, context, result, attach = KINDS[kind]
+    text = COUNTING.replace("CONTEXT", context).replace("RESULT", str(result))
+    objects = load(Source(text, (Program("first", type_),), ("runs",)))
+    program = objects.programs["first"]
+    with wire.receiver.entered():
+        there = attach(program, interfaces()["wire0"])
+        again = {
+            "xdp": lambda: attach(program, interfaces()["wire0"]),
+            "raw tracepoint": lambda: RawTracepoint(program, "no_such_tracepoint"),
+        }[kind]
+        before = len([*OPEN.iterdir()])
+        with pytest.raises((RunError, OSError)):
+            again()
+        assert len([*OPEN.iterdir()]) == before
+        there.detach()
+    objects.close()
