@@ -133,3 +133,10 @@ def test_no_test_module_imports_another() -> None:
     for path in files:
         found = set(borrowed.findall(path.read_text(encoding="utf-8")))
         assert found <= {f"import {path.stem}"}, path  # a process of its own may run its module
+
+
+def test_kernel_programs_ask_for_the_time_by_one_macro() -> None:
+    """So that a program for a capture may say the capture's time."""
+    sources = [path for path in (PACKAGE / "bpf").rglob("*.[ch]") if "headers" not in path.parts]
+    asking = [path.name for path in sources if "bpf_ktime_get" in path.read_text(encoding="ascii")]
+    assert asking == ["moment.h"]

@@ -155,7 +155,7 @@ static __always_inline void take(struct scratch *s, struct cause *cause, u64 skb
 		return;
 	}
 	dissect(s);
-	e->time = bpf_ktime_get_ns() + *(volatile u64 *)&control->clock_offset;
+	e->time = NOW() + *(volatile u64 *)&control->clock_offset;
 	e->packets = 1;
 	if (hand_over(e)) {
 		cause->events++;

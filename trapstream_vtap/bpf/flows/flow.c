@@ -162,7 +162,7 @@ static __always_inline u64 close_interval(struct flow_key *key, struct flow *f, 
 #endif
 
 	if (by_packet) /* a receive timestamp runs ahead where the wall clock has just been set forward */
-		now = bpf_ktime_get_ns();
+		now = NOW();
 	if (is_before(now, LINE(end)) && !force)
 		return end;
 	c = control();
@@ -344,7 +344,7 @@ static __always_inline void count(struct packet *p, struct flow *f, struct link 
 
 static __always_inline struct flow *new_flow(struct flow_key *key, struct link *l)
 {
-	u64 now = bpf_ktime_get_ns();
+	u64 now = NOW();
 	struct control *c = control();
 	u32 zero = 0;
 	struct flow *fresh = blanks.lookup(&zero);
@@ -386,7 +386,7 @@ static __always_inline u64 arrival(struct context *ctx, const bool egress)
 		if (c)
 			return stamp - c->clock_offset;
 	}
-	return bpf_ktime_get_ns();
+	return NOW();
 }
 
 /* Zero, which neither compiler nor verifier can know: a counter and its copy, XORed. */

@@ -3,12 +3,14 @@
  * At most MAX_EVENTS events a second. This text is put into the programs as it is (BCC knows maps in
  * one text only).
  */
+#include "lib/moment.h"
+
 BPF_ARRAY(event_windows, u64, 1); /* second << 32 | events in it */
 
 /* Whether the second's allowance has room for one more event. */
 static __always_inline bool event_allowed(void)
 {
-	u64 second = bpf_ktime_get_ns() / 1000000000, seen;
+	u64 second = NOW() / 1000000000, seen;
 	u32 zero = 0;
 	u64 *window;
 

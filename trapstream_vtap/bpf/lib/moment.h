@@ -7,6 +7,11 @@
 #ifndef VTAP_MOMENT_H
 #define VTAP_MOMENT_H
 
+/* What time it is. Programs ask nobody else, so that one for a capture may say the capture's time. */
+#ifndef NOW
+#define NOW() bpf_ktime_get_ns()
+#endif
+
 static __always_inline bool is_before(u64 a, u64 b)
 {
 	return (s64)(a - b) < 0;
