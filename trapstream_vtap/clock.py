@@ -9,6 +9,7 @@ See: clock_gettime(2)
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import Protocol
 
@@ -16,6 +17,7 @@ NS = 1_000_000_000
 NEVER = 1 << 62
 """A moment that does not come: 146 years after the machine's start."""
 
+_SO_TIMESTAMP = 29  # include/uapi/asm-generic/socket.h
 _STEP_NS = 1_000_000  # by so much the two drift apart without anybody noticing
 
 
@@ -125,3 +127,13 @@ def wall_clock_offset() -> int:
         after = time.monotonic_ns()
         readings.append((after - before, wall - (before + after) // 2))
     return min(readings)[1] & ~3
+
+
+def receive_timestamps() -> socket.socket:
+    """While this is open, the kernel gives every packet that it receives a timestamp.
+
+    See: socket(7), SO_TIMESTAMP
+    """
+    asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    asking.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMP, 1)
+    return asking

@@ -43,6 +43,7 @@ class _Kind(enum.IntEnum):
     VOLATILE = 9
     CONST = 10
     RESTRICT = 11
+    FUNC = 12
     FUNC_PROTO = 13
     VAR = 14
     DATASEC = 15
@@ -110,7 +111,7 @@ class Btf:
     @cached_property
     def _named(self) -> dict[tuple[int, str], int]:
         """Types by kind and name; of two of a name the first."""
-        wanted = (_Kind.STRUCT, _Kind.TYPEDEF, _Kind.ENUM, _Kind.ENUM64)
+        wanted = (_Kind.STRUCT, _Kind.TYPEDEF, _Kind.ENUM, _Kind.ENUM64, _Kind.FUNC)
         kinds = {int(kind) for kind in wanted}
         found: dict[tuple[int, str], int] = {}
         for number, start in enumerate(self._starts, self._first):
@@ -203,6 +204,11 @@ class Btf:
         count = self._words[proto + 1] & 0xFFFF
         kinds = [self._words[proto + 3 + 2 * i + 1] for i in range(count)]
         return [self._name_of(kind) for kind in kinds[1:]]  # the first is the tracepoint's own
+
+    def traced(self, name: str, *, tracepoint: bool = False) -> int:
+        """The number by which a program says that it traces that function; 0: there is none."""
+        kind, prefix = (_Kind.TYPEDEF, "btf_trace_") if tracepoint else (_Kind.FUNC, "")
+        return self._named.get((kind, f"{prefix}{name}"), 0)
 
     def _target(self, number: int) -> int:
         """What a pointer points to."""

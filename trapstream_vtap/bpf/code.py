@@ -27,7 +27,18 @@ NO_BPF = "This kernel does not support what is needed of BPF (5.12 or newer is):
 _INSTRUCTION = struct.Struct("=BBhi")  # code, registers, offset, immediate
 _LD_IMM64 = 0x18
 _PSEUDO_MAP_FD = 1
-_KINDS = {"SOCKET_FILTER": 1, "SCHED_CLS": 3, "XDP": 6, "RAW_TRACEPOINT": 17}  # enum bpf_prog_type
+KINDS = {  # enum bpf_prog_type, enum bpf_attach_type
+    "SOCKET_FILTER": (1, 0),
+    "SCHED_CLS": (3, 0),
+    "XDP": (6, 0),
+    "CGROUP_SKB": (8, 0),
+    "RAW_TRACEPOINT": (17, 0),
+    "TRACEPOINT": (26, 23),  # with types (BTF), whose members it loads directly
+    "FENTRY": (26, 24),
+    "FEXIT": (26, 25),
+    "NETFILTER": (32, 45),
+}
+"""What a program can be."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +124,10 @@ def load(source: Source, code: Code) -> Objects:
 
 def _loaded(program: Program, instructions: bytes) -> int:
     """The descriptor of a loaded program."""
-    kind = _KINDS[program.kind]
+    kind, attach_type = KINDS[program.kind]
     if program.buffers:
         with contextlib.suppress(OSError):  # before 5.18, kernels know no such packets
             return kernel.load_program(
                 kind, program.name, instructions, kernel.BPF_XDP, kernel.BPF_F_XDP_HAS_FRAGS
             )
-    return kernel.load_program(kind, program.name, instructions)
+    return kernel.load_program(kind, program.name, instructions, attach_type, traced=program.traced)

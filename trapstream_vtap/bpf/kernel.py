@@ -22,6 +22,13 @@ XDP_FLAGS_SKB_MODE = 1 << 1  # include/uapi/linux/if_link.h
 XDP_FLAGS_DRV_MODE = 1 << 2
 BPF_F_XDP_HAS_FRAGS = 1 << 5
 _BPF_F_BEFORE = 1 << 3
+_BPF_CGROUP_INET_INGRESS = 0
+_BPF_NETFILTER = 45
+_BPF_LINK_CREATE = 28
+_SYSTEM_CALLS = {
+    "membarrier": {"x86_64": 324, "aarch64": 283},
+    "bpf": {"x86_64": 321, "aarch64": 280},
+}
 _MOST_AT_A_PLACE = 64  # BPF_MPROG_MAX, include/linux/bpf_mprog.h
 _RECURSION_MISSES = 208  # offset in struct bpf_prog_info, bytes
 _LONGEST_NAME = 15  # BPF_OBJ_NAME_LEN with its zero
@@ -101,6 +108,54 @@ def link_xdp(program: int, interface: int, mode: int) -> int:
     return _checked(_libbpf().bpf_link_create(program, interface, BPF_XDP, ctypes.byref(options)))
 
 
+def link_cgroup(program: int, group: int) -> int:
+    """Attach PROGRAM to what comes in for the sockets of a control group, by its descriptor."""
+    options = _LinkOptions(sz=ctypes.sizeof(_LinkOptions))
+    link = _libbpf().bpf_link_create(
+        program, group, _BPF_CGROUP_INET_INGRESS, ctypes.byref(options)
+    )
+    return _checked(link)
+
+
+class _NetfilterLink(ctypes.Structure):
+    """Of `union bpf_attr`: BPF_LINK_CREATE for netfilter, which libbpf knows since 1.2."""
+
+    _fields_ = (
+        ("prog_fd", ctypes.c_uint32),
+        ("target", ctypes.c_uint32),
+        ("attach_type", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("pf", ctypes.c_uint32),
+        ("hooknum", ctypes.c_uint32),
+        ("priority", ctypes.c_int32),
+        ("netfilter_flags", ctypes.c_uint32),
+        ("rest", ctypes.c_uint64 * 4),
+    )
+
+
+def link_netfilter(program: int, family: int, hook: int, priority: int) -> int:
+    """Attach PROGRAM to netfilter in this network namespace; the descriptor of the link.
+
+    Raises:
+        OSError: EINVAL on kernels before 6.4, which have no such link.
+    """
+    attributes = _NetfilterLink(
+        prog_fd=program, attach_type=_BPF_NETFILTER, pf=family, hooknum=hook, priority=priority
+    )
+    return _system_call(
+        "bpf", _BPF_LINK_CREATE, ctypes.byref(attributes), ctypes.sizeof(attributes)
+    )
+
+
+def _system_call(name: str, *arguments: object) -> int:
+    """What a system call answers that the C library has no function for."""
+    number = _SYSTEM_CALLS[name][os.uname().machine]
+    result: int = ctypes.CDLL(None, use_errno=True).syscall(number, *arguments)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+
+
 class _LoadOptions(ctypes.Structure):
     """The beginning of `struct bpf_prog_load_opts`, /usr/include/bpf/bpf.h."""
 
@@ -110,7 +165,10 @@ class _LoadOptions(ctypes.Structure):
         ("expected_attach_type", ctypes.c_uint32),
         ("prog_btf_fd", ctypes.c_uint32),
         ("prog_flags", ctypes.c_uint32),
-        ("none", ctypes.c_uint32 * 5),
+        ("prog_ifindex", ctypes.c_uint32),
+        ("kern_version", ctypes.c_uint32),
+        ("attach_btf_id", ctypes.c_uint32),
+        ("attach_to", ctypes.c_uint32 * 2),
         ("pointers", ctypes.c_void_p),
         ("func_info", ctypes.c_void_p),
         ("func_info_size", ctypes.c_uint32 * 2),
@@ -123,7 +181,12 @@ class _LoadOptions(ctypes.Structure):
 
 
 def load_program(
-    kind: int, name: str, instructions: bytes, attach_type: int = 0, flags: int = 0
+    kind: int,
+    name: str,
+    instructions: bytes,
+    attach_type: int = 0,
+    flags: int = 0,
+    traced: int = 0,
 ) -> int:
     """Load a program; its descriptor.
 
@@ -133,12 +196,16 @@ def load_program(
         instructions: struct bpf_insn, one after the other.
         attach_type: enum bpf_attach_type, where the kernel wants to know.
         flags: As for BPF_PROG_LOAD.
+        traced: The type (BTF) of what it traces.
 
     Raises:
         OSError: The kernel refuses it; where it is the verifier, with its last words.
     """
     options = _LoadOptions(
-        sz=ctypes.sizeof(_LoadOptions), expected_attach_type=attach_type, prog_flags=flags
+        sz=ctypes.sizeof(_LoadOptions),
+        expected_attach_type=attach_type,
+        prog_flags=flags,
+        attach_btf_id=traced,
     )
 
     def load() -> int:
@@ -250,14 +317,17 @@ def wait_for_programs() -> None:
     See: membarrier(2); MEMBARRIER_CMD_GLOBAL waits for an RCU grace period, and programs of network
     hooks run inside RCU read-side sections.
     """
-    number = {"x86_64": 324, "aarch64": 283}[os.uname().machine]
-    if ctypes.CDLL(None, use_errno=True).syscall(number, 1, 0, 0) < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    _system_call("membarrier", 1, 0, 0)
 
 
 def attach_raw_tracepoint(program: int, name: str) -> int:
     """Have PROGRAM run at a tracepoint; the descriptor that holds it there."""
     return _checked(_libbpf().bpf_raw_tracepoint_open(name.encode(), program))
+
+
+def attach_tracing(program: int) -> int:
+    """Have PROGRAM, which was loaded for it, trace; the descriptor that holds it there."""
+    return _checked(_libbpf().bpf_raw_tracepoint_open(None, program))
 
 
 def missed_runs(program: int) -> int:

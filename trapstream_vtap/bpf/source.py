@@ -18,15 +18,19 @@ class Program:
 
     Args:
         name: What it is called.
-        kind: As BCC calls it (`SCHED_CLS`, …).
+        kind: A key of `code.KINDS`.
         function: The C function, if it has another name.
         buffers: XDP: it takes packets of several buffers.
+        traced: Of what it traces, the number of the type among the kernel's (BTF).
+        shared: Whether the process that measures gets it, too.
     """
 
     name: str
     kind: str
     function: str = ""
     buffers: bool = False
+    traced: int = 0
+    shared: bool = False
 
     @property
     def code(self) -> str:

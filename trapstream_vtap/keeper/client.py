@@ -126,9 +126,11 @@ class Keeper:
         """
         request = f"{'read' if read else 'again'} {self._first if probe is None else probe}"
         answer, descriptors = self._ask(self._loads, request.encode())
-        program, maps, settings = answer
-        names = iter(descriptors)
-        objects = Objects({program: next(names)}, {name: next(names) for name in maps})
+        programs, maps, settings = answer
+        numbers = iter(descriptors)
+        objects = Objects(
+            {name: next(numbers) for name in programs}, {name: next(numbers) for name in maps}
+        )
         return objects, pickle.loads(settings)  # noqa: S301 - the keeper is the more privileged
 
     def attach(

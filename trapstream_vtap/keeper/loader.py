@@ -49,7 +49,8 @@ def main() -> None:
         else:
             answer = (
                 wanted.places,
-                list(objects.programs),
+                wanted.notes,
+                {each.name: each.shared for each in wanted.source.programs},
                 list(objects.maps),
                 pickle.dumps(chosen),
             )

@@ -34,12 +34,12 @@ _LOADER = ("-P", "-m", "trapstream_vtap.keeper.loader")
 class _Loaded:
     """Programs that are loaded, and what they were made from."""
 
-    def __init__(self, answer: tuple[Any, list[str], Any, bytes], descriptors: list[int]) -> None:
-        self.places, names, _, self.settings = answer
-        self.programs = dict(zip(names, descriptors, strict=False))
-        self.shared = names[-1]
-        """The program that the peer gets, too."""
-        self.others = descriptors[len(names) :]
+    def __init__(self, answer: tuple[Any, ...], descriptors: list[int]) -> None:
+        self.places, self.notes, shared, self.maps, self.settings = answer
+        self.programs = dict(zip(shared, descriptors, strict=False))
+        self.shared = [name for name in shared if shared[name]]
+        """The programs that the peer gets, too."""
+        self.others = descriptors[len(shared) :]
 
     def close(self) -> None:
         """The kernel gives back what nobody else has open."""
@@ -168,6 +168,7 @@ class Server:
             self._holders[probe].finish(change)
             old = self._attached.get(probe)
             self._attached[probe] = new = self._loaded.pop(probe)
+            change.notes += new.notes
             self._settings = new.settings
             if old:
                 old.close()
@@ -218,9 +219,10 @@ class Server:
         if self._probe in self._loaded:
             self._loaded[self._probe].close()
         self._loaded[self._probe] = loaded = _Loaded(answer, descriptors)
-        reply = pickle.dumps((loaded.shared, answer[2], loaded.settings))
+        reply = pickle.dumps((loaded.shared, loaded.maps, loaded.settings))
+        shared = [loaded.programs[name] for name in loaded.shared]
         try:
-            handover.send(self._loads, reply, [loaded.programs[loaded.shared], *loaded.others])
+            handover.send(self._loads, reply, [*shared, *loaded.others])
         finally:
             for descriptor in loaded.others:
                 os.close(descriptor)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from trapstream_vtap.account import Rows
-    from trapstream_vtap.bpf.attach import Place, TracepointPlace
+    from trapstream_vtap.bpf.attach import AnyPlace
     from trapstream_vtap.bpf.code import Objects
     from trapstream_vtap.bpf.source import Source
     from trapstream_vtap.clock import Clock
@@ -46,12 +46,14 @@ class ToLoad:
         places: Where which program belongs.
         memory: What its maps take of the kernel's memory, about; bytes.
         sized_by: The option, with its value, that says how much that is.
+        notes: Sentences for the person: what of it this kernel has not.
     """
 
     source: Source
-    places: Sequence[Place | TracepointPlace]
+    places: Sequence[AnyPlace]
     memory: int
     sized_by: str
+    notes: Sequence[str] = ()
 
 
 class Running(Protocol):

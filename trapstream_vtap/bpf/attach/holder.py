@@ -11,10 +11,21 @@ from typing import TYPE_CHECKING
 
 from trapstream_vtap.bpf import kernel
 from trapstream_vtap.bpf.attach import tcx, xdp
+from trapstream_vtap.bpf.attach.cgroup import Cgroup
+from trapstream_vtap.bpf.attach.netfilter import Netfilter
 from trapstream_vtap.bpf.attach.packet_socket import PacketSocket
-from trapstream_vtap.bpf.attach.place import GENERIC, Direction, Place, TracepointPlace
+from trapstream_vtap.bpf.attach.place import (
+    GENERIC,
+    AnyPlace,
+    CgroupPlace,
+    Direction,
+    NetfilterPlace,
+    Place,
+    TracepointPlace,
+)
 from trapstream_vtap.bpf.attach.promiscuous import promiscuous
 from trapstream_vtap.bpf.attach.raw_tracepoint import RawTracepoint
+from trapstream_vtap.bpf.attach.tracing import Tracing
 from trapstream_vtap.errors import RunError
 
 if TYPE_CHECKING:
@@ -51,8 +62,20 @@ class Change:
     were_promiscuous: set[str] = field(default_factory=set)
 
 
-def _index(place: Place | TracepointPlace) -> int:
+def _index(place: AnyPlace) -> int:
     return place.interface.index if isinstance(place, Place) else 0
+
+
+def _elsewhere(place: AnyPlace, program: int) -> Attachment:
+    """PROGRAM at a PLACE that is at no interface."""
+    match place:
+        case TracepointPlace():
+            return RawTracepoint(program, place.tracepoint)
+        case NetfilterPlace():
+            return Netfilter(program, place)
+        case CgroupPlace():
+            return Cgroup(program, place.path)
+    return Tracing(program, place.program)
 
 
 def _is_there(interface: Interface) -> bool:
@@ -75,7 +98,7 @@ class Holder:
 
     def begin(
         self,
-        places: Sequence[Place | TracepointPlace],
+        places: Sequence[AnyPlace],
         programs: Mapping[str, int],
         renewed: Collection[str] = (),
     ) -> Change:
@@ -204,20 +227,16 @@ class Holder:
 
     def _prepare(
         self,
-        place: Place | TracepointPlace,
+        place: AnyPlace,
         programs: Mapping[str, int],
         notes: list[str],
         *,
         attached: bool,
     ) -> _Attached | None:
         """Make PLACE ready, and attach there unless something is ATTACHED; if it is still there."""
-        if isinstance(place, TracepointPlace):
+        if not isinstance(place, Place):
             program = programs[place.program]
-            return (
-                None
-                if attached
-                else _Attached(0, program, RawTracepoint(program, place.tracepoint))
-            )
+            return None if attached else _Attached(0, program, _elsewhere(place, program))
         try:
             self._make_promiscuous(place)
             return None if attached else self._attach(place, programs, notes)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a program belongs: at an interface, or at a tracepoint."""
+"""Where a program belongs: at an interface, or elsewhere in the kernel."""
 
 from __future__ import annotations
 
@@ -61,3 +61,62 @@ class TracepointPlace:
     def key(self) -> tuple[str, tuple[Direction, ...]]:
         """As of `Place`; no interface has a name with a colon."""
         return f"tracepoint:{self.tracepoint}", ()
+
+
+@dataclass(frozen=True)
+class TracingPlace:
+    """At what the program was loaded for: a tracepoint with types, or a function of the kernel.
+
+    Args:
+        program: The program's name.
+    """
+
+    program: str
+
+    @property
+    def key(self) -> tuple[str, tuple[Direction, ...]]:
+        """As of `Place`; no interface has a name with a colon."""
+        return f"tracing:{self.program}", ()
+
+
+@dataclass(frozen=True)
+class NetfilterPlace:
+    """Among the rules of netfilter in this network namespace.
+
+    Args:
+        program: The program's name.
+        family: NFPROTO_IPV4 or NFPROTO_IPV6.
+        hook: NF_INET_PRE_ROUTING or another.
+        priority: Where among the rules; the least comes first.
+    """
+
+    program: str
+    family: int
+    hook: int
+    priority: int
+
+    @property
+    def key(self) -> tuple[str, tuple[Direction, ...]]:
+        """As of `Place`."""
+        return f"netfilter:{self.family}:{self.hook}:{self.priority}", ()
+
+
+@dataclass(frozen=True)
+class CgroupPlace:
+    """At what comes in for the sockets of a control group and all below it.
+
+    Args:
+        program: The program's name.
+        path: Of the control group.
+    """
+
+    program: str
+    path: str
+
+    @property
+    def key(self) -> tuple[str, tuple[Direction, ...]]:
+        """As of `Place`."""
+        return f"cgroup:{self.path}", ()
+
+
+AnyPlace = Place | TracepointPlace | TracingPlace | NetfilterPlace | CgroupPlace

@@ -103,7 +103,7 @@ def source(settings: DropSettings, probe: str) -> Source:
         text += _define_wanted(types, settings.drop_reasons)
     return Source(
         text + program_text("drops/drop.c"),
-        (Program(PROGRAM, "RAW_TRACEPOINT"),),
+        (Program(PROGRAM, "RAW_TRACEPOINT", shared=True),),
         _MAPS,
     )
 

@@ -103,7 +103,7 @@ def source(settings: FlowSettings, release: str = "") -> Source:
         text + program_text("flows/flow.c"),
         (
             *_programs(settings.hook, programs),
-            Program("vtap_sweep", "SCHED_CLS"),
+            Program("vtap_sweep", "SCHED_CLS", shared=True),
         ),
         (
             *("flows", "summaries", "wakeups", "links", "controls"),

@@ -3,18 +3,18 @@
 
 from __future__ import annotations
 
-import socket
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from trapstream_vtap._native import tally
-from trapstream_vtap.clock import Grid
+from trapstream_vtap.clock import Grid, receive_timestamps
 from trapstream_vtap.ledger import Amount, Handed
 from trapstream_vtap.probes.flows.records import errors_of, schema_of
 from trapstream_vtap.probes.flows.table import FlowTable
 from trapstream_vtap.schema import Batch
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Collection, Iterator
 
     from trapstream_vtap.bpf.code import Objects
@@ -25,7 +25,6 @@ NAME = "flows"
 _GRACE_NS = 5_000_000  # after the grid line, for packets that close their flows themselves
 _SWITCH_NS = 5_000_000  # programs are exchanged no closer than that ahead of a grid line
 _LAST_SWEEPS = 100
-_SO_TIMESTAMP = 29  # include/uapi/asm-generic/socket.h
 
 
 class FlowRunning:
@@ -197,13 +196,3 @@ class FlowRunning:
 def _book(handed: Handed, batch: Batch) -> None:
     layout = batch.schema.layout
     handed.book(tally(batch.data, layout.size, layout.offsets["interface"], batch.schema.weight))
-
-
-def receive_timestamps() -> socket.socket:
-    """While this is open, the kernel gives every packet that it receives a timestamp.
-
-    See: socket(7), SO_TIMESTAMP
-    """
-    asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    asking.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMP, 1)
-    return asking

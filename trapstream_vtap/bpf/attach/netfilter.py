@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Netfilter, in this network namespace (kernel 6.4 and newer).
+
+See: include/uapi/linux/bpf.h, BPF_NETFILTER; net/netfilter/nf_bpf_link.c
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from trapstream_vtap.bpf import kernel
+from trapstream_vtap.bpf.attach.attachment import Attachment
+from trapstream_vtap.errors import RunError
+
+if TYPE_CHECKING:
+    from trapstream_vtap.bpf.attach.place import NetfilterPlace
+
+
+class Netfilter(Attachment):
+    """Has a program see packets among the rules.
+
+    Args:
+        program: The descriptor.
+        place: Where.
+
+    Raises:
+        RunError: The kernel refuses.
+    """
+
+    def __init__(self, program: int, place: NetfilterPlace) -> None:
+        try:
+            self._link = kernel.link_netfilter(program, place.family, place.hook, place.priority)
+        except OSError as error:
+            why = os.strerror(error.errno or 0)
+            raise RunError(f"Cannot attach {place.program} to netfilter: {why}.") from error
+
+    def replace(self, program: int) -> None:
+        """By the link's update."""
+        kernel.update_link(self._link, program)
+
+    def detach(self) -> None:
+        """The kernel takes the link's program away when the link is closed."""
+        os.close(self._link)
