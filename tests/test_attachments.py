@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from numbered_frames import frame
-from traffic import Wire
+from traffic import V4, Wire
 
 from lab.loading import load
-from trapstream_vtap.bpf import kernel
+from trapstream_vtap.bpf import btf, kernel
+from trapstream_vtap.bpf.attach.cgroup import Cgroup
 from trapstream_vtap.bpf.attach.clsact import Clsact
+from trapstream_vtap.bpf.attach.netfilter import Netfilter
 from trapstream_vtap.bpf.attach.packet_socket import PacketSocket
-from trapstream_vtap.bpf.attach.place import Direction
+from trapstream_vtap.bpf.attach.place import Direction, NetfilterPlace
 from trapstream_vtap.bpf.attach.raw_tracepoint import RawTracepoint
 from trapstream_vtap.bpf.attach.tcx import Tcx
+from trapstream_vtap.bpf.attach.tracing import Tracing
 from trapstream_vtap.bpf.attach.xdp import Xdp
 from trapstream_vtap.bpf.source import Program, Source
 from trapstream_vtap.errors import RunError
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
     from trapstream_vtap.bpf.attach.attachment import Attachment
     from trapstream_vtap.bpf.code import Objects
 
+GROUPS = next(
+    line.split()[1]
+    for line in Path("/proc/self/mounts").read_text().splitlines()
+    if line.split()[2] == "cgroup2"
+)
 COUNTING = """
 #include <uapi/linux/bpf.h>
 BPF_ARRAY(runs, u64, 2);
@@ -61,9 +68,18 @@ KINDS: dict[str, tuple[str, str, int, Callable[[int, Interface], Attachment]]] =
         *("RAW_TRACEPOINT", "struct bpf_raw_tracepoint_args", 0),
         lambda p, _: RawTracepoint(p, "netif_receive_skb"),
     ),
+    "tracing": ("TRACEPOINT", "void", 0, lambda p, _: Tracing(p, "netif_receive_skb")),
+    "netfilter": (
+        *("NETFILTER", "void", 1),  # NF_ACCEPT
+        lambda p, _: Netfilter(p, NetfilterPlace("counting", 2, 0, -1)),  # IPv4, PRE_ROUTING
+    ),
+    "cgroup": ("CGROUP_SKB", "struct __sk_buff", 1, lambda p, _: Cgroup(p, GROUPS)),
 }
 OPEN = Path("/proc/self/fd")
-SEES_ALL_NAMESPACES = ("raw tracepoint",)
+TRACED = "netif_receive_skb"
+PORT = 7001
+# some see what is sent elsewhere, too: they are tracepoints, or of the group of all
+SEES_MORE = ("raw tracepoint", "tracing", "cgroup")
 
 
 @pytest.fixture
@@ -82,12 +98,21 @@ def runs(objects: Objects) -> list[int]:
 
 
 def send(wire: Wire, count: int) -> None:
-    """Frames that come in at the receiver."""
-    with wire.sender.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
-        sender.bind(("wire0", 0))
+    """Frames that come in at the receiver, and datagrams for a socket there."""
+    with (
+        wire.receiver.socket(socket.AF_INET, socket.SOCK_DGRAM) as taking,
+        wire.sender.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+    ):
+        taking.bind((V4[1], PORT))
         for number in range(count):
-            sender.send(frame(number))
-    wire.settle()
+            datagrams.sendto(bytes(number), (V4[1], PORT))
+        wire.settle()
+
+
+def programs(type_: str) -> tuple[Program, ...]:
+    """The two of COUNTING, of that type."""
+    traced = btf.read().traced(TRACED, tracepoint=True) if type_ == "TRACEPOINT" else 0
+    return tuple(Program(name, type_, traced=traced) for name in ("first", "second"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -95,9 +120,8 @@ def test_a_program_has_its_place_until_another_takes_it(wire: Wire, kind: str) -
     """It sees each packet once; then another does, and at last nobody."""
     type_, context, result, attach = KINDS[kind]
     text = COUNTING.replace("CONTEXT", context).replace("RESULT", str(result))
-    names = ("first", "second")
-    objects = load(Source(text, tuple(Program(name, type_) for name in names), ("runs",)))
-    exact = kind not in SEES_ALL_NAMESPACES
+    objects = load(Source(text, programs(type_), ("runs",)))
+    exact = kind not in SEES_MORE
     with wire.receiver.entered():
         there = attach(objects.programs["first"], interfaces()["wire0"])
         send(wire, 50)
@@ -125,7 +149,7 @@ def test_what_the_kernel_refuses_is_said(wire: Wire, kind: str) -> None:
     """An interface whose place is taken, a tracepoint that is none; no descriptor stays open."""
     type_, context, result, attach = KINDS[kind]
     text = COUNTING.replace("CONTEXT", context).replace("RESULT", str(result))
-    objects = load(Source(text, (Program("first", type_),), ("runs",)))
+    objects = load(Source(text, programs(type_), ("runs",)))
     program = objects.programs["first"]
     with wire.receiver.entered():
         there = attach(program, interfaces()["wire0"])

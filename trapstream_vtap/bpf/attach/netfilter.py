@@ -29,15 +29,28 @@ class Netfilter(Attachment):
     """
 
     def __init__(self, program: int, place: NetfilterPlace) -> None:
+        self._place = place
+        self._later = 0
+        self._link = self._opened(program)
+
+    def _opened(self, program: int) -> int:
+        place = self._place
         try:
-            self._link = kernel.link_netfilter(program, place.family, place.hook, place.priority)
+            return kernel.link_netfilter(
+                program, place.family, place.hook, place.priority + self._later
+            )
         except OSError as error:
             why = os.strerror(error.errno or 0)
             raise RunError(f"Cannot attach {place.program} to netfilter: {why}.") from error
 
     def replace(self, program: int) -> None:
-        """By the link's update."""
-        kernel.update_link(self._link, program)
+        """Not in one step, which the kernel has not: for a moment both see packets.
+
+        No two programs have the same priority, so they take turns with the next one.
+        """
+        self._later ^= 1
+        before, self._link = self._link, self._opened(program)
+        os.close(before)
 
     def detach(self) -> None:
         """The kernel takes the link's program away when the link is closed."""

@@ -87,7 +87,7 @@ class NetfilterPlace:
         program: The program's name.
         family: NFPROTO_IPV4 or NFPROTO_IPV6.
         hook: NF_INET_PRE_ROUTING or another.
-        priority: Where among the rules; the least comes first.
+        priority: Where among the rules, the least comes first; the next one must be free, too.
     """
 
     program: str
