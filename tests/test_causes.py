@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from btf import enumeration
 
-from trapstream_vtap.bpf.btf import drop_reasons, read
+from trapstream_vtap.bpf.btf import read
 from trapstream_vtap.formats import safe_text
 from trapstream_vtap.probes.drops import causes
+from trapstream_vtap.probes.drops.reasons import drop_reasons
 
 BTF = Path("/sys/kernel/btf/vmlinux")
 DATA = Path(causes.__file__).parent / "data"

@@ -45,7 +45,8 @@ def test_storm(storm: Storm, probes: str) -> None:
             now = scraping.scrape(storm.namespace, port)
             told = scraping.total(now, PACKETS, reason="NO_SOCKET")
             missed = scraping.total(now, "vtap_probe_packets_total", probe="drops", fate="missed")
-            return dropped - missed <= told <= dropped
+            handed = scraping.total(now, "vtap_probe_handed_packets_total")
+            return dropped - missed <= told <= dropped and handed == told
 
         wait_for(all_told)
         found = scraping.scrape(storm.namespace, port)

@@ -613,7 +613,7 @@ class Sweep {
 
   private:
     static constexpr uint32_t kBatch = 4096;
-    static constexpr size_t kForceAt = 14, kNowAt = 16, kHead = 24;  // as bpf/flow.c reads them
+    static constexpr size_t kForceAt = 14, kNowAt = 16, kHead = 24;  // as bpf/flows/flow.c reads them
 
     int visit(uint32_t count, uint64_t now, bool force, std::vector<uint8_t> &frame) {
         for (uint32_t i = 0; i < count; i++) {

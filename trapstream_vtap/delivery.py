@@ -98,6 +98,7 @@ class Delivery:
         self._sinks = [make_sink(a, settings, self.credentials) for a in self._addresses]
         self._spools = [self._spool(address) for address in self._addresses]
         self._senders: list[Sender] = []
+        self._closed = False
         self._by_shape: dict[Shape, list[Sender]] = {}
 
     def _spool(self, address: Address) -> Spool | None:
@@ -246,9 +247,16 @@ class Delivery:
             sender.renew()
 
     def close(self) -> None:
-        """Stop at once; what is left goes to the spool, or is booked as lost."""
-        for sender in self._senders:
-            sender.close()
+        """Stop at once; what is left goes to the spool, or is booked as lost.
+
+        Once is enough, and more does no harm; also before anything has started.
+        """
+        if not self._closed:
+            self._closed = True
+            for sender in self._senders:
+                sender.close()
+            for spool in filter(None, self._spools):
+                spool.close()
 
     def up(self) -> dict[str, bool]:
         """Whether each sink can deliver, by name."""

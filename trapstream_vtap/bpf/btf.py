@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the running kernel says of its own types: where members lie, and what numbers are called.
 
-See: Documentation/bpf/btf.rst; only what `drop.c` needs is read.
+See: Documentation/bpf/btf.rst; only what probes need is read.
 """
 
 from __future__ import annotations
@@ -22,12 +22,6 @@ if TYPE_CHECKING:
 DIRECTORY = Path("/sys/kernel/btf")
 _MAGIC = 0xEB9F
 _HEADER = struct.Struct("<HBBIIIII")
-_REASON = "SKB_DROP_REASON_"
-_NO_REASONS = ("SKB_NOT_DROPPED_YET", f"{_REASON}MAX", f"{_REASON}SUBSYS_MASK")
-_SUBSYSTEMS = {  # net/mac80211/drop.h, net/openvswitch/drop.h
-    "mac80211": ("mac80211_drop_reason", "___RX_DROP_UNUSABLE"),
-    "openvswitch": ("ovs_drop_reason", "OVS_DROP_"),
-}
 
 
 class _Kind(enum.IntEnum):
@@ -172,8 +166,8 @@ class Btf:
         bits = self.bits(structure, member)
         if bits is None:
             raise RunError(
-                f"This kernel's struct {structure} has no member {member}: drops cannot be read "
-                "here (6.1 to 6.18 have been tried)."
+                f"This kernel's struct {structure} has no member {member}, which is needed here "
+                "(6.1 to 6.18 have been tried)."
             )
         return bits // 8
 
@@ -233,26 +227,6 @@ def read() -> Btf:
         if error.errno != errno.ENOENT:
             raise
         raise RunError(
-            "This kernel says nothing of its types (/sys/kernel/btf/vmlinux is missing): drops and "
-            "traps need a kernel with CONFIG_DEBUG_INFO_BTF."
+            "This kernel says nothing of its types (/sys/kernel/btf/vmlinux is missing): a probe "
+            "that reads its structures needs CONFIG_DEBUG_INFO_BTF."
         ) from error
-
-
-def drop_reasons(btf: Btf) -> dict[str, int]:
-    """The kernel's drop reasons: numbers by name, without their common prefix.
-
-    Those of subsystems (upper 16 bits not 0) are there as far as their modules are loaded.
-    """
-    found = {
-        name.removeprefix(_REASON if name.startswith(_REASON) else "SKB_"): number
-        for name, number in btf.enumerators("skb_drop_reason").items()
-        if name not in _NO_REASONS
-    }
-    for module, (name, prefix) in _SUBSYSTEMS.items():
-        reasons = btf.enumerators(name)
-        if not reasons and (path := DIRECTORY / module).exists():
-            reasons = Btf(path.read_bytes(), btf).enumerators(name)
-        for label, number in reasons.items():
-            if number & 0xFFFF and number >> 16:
-                found[label.removeprefix(prefix).lstrip("_")] = number
-    return found

@@ -81,8 +81,8 @@ class Changeover:
                 self._delivery.check(room.probe.schemas(settings.of(room.probe)))
                 made[room] = self.load(room, settings, objects[room.probe.name])
         except BaseException:
-            for running in made.values():
-                running.close()
+            for room in rooms:
+                (made.get(room) or objects[room.probe.name]).close()
             raise
         try:
             return self._take_over(made, renewed)

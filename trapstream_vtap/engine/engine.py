@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Self
 
+from trapstream_vtap.engine.events import Note
 from trapstream_vtap.engine.loop import Loop
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Engine:
         report: Callable[[Event], None] = _silent,
         clock: Clock | None = None,
     ) -> None:
+        self._report = report
         self._loop = Loop(settings, again, report, clock)
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
@@ -104,8 +106,23 @@ class Engine:
         self._loop.reload()
 
     def subscribe(self, take: Callable[[Batch], None]) -> None:
-        """From now on TAKE is called with every batch, in the engine's thread."""
-        self._loop.bus.subscribe(take)
+        """From now on TAKE is called with every batch, in the engine's thread.
+
+        One that raises an error is called no more, and the error is reported.
+        """
+        failed = False
+
+        def careful(batch: Batch) -> None:
+            nonlocal failed
+            if failed:
+                return
+            try:
+                take(batch)
+            except Exception as error:  # noqa: BLE001 - it must not end the measuring
+                failed = True
+                self._report(Note(f"a subscriber has failed, and is called no more: {error!r}"))
+
+        self._loop.bus.subscribe(careful)
 
     def __enter__(self) -> Self:
         """Start."""

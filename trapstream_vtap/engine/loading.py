@@ -77,10 +77,16 @@ class Loading:
         threading.Thread(target=load, daemon=True).start()
 
     def _load(self, *, read: bool) -> Result:
-        objects = {}
-        settings = self._settings
-        for name in self._names:
-            objects[name], settings = self._keeper.load(name, read=read)
+        objects: dict[str, Objects] = {}
+        settings, how = self._settings, "read" if read else "look"
+        try:
+            for name in self._names:
+                objects[name], settings = self._keeper.load(name, how)
+                how = "same"
+        except BaseException:
+            for each in objects.values():
+                each.close()
+            raise
         return settings, objects
 
     def result(self) -> Result:

@@ -23,6 +23,7 @@ from trapstream_vtap.engine.loading import Loading
 from trapstream_vtap.engine.reporter import progress
 from trapstream_vtap.engine.room import Room
 from trapstream_vtap.engine.situation import Situation
+from trapstream_vtap.engine.snapshot import Snapshot
 from trapstream_vtap.errors import RunError, UsageError
 from trapstream_vtap.health import Health
 from trapstream_vtap.keeper.client import Keeper
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from trapstream_vtap.clock import Clock
-    from trapstream_vtap.engine.snapshot import Snapshot
     from trapstream_vtap.metrics.exporter import Metrics
     from trapstream_vtap.probes.interface import Probe, Running
     from trapstream_vtap.settings.core import Core
@@ -79,15 +79,13 @@ class Loop:
         self.bus = Bus()
         self._closing = contextlib.ExitStack()
         self._stop = self._reload = False
+        self._waking: socket.socket | None = None
+        self._status: Callable[[], Snapshot] = Snapshot
         self._rooms: list[Room] = []
         self.begun = threading.Event()
         """Set when everything is attached."""
         self.notes: list[str] = []
         """Sentences that are said when everything is attached."""
-        self._waking, self._woken = socket.socketpair()
-        for end in (self._waking, self._woken):
-            end.setblocking(False)  # noqa: FBT003 - the standard library's signature
-            self._closing.enter_context(end)
 
     def stop(self) -> None:
         """End the run; from any thread."""
@@ -101,16 +99,21 @@ class Loop:
 
     def status(self) -> Snapshot:
         """How the run stands; from any thread."""
-        return self._accounting.snapshot
+        return self._status()
 
     def wake(self) -> None:
         """Have the loop look around; from any thread."""
-        with contextlib.suppress(OSError):
-            self._waking.send(b"\0")
+        if self._waking:
+            with contextlib.suppress(OSError):
+                self._waking.send(b"\0")
 
     @property
     def waking(self) -> socket.socket:
         """What is written to it wakes the loop."""
+        if not self._waking:
+            self._waking, self._woken = map(self._closing.enter_context, socket.socketpair())
+            for end in (self._waking, self._woken):
+                end.setblocking(False)  # noqa: FBT003 - the standard library's signature
         return self._waking
 
     @property
@@ -130,7 +133,8 @@ class Loop:
             RunError: Something cannot be had.
         """
         settings, core, probes = self._settings, self._settings.core, self._settings.probes
-        self._delivery = Delivery(core, self._note, self.stop)
+        assert self.waking  # noqa: S101 - it is made when it is first asked for
+        self._delivery = self._hold(Delivery(core, self._note, self.stop))
         self.bus.subscribe(self._delivery.take)
         for probe in probes:
             self._delivery.check(probe.schemas(settings.of(probe)))
@@ -141,6 +145,7 @@ class Loop:
         self._accounting = Accounting(
             self._rooms, self._delivery, self._metrics, self.bus, self._report
         )
+        self._status = lambda: self._accounting.snapshot
         for room in self._rooms:
             self._closing.callback(room.close)
         privileges.raise_descriptor_limit()
@@ -221,8 +226,10 @@ class Loop:
         return self._accounting.useful()
 
     def _load_all(self) -> None:
+        how = "look"
         for room in self._rooms:
-            objects, self._settings = self._keeper.load(room.probe.name)
+            objects, self._settings = self._keeper.load(room.probe.name, how)
+            how = "same"
             running = self._changeover.load(room, self._settings, objects)
             room.begin(running, self._settings.of(room.probe))
 
@@ -307,6 +314,8 @@ class Loop:
         with contextlib.suppress(BlockingIOError):
             self._woken.recv(4096)
         reloads = any(room.probe.reloads for room in self._rooms)
+        if self._loading.done:
+            self._change_over()
         if self._reload and not self._loading.busy:
             self._reload = False
             self._delivery.renew()
@@ -320,8 +329,6 @@ class Loop:
             self._let_go(elsewhere)  # while a program was loaded
             if more and reloads:
                 self._loading.begin(read=False)
-        if self._loading.done:
-            self._change_over()
 
     def _change_over(self) -> None:
         """New programs take over, and the old ones are flushed; or all stays as it was."""
@@ -375,15 +382,17 @@ class Loop:
     def _finish(self) -> None:
         """Close every interval, send it, detach, account for everything, say so."""
         self._health.stopping()
-        self._keeper.detach()
-        kernel.wait_for_programs()
-        for room in self._rooms:
-            room.flush()
-        self._delivery.drain(_DRAIN_SECONDS)
-        self._account(self._clock.now(), measuring=False)
-        self._delivery.drain(_DRAIN_SECONDS)
-        self._delivery.close()
-        self._accounting.sum_up()
+        try:
+            self._keeper.detach()
+            kernel.wait_for_programs()
+            for room in self._rooms:
+                room.flush()
+        finally:  # what has been handed over is delivered, whatever went wrong
+            self._delivery.drain(_DRAIN_SECONDS)
+            self._account(self._clock.now(), measuring=False)
+            self._delivery.drain(_DRAIN_SECONDS)
+            self._delivery.close()
+            self._accounting.sum_up()
 
     def _note(self, sentence: str) -> None:
         self._report(events.Note(sentence))

@@ -42,6 +42,7 @@ class Room:
         self._follow = follow
         self.running: Running
         self.settings: Core
+        self._runs = False
         self._before: dict[str, Counter[str]] = {}  # by earlier programs
         self._forgotten = Counter[str]()
         self._shown: set[str] = set()
@@ -49,9 +50,9 @@ class Room:
 
     def begin(self, running: Running, settings: Core) -> None:
         """RUNNING measures from now on, made from SETTINGS; what ran before has been flushed."""
-        if self._shown:
+        if self._runs:
             self._keep(self.running)
-        self.running, self.settings = running, settings
+        self.running, self.settings, self._runs = running, settings, True
         for name in running.counts():
             self._before.setdefault(name, Counter())
             self._shown.add(name)
@@ -59,7 +60,7 @@ class Room:
 
     def close(self) -> None:
         """Give back what runs, if anything does."""
-        if self._shown:
+        if self._runs:
             self.running.close()
 
     def step(self) -> None:
@@ -92,6 +93,7 @@ class Room:
     def account(self) -> tuple[Rows, dict[str, Counter[str]], Counter[str]]:
         """Its rows, with their counts by name; and of all that there ever were together."""
         everything = self._all()
+        self._shown |= self.running.counts().keys()
         counts = {name: row for name, row in everything.items() if name in self._shown}
         return self.probe.rows(self.settings), counts, self._sum(everything)
 
@@ -127,5 +129,5 @@ class Room:
     def _all(self) -> dict[str, Counter[str]]:
         found = {name: Counter(counts) for name, counts in self._before.items()}
         for name, counts in self.running.counts().items():
-            found[name].update(counts)
+            found.setdefault(name, Counter()).update(counts)
         return found

@@ -71,7 +71,6 @@ class Keeper:
 
     def __init__(self, settings: Settings | Core, again: Sequence[str] | None) -> None:
         settings = alone(settings) if isinstance(settings, Core) else settings
-        self._first = settings.core.probes[0]
         if os.geteuid() != 0:
             raise RunError(NOT_ALLOWED)
         self._orders, orders = socket.socketpair()
@@ -109,23 +108,21 @@ class Keeper:
         """What to say then."""
         return RunError(_ENDED)
 
-    def load(self, probe: str | None = None, *, read: bool = False) -> tuple[Objects, Settings]:
+    def load(self, probe: str, how: str = "look") -> tuple[Objects, Settings]:
         """Have a program compiled and loaded; takes a second, and may run in any thread.
 
         Args:
-            probe: Its name; None: the first that is configured.
-            read: The configuration read anew, if not what was loaded last.
+            probe: Its name.
+            how: One of `handover.WAYS`.
 
         Returns:
-            What we need of it, and the settings that it was made from: the interfaces are those
-            that are there now.
+            What we need of it, and the settings that it was made from.
 
         Raises:
             UsageError: The configuration says what cannot be.
             RunError: It cannot be loaded, and why.
         """
-        request = f"{'read' if read else 'again'} {self._first if probe is None else probe}"
-        answer, descriptors = self._ask(self._loads, request.encode())
+        answer, descriptors = self._ask(self._loads, f"{how} {probe}".encode())
         programs, maps, settings = answer
         numbers = iter(descriptors)
         objects = Objects(

@@ -18,6 +18,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+WAYS = ("read", "look", "same")
+"""From which settings to load: the configuration read anew, with the interfaces that are there now;
+those in force, with the interfaces that are there now; those from which was loaded last, as they
+are: so that several probes are of one mind.
+"""
 _HEAD = struct.Struct("=II")
 _DESCRIPTORS_AT_ONCE = 64  # of 253 that the kernel takes, SCM_MAX_FD
 _NO_LIMIT = 1 << 32

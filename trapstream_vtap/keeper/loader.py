@@ -23,12 +23,11 @@ if TYPE_CHECKING:
     from trapstream_vtap.settings.settings import Settings
 
 
-def _chosen(again: list[str] | None, settings: Settings) -> Settings:
-    """The configuration read anew under the same command line, or else SETTINGS.
-
-    Either way with those of the interfaces that are there now.
-    """
-    if again is None:
+def _chosen(how: str, again: list[str] | None, settings: Settings) -> Settings:
+    """By HOW, one of `handover.WAYS`: AGAIN is the command line, SETTINGS are those of before."""
+    if how == "same":
+        return settings
+    if how == "look" or again is None:
         return settings.with_interfaces()
     from trapstream_vtap.settings.command import load_settings  # noqa: PLC0415 - large
 
@@ -38,9 +37,9 @@ def _chosen(again: list[str] | None, settings: Settings) -> Settings:
 def main() -> None:
     """Answer one request of the keeper: descriptors, or what is wrong."""
     with socket.socket(fileno=int(sys.argv[1])) as keeper:
-        again, settings, probe = pickle.loads(handover.receive(keeper)[0])  # noqa: S301 - its parent
+        how, again, settings, probe = pickle.loads(handover.receive(keeper)[0])  # noqa: S301 - its parent
         try:
-            chosen = _chosen(again, pickle.loads(settings))  # noqa: S301 - likewise
+            chosen = _chosen(how, again, pickle.loads(settings))  # noqa: S301 - likewise
             wanted = named(probe).to_load(chosen.of(named(probe)))
             memory.check(wanted.memory, wanted.sized_by)
             objects = load(wanted.source, store.code(wanted.source))

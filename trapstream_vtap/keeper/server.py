@@ -60,6 +60,7 @@ class Server:
         self._orders, self._loads, self._files = orders, loads, files
         first = pickle.loads(handover.receive(loads)[0])  # noqa: S301 - of its parent, still root
         self._again, self._settings, self._credentials, self._configured = first
+        self._latest = self._settings  # that anything was loaded from
         self._holders = {probe: Holder() for probe in self._configured}
         self._loaded: dict[str, _Loaded] = {}  # by probe
         self._attached: dict[str, _Loaded] = {}
@@ -106,6 +107,10 @@ class Server:
     def _refuse(self, _words: list[str]) -> None:
         raise RunError("The keeper knows no such order.")
 
+    def _check_way(self, how: str) -> None:
+        if how not in handover.WAYS:
+            self._refuse([how])
+
     def _check_configured(self, probe: str) -> None:
         if probe not in self._configured:
             raise RunError(f"The keeper loads and attaches no {probe!r}: it is not configured.")
@@ -150,7 +155,7 @@ class Server:
         The first word names the probes; the others name interfaces that are there again.
         """
         names, *renewed = words
-        probes = names.split(",")
+        probes = [*dict.fromkeys(names.split(","))]
         for probe in probes:
             self._check_configured(probe)
             if probe not in self._loaded:
@@ -162,7 +167,8 @@ class Server:
                 changes[probe] = self._holders[probe].begin(new.places, new.programs, renewed)
         except BaseException:
             for probe, change in changes.items():
-                self._holders[probe].undo(change)
+                with contextlib.suppress(Exception):  # the others are to be undone all the same
+                    self._holders[probe].undo(change)
             raise
         for probe, change in changes.items():
             self._holders[probe].finish(change)
@@ -185,10 +191,11 @@ class Server:
         how, _, self._probe = request.decode(errors="surrogateescape").partition(" ")
         try:
             self._check_configured(self._probe)
+            self._check_way(how)
         except RunError as error:
             handover.send(self._loads, pickle.dumps(error))
             return
-        again = self._again if how == "read" else None
+        settings = self._latest if how == "same" else self._settings
         ours, theirs = socket.socketpair()
         with theirs:
             theirs.set_inheritable(True)
@@ -201,7 +208,7 @@ class Server:
             )
         self._loader = child, ours
         with contextlib.suppress(OSError):  # it ended at once: the answer will say so
-            handover.send(ours, pickle.dumps((again, self._settings, self._probe)))
+            handover.send(ours, pickle.dumps((how, self._again, settings, self._probe)))
 
     def _take_loaded(self, loader: socket.socket) -> None:
         """What the loader answers, and to the peer what it needs of it."""
@@ -219,6 +226,7 @@ class Server:
         if self._probe in self._loaded:
             self._loaded[self._probe].close()
         self._loaded[self._probe] = loaded = _Loaded(answer, descriptors)
+        self._latest = loaded.settings
         reply = pickle.dumps((loaded.shared, loaded.maps, loaded.settings))
         shared = [loaded.programs[name] for name in loaded.shared]
         try:

@@ -48,4 +48,7 @@ class Collector(Protocol):
         """An interval has ended at NOW (ns since the epoch), and all of it is here."""
 
     def samples(self) -> Iterator[Samples]:
-        """All that it has by now, in the order of `families`; called in any thread."""
+        """All that it has by now, in the order of `families`; called in any thread.
+
+        What is added later is in no sample: of what may change it has a copy when it returns.
+        """

@@ -168,7 +168,7 @@ class ProtocolCollector:
 
     def samples(self) -> Iterator[Samples]:
         values = [({"protocol": name}, float(n)) for name, n in self._counts.items()]
-        yield Samples(PACKETS, values)
+        return iter([Samples(PACKETS, values)])
 
 
 class Protocols:

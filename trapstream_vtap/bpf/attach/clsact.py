@@ -9,6 +9,8 @@ See: tc-bpf(8), include/uapi/linux/pkt_sched.h
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from trapstream_vtap.interfaces import Interface
 
 _FILTER_NAME = "vtap-stream"
+_NUMBERS = itertools.count(1)
 _DIRECT = {"direct_action": True, "classid": 1}
 _FIRST = {"prio": 1, "protocol": 3}
 """Ahead of all others: of filters with one preference, the kernel asks the newest first."""
@@ -123,7 +126,8 @@ class Clsact(Attachment):
             with contextlib.suppress(Exception):  # EEXIST
                 route.tc("add", "clsact", interface.index)
                 made = True
-            self._name = f"{_FILTER_NAME}:{os.getpid()}" + (":made" if made else "")
+            number = next(_NUMBERS)  # another probe may have a filter at the same place
+            self._name = f"{_FILTER_NAME}:{os.getpid()}:{number}" + (":made" if made else "")
             self._added = {"name": self._name, "parent": self._parent, **_DIRECT}
             try:
                 _add_ahead(route, interface, {**self._added, "fd": program})
@@ -141,7 +145,12 @@ class Clsact(Attachment):
         with _netlink() as route:
             for there in self._mine(route):
                 changed = {**self._added, **_FIRST, "fd": program, "prio": there.preference}
-                route.tc("replace-filter", "bpf", self._interface.index, there.handle, **changed)
+                index = self._interface.index
+                try:
+                    route.tc("replace-filter", "bpf", index, there.handle, **changed)
+                except Exception as error:  # pyroute2's own say what the kernel said
+                    code = getattr(error, "code", None) or errno.EIO
+                    raise OSError(code, os.strerror(code)) from error
 
     def detach(self) -> None:
         """And remove clsact, if it was made for filters of ours and no other is left."""

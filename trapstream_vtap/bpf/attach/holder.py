@@ -147,9 +147,10 @@ class Holder:
     def undo(self, change: Change) -> None:
         """All is as it was before that CHANGE began."""
         for held in change.added.values():
-            held.attachment.detach()
+            with contextlib.suppress(Exception):  # whatever it is, the others are undone
+                held.attachment.detach()
         for held, program in change.before:
-            with contextlib.suppress(OSError):  # its interface is going just now
+            with contextlib.suppress(Exception):  # its interface is going just now
                 held.attachment.replace(program)
             held.program = program
         self._keep_promiscuous(change.were_promiscuous)

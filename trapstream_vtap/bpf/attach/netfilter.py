@@ -31,17 +31,17 @@ class Netfilter(Attachment):
     def __init__(self, program: int, place: NetfilterPlace) -> None:
         self._place = place
         self._later = 0
-        self._link = self._opened(program)
-
-    def _opened(self, program: int) -> int:
-        place = self._place
         try:
-            return kernel.link_netfilter(
-                program, place.family, place.hook, place.priority + self._later
-            )
+            self._link = self._opened(program)
         except OSError as error:
             why = os.strerror(error.errno or 0)
             raise RunError(f"Cannot attach {place.program} to netfilter: {why}.") from error
+
+    def _opened(self, program: int) -> int:
+        place = self._place
+        return kernel.link_netfilter(
+            program, place.family, place.hook, place.priority + self._later
+        )
 
     def replace(self, program: int) -> None:
         """Not in one step, which the kernel has not: for a moment both see packets.

@@ -26,14 +26,14 @@ class Tracing(Attachment):
 
     def __init__(self, program: int, name: str) -> None:
         self._name = name
-        self._held = self._opened(program)
-
-    def _opened(self, program: int) -> int:
         try:
-            return kernel.attach_tracing(program)
+            self._held = self._opened(program)
         except OSError as error:
             why = os.strerror(error.errno or 0)
             raise RunError(f"Cannot attach {self._name}: {why}.") from error
+
+    def _opened(self, program: int) -> int:
+        return kernel.attach_tracing(program)
 
     def replace(self, program: int) -> None:
         """Not in one step, which the kernel has not: for a moment both see what happens."""

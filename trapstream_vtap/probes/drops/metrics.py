@@ -65,9 +65,11 @@ class DropCollector:
 
     def samples(self) -> Iterator[Samples]:
         """Packets and bytes of each series."""
-        found = [(self._labels(series), counts) for series, counts in self._counts.items()]
-        for place, family in enumerate(self.families):
-            yield Samples(family, [(labels, counts[place]) for labels, counts in found])
+        found = [(self._labels(series), (*counts,)) for series, counts in self._counts.items()]
+        return (
+            Samples(family, [(labels, counts[place]) for labels, counts in found])
+            for place, family in enumerate(self.families)
+        )
 
     def _labels(self, series: _Series) -> dict[str, str]:
         words = (self._probe, *map(safe_text, series))

@@ -22,6 +22,7 @@ from trapstream_vtap.probes.drops.layouts import (
     TRAP_CAUSE_KEY,
     TRAP_KEY,
 )
+from trapstream_vtap.probes.drops.reasons import drop_reasons
 from trapstream_vtap.probes.drops.settings import ALL
 from trapstream_vtap.words import nearest
 
@@ -215,7 +216,7 @@ def _define_fits(pattern: str) -> str:
 
 def _define_wanted(types: btf.Btf, names: Sequence[str]) -> str:
     """In C: whether a drop reason is one of NAMES; none: whether it is not an ordinary one."""
-    known = btf.drop_reasons(types)
+    known = drop_reasons(types)
     check_reasons(names, known)
     listed = names or [name for name in known if causes.drop_reason(name).ordinary]
     tests = [f"reason == {known[name]}U" for name in listed if name in known]
@@ -227,7 +228,7 @@ def _define_wanted(types: btf.Btf, names: Sequence[str]) -> str:
 
 def reason_names() -> dict[int, str]:
     """The running kernel's drop reasons: names by number."""
-    return {number: name for name, number in btf.drop_reasons(btf.read()).items()}
+    return {number: name for name, number in drop_reasons(btf.read()).items()}
 
 
 def check_reasons(names: Sequence[str], known: Mapping[str, int]) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trapstream_vtap.metrics.family import Family
     from trapstream_vtap.probes.flows.running import FlowRunning
     from trapstream_vtap.probes.flows.settings import FlowSettings
+    from trapstream_vtap.probes.flows.table import FlowTable
     from trapstream_vtap.schema import Batch
 
 _COUNTED = (*families.MEASURED, *(f"seq_{kind}" for kind in families.SEQUENCE_KINDS))
@@ -55,6 +56,7 @@ class FlowCollector:
         self._totals = Totals(settings.metrics_flows, remembered)
         self._gaps_before: dict[tuple[str, int, str], list[int]] = {}
         self._gaps_now: dict[tuple[str, int, str], list[int]] = {}
+        self._ended: tuple[FlowTable, dict[tuple[str, int, str], list[int]]] | None = None
         self._key: tuple[str, ...] | None = None
         self._labels: dict[bytes, str] = {}
         self._sequences = False
@@ -62,7 +64,7 @@ class FlowCollector:
     def use(self, running: FlowRunning, settings: FlowSettings) -> None:
         """RUNNING measures from now on; the one before can still be read."""
         if self._key is not None:
-            self._gaps_before = self._gaps()
+            self._end_gaps(running.table)
         self._table = running.table
         self._interfaces = {i.index: i.name for i in settings.interfaces}
         layout = running.schema.layout
@@ -129,14 +131,29 @@ class FlowCollector:
         yield self._histogram(gaps)
         yield from _flows(scrape, labels, sequences=sequences)
 
+    def _end_gaps(self, following: FlowTable) -> None:
+        """The table's gaps are those of an earlier one, unless it was FOLLOWING before, too."""
+        before = self._ended if self._ended and self._ended[0] is following else None
+        self._ended = self._table, self._own_gaps()
+        self._gaps_before = self._gaps()
+        for where, counts in before[1].items() if before else ():
+            sums = self._gaps_before[where]
+            self._gaps_before[where] = [a - b for a, b in zip(sums, counts, strict=True)]
+
     def _gaps(self) -> dict[tuple[str, int, str], list[int]]:
         """The histogram over all probes, by interface name, direction and protocol."""
         found = dict(self._gaps_before)
-        for (index, direction, protocol), counts in self._table.gaps().items():
-            where = self._interfaces[index], int(direction), protocol
+        for where, counts in self._own_gaps().items():
             before = found.get(where, [0] * len(counts))
             found[where] = [a + b for a, b in zip(before, counts, strict=True)]
         return found
+
+    def _own_gaps(self) -> dict[tuple[str, int, str], list[int]]:
+        """Of the table alone."""
+        return {
+            (self._interfaces[index], int(direction), protocol): [*counts]
+            for (index, direction, protocol), counts in self._table.gaps().items()
+        }
 
     def _flow_labels(self, flows: Mapping[bytes, object]) -> dict[bytes, str]:
         """By key, of those that are shown now; written once for each."""
