@@ -5,13 +5,30 @@ from __future__ import annotations
 
 import platform
 
-from bench import delivery, drops, hooks, packets, records, rules, scrapes, sequence, startup, udp
+from bench import (
+    delivery,
+    drops,
+    hooks,
+    latency,
+    packets,
+    records,
+    rules,
+    scrapes,
+    sequence,
+    startup,
+    udp,
+)
+
+PARTS = (
+    *(packets, rules, sequence, hooks, records, scrapes, startup, delivery, drops, udp),
+    latency,
+)
 
 
 def main() -> None:
     """Run all parts."""
     print(f"Kernel {platform.release()}, Python {platform.python_version()}, {_processor()}\n")
-    for part in (packets, rules, sequence, hooks, records, scrapes, startup, delivery, drops, udp):
+    for part in PARTS:
         print(f"## {part.TITLE}\n")
         part.main()
         print(flush=True)

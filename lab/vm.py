@@ -171,7 +171,7 @@ class VirtualMachine:
         directory.mkdir()
         (directory / "given.json").write_text(json.dumps(given), encoding="utf-8")
         script = _SCRIPT.format(
-            path=f"{CHECKOUT}:{CHECKOUT / 'tests'}",
+            path=":".join(map(str, (CHECKOUT, CHECKOUT / "tests", CHECKOUT / "tests" / "support"))),
             directory=f"{SHARED}/{name}",
             programs=f"{SHARED}/{PROGRAMS}",
             checkout=shlex.quote(str(CHECKOUT)),

@@ -127,6 +127,7 @@ def test_a_program_has_its_place_until_another_takes_it(wire: Wire, kind: str) -
         send(wire, 50)
         first = runs(objects)
         there.replace(objects.programs["second"])
+        there.settle()
         assert there.is_first([*objects.programs.values()])
         before = runs(objects)
         send(wire, 70)

@@ -35,7 +35,7 @@ ERRORS = {
     "twice": ('{"OFFSET": 1, "OFFSET": 2}', "OFFSET is there twice, the second time with 2."),
     "unknown": (
         '{"COLOUR": 1}',
-        r"there is no key 'COLOUR'\. There are MONITOR_SERVER, .*, trap_tags\.",
+        r"there is no key 'COLOUR'\. There are MONITOR_SERVER, .*, \w+\.",
     ),
     "config in it": ('{"config": "x"}', "there is no key 'config'. There are MONITOR_SERVER, .*"),
     "misspelt": ('{"intervall": 1}', "there is no key 'intervall'. Do you mean interval[?]"),

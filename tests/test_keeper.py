@@ -363,6 +363,7 @@ def test_attached_once(wire: Wire) -> None:
         for _ in range(3):
             keeping.load("drops")[0].close()
             keeping.attach(["drops"])
+            keeping.settle()
         texts = [path.read_text() for path in links.iterdir()]
         assert sum("link_type:\traw_tracepoint" in text for text in texts) == 1
         keeping.close()

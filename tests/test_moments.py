@@ -69,11 +69,8 @@ class Tap:
         def text_of(wanted: FlowSettings) -> Source:
             """The program with its clock moved on."""
             made = flow.source(wanted)
-            moved = made.text.replace(
-                "bpf_ktime_get_ns()", f"(bpf_ktime_get_ns() + {ahead % (1 << 64)}ULL)"
-            )
-            assert moved != made.text
-            return replace(made, text=moved)
+            moved = f"#define NOW() (bpf_ktime_get_ns() + {ahead % (1 << 64)}ULL)\n"
+            return replace(made, text=moved + made.text)
 
         monkeypatch.setattr(program, "source", text_of)
         self.program = FlowProgram(chosen)

@@ -40,7 +40,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(DEMO / "protocols.c", package / "bpf" / "protocols")
     registry = package / "probes" / "__init__.py"
     text = registry.read_text()
-    text = text.replace("    TRAPS,\n)", "    TRAPS,\n    PROTOCOLS,\n)")
+    text = text.replace(',\n)\n"""In the order', ',\n    PROTOCOLS,\n)\n"""In the order')
     line = "from trapstream_vtap.probes.protocols import PROTOCOLS\n\nif TYPE_CHECKING"
     registry.write_text(text.replace("\nif TYPE_CHECKING", line, 1))
     return root

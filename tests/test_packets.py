@@ -63,8 +63,8 @@ from scapy.packet import Raw
 
 from lab.namespace import Namespace
 from trapstream_vtap.bpf.attach import Direction
+from trapstream_vtap.bpf.spread import spread
 from trapstream_vtap.clock import NS
-from trapstream_vtap.probes.flows import program as flow_probe
 from trapstream_vtap.probes.flows.layouts import KEY_FIELDS
 
 if TYPE_CHECKING:
@@ -236,11 +236,11 @@ def test_places_of_interfaces_follow_their_number() -> None:
     plain = settings().interfaces[0]
     draw = random.Random(1).sample(range(1, 1 << 31), 600)  # noqa: S311
     for indices in (range(1, 601), range(10**6, 10**6 + 600), range(4096, 601 * 4096, 4096), draw):
-        links, places = flow_probe.link_places([replace(plain, index=i) for i in indices])
+        links, places = spread([replace(plain, index=i) for i in indices])
         assert sorted(places) == sorted(indices)
         assert len({*places.values()}) == 600
         assert max(places.values()) < links <= 8192
-    assert flow_probe.link_places([replace(plain, index=1 << 30)])[0] == 64
+    assert spread([replace(plain, index=1 << 30)])[0] == 64
 
 
 # Merged packets: frame, context, and packets, bytes, payload bytes on the wire

@@ -149,6 +149,18 @@ TAKEN: dict[str, tuple[dict[str, Any], Callable[[Run], bool]]] = {
         {"sequence_offset": 4, "max_events": 0},
         lambda run: run.account("events_suppressed") > 5 and not run.errors(),
     ),
+    "latency_stages": (
+        {"latency_stages": "stack,ip"},
+        lambda run: any(r.get("stage") == "ip" for r in run.records()),
+    ),
+    "latency_by": (
+        {"latency_by": "dst_port"},
+        lambda run: any(r.get("dst_port") == str(PORT) for r in run.latencies()),
+    ),
+    "latency_table_size": (
+        {"latency_by": "dst_port", "latency_table_size": 76},
+        lambda run: 77 in run.map_sizes(),  # and one for all others
+    ),
 }
 """By setting: what the file says, and what then shows that it is taken."""
 
@@ -160,6 +172,7 @@ class Run:
         self.path, self.output = directory / "vtap.json", directory / "records"
         self.base = {
             "interface": "wire0",
+            "probe": "flows,latency",
             "sink": f"file:{self.output}",
             "format": "json",
             "interval": 0.2,
@@ -217,6 +230,10 @@ class Run:
     def flows(self) -> list[dict[str, Any]]:
         """Those of flows."""
         return [record for record in self.records() if record["name"] == "vtap_flow"]
+
+    def latencies(self) -> list[dict[str, Any]]:
+        """Those of receive latency."""
+        return [record for record in self.records() if record["name"] == "vtap_latency"]
 
     def errors(self) -> list[dict[str, Any]]:
         """Those of sequence errors."""

@@ -137,3 +137,12 @@ def receive_timestamps() -> socket.socket:
     asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     asking.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMP, 1)
     return asking
+
+
+def tai_offset() -> int:
+    """How far CLOCK_TAI is ahead of CLOCK_REALTIME: ns, whole seconds.
+
+    See: clock_gettime(2), adjtimex(2)
+    """
+    ahead = time.clock_gettime_ns(time.CLOCK_TAI) - time.clock_gettime_ns(time.CLOCK_REALTIME)
+    return round(ahead / NS) * NS

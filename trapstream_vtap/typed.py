@@ -151,6 +151,25 @@ class DroppedPackets(TypedDict):
     timestamp: str
 
 
+class VtapLatency(TypedDict):
+    """With `--probe latency`, one record per interface, stage and protocol, and …."""
+
+    name: Literal["vtap_latency"]
+    device: str
+    interface: str
+    stage: str
+    protocol: str
+    count: int
+    min_ms: NotRequired[float]
+    mean_ms: NotRequired[float]
+    max_ms: NotRequired[float]
+    p50_ms: NotRequired[float]
+    p90_ms: NotRequired[float]
+    p99_ms: NotRequired[float]
+    p999_ms: NotRequired[float]
+    timestamp: int | str
+
+
 class VtapAgentInterface(TypedDict):
     """One record per interface and interval: what became of its packets up to the …."""
 
@@ -206,6 +225,24 @@ class VtapAgentProbe(TypedDict):
     timestamp: int | str
 
 
+class VtapAgentStage(TypedDict):
+    """With `--probe latency`, one record for each stage and interval: what became of …."""
+
+    name: Literal["vtap_agent"]
+    device: str
+    stage: str
+    seen_packets: int
+    measured_packets: int
+    unstamped_packets: int
+    delivery_packets: int
+    negative_packets: int
+    other_packets: int
+    missed_packets: int
+    records_handed: int
+    packets_handed: int
+    timestamp: int | str
+
+
 class VtapAgentSink(TypedDict):
     """One record per sink and interval, also of `vtap_agent`: what became of the …."""
 
@@ -245,8 +282,10 @@ Record = (
     VtapFlow
     | VtapSequenceError
     | DroppedPackets
+    | VtapLatency
     | VtapAgentInterface
     | VtapAgentProbe
+    | VtapAgentStage
     | VtapAgentSink
 )
 """Any of them."""

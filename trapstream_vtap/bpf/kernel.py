@@ -338,6 +338,12 @@ def missed_runs(program: int) -> int:
     return _words(program)[_RECURSION_MISSES // 8]
 
 
+def run_statistics(program: int) -> tuple[int, int]:
+    """How long PROGRAM has run (ns) and how often, while kernel.bpf_stats_enabled was on."""
+    words = _words(program)
+    return words[_RECURSION_MISSES // 8 - 2], words[_RECURSION_MISSES // 8 - 1]
+
+
 def verified_instructions(program: int) -> int:
     """How many instructions the verifier walked, of a million that it grants (5.16 or newer)."""
     return _words(program)[_RECURSION_MISSES // 8 + 1] & 0xFFFFFFFF

@@ -347,6 +347,7 @@ class Loop:
             changeover.finish(each, settings, self._listen)
             for note in each.running.notes:
                 self._note(note)
+        self._keeper.settle()
         self._settings = settings
         self._delivery.pace(settings.core.interval)
         self._grid = Grid(self._clock, settings.core.interval)

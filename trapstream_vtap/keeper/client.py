@@ -147,6 +147,10 @@ class Keeper:
         )[0]
         return notes
 
+    def settle(self) -> None:
+        """What `attach` has replaced has counted to its end: let go of it."""
+        self._ask(self._orders, b"settle")
+
     def ahead(self) -> list[str]:
         """A sentence for each program of somebody else that has come ahead of ours."""
         notes: list[str] = self._ask(self._orders, b"ahead")[0]

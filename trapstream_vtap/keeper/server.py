@@ -128,6 +128,11 @@ class Server:
         found = (holder.ahead(ours) for holder in self._holders.values())
         return list(dict.fromkeys(sentence for each in found for sentence in each))
 
+    def _settle(self, _words: list[str]) -> None:
+        """What has been replaced is let go of everywhere."""
+        for holder in self._holders.values():
+            holder.settle()
+
     def _detach(self, names: list[str]) -> None:
         """From interfaces of these names; without any, all that is attached."""
         if names:
@@ -246,6 +251,7 @@ _ORDERS: dict[str, Callable[[Server, list[str]], object]] = {
     "attach": Server._attach,  # noqa: SLF001 - ours
     "ahead": Server._ahead,  # noqa: SLF001
     "forget": Server._forget,  # noqa: SLF001
+    "settle": Server._settle,  # noqa: SLF001
     "detach": Server._detach,  # noqa: SLF001
 }
 """All that it can be told; a word that is none of these is refused."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trapstream_vtap.probes.drops import DROPS, TRAPS
 from trapstream_vtap.probes.flows import FLOWS
+from trapstream_vtap.probes.latency import LATENCY
 
 if TYPE_CHECKING:
     from trapstream_vtap.probes.interface import Probe
@@ -15,6 +16,7 @@ REGISTRY: tuple[Probe, ...] = (
     FLOWS,
     DROPS,
     TRAPS,
+    LATENCY,
 )
 """In the order in which they are listed, loaded, and read."""
 

@@ -15,10 +15,17 @@ class Attachment(ABC):
 
     @abstractmethod
     def replace(self, program: int) -> None:
-        """Put PROGRAM, a descriptor, there in one step: no packet sees none of them, or both.
+        """Put PROGRAM, a descriptor, there in one step, or else beside the other until `settle`.
 
         Raises:
             OSError: The kernel refuses.
+        """
+
+    def settle(self) -> None:  # noqa: B027 - most places replace in one step
+        """See that nobody but the program of the last `replace` sees anything there any more.
+
+        Where the kernel cannot replace one in one step, both see all until then, and it is for them
+        to agree who measures what.
         """
 
     @abstractmethod

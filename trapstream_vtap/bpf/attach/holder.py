@@ -162,6 +162,11 @@ class Holder:
         self._held |= change.added
         self._keep_promiscuous({key[0] for key in self._held})
 
+    def settle(self) -> None:
+        """Nobody but the programs put there last sees anything any more."""
+        for held in self._held.values():
+            held.attachment.settle()
+
     @property
     def programs(self) -> set[int]:
         """Descriptors of all that is attached."""

@@ -10,14 +10,14 @@ import os
 from typing import TYPE_CHECKING
 
 from trapstream_vtap.bpf import kernel
-from trapstream_vtap.bpf.attach.attachment import Attachment
+from trapstream_vtap.bpf.attach.beside import Beside
 from trapstream_vtap.errors import RunError
 
 if TYPE_CHECKING:
     from trapstream_vtap.bpf.attach.place import NetfilterPlace
 
 
-class Netfilter(Attachment):
+class Netfilter(Beside):
     """Has a program see packets among the rules.
 
     Args:
@@ -30,28 +30,15 @@ class Netfilter(Attachment):
 
     def __init__(self, program: int, place: NetfilterPlace) -> None:
         self._place = place
-        self._later = 0
+        self._later = 1
         try:
-            self._link = self._opened(program)
+            super().__init__(program)
         except OSError as error:
             why = os.strerror(error.errno or 0)
             raise RunError(f"Cannot attach {place.program} to netfilter: {why}.") from error
 
     def _opened(self, program: int) -> int:
-        place = self._place
+        place, self._later = self._place, self._later ^ 1  # no two have the same priority
         return kernel.link_netfilter(
             program, place.family, place.hook, place.priority + self._later
         )
-
-    def replace(self, program: int) -> None:
-        """Not in one step, which the kernel has not: for a moment both see packets.
-
-        No two programs have the same priority, so they take turns with the next one.
-        """
-        self._later ^= 1
-        before, self._link = self._link, self._opened(program)
-        os.close(before)
-
-    def detach(self) -> None:
-        """The kernel takes the link's program away when the link is closed."""
-        os.close(self._link)

@@ -9,7 +9,7 @@
  * and control (layouts.py says what their members mean), and as constants KEY_* (the key's fields),
  * VTAP_* (the programs wanted), HOOK_* (where they are attached), WANT_* (the directions), DECAPSULATE
  * and DECAPSULATE_* (the tunnels to look into), DIRECT_ACCESS (to a packet's bytes), FLOW_TABLE_SIZE,
- * INTERVAL_NS (times 4), STOP_GAP_NS, COARSE_LIMIT_NS, COARSE_SHIFT, RING_PAGES, LINKS, LINK_SHIFT,
+ * INTERVAL_NS (times 4), STOP_GAP_NS, COARSE_LIMIT_NS, COARSE_SHIFT, RING_PAGES, SPREAD, LINK_SHIFT,
  * LINK_TRIES, SWEEP_KEYS, COUNTS_BIT and JITTER_BIT; where they are asked for, LONG_NS (jitter has an interval of its own, and a structure jitter_slot), VTAP_SEQUENCE
  * (sequence numbers), VTAP_DEVIATION (with EXPECTED_GAP_NS), VTAP_SMOOTHED (jitter as in RFC 3550) and
  * VTAP_GAPS (so many histograms, a structure gap_counts, GAP_KINDS and GAP_BUCKET());
@@ -18,6 +18,7 @@
 #include <uapi/linux/bpf.h>
 #include "lib/moment.h"
 #include "lib/dissect.h"
+#include "lib/spread.h"
 
 /* A packet begins with its key */
 #define SAME(k, p) _Static_assert(__builtin_offsetof(struct flow_key, k) == __builtin_offsetof(struct packet, p), #k)
@@ -56,7 +57,7 @@ _Static_assert(sizeof(struct flow_key) == __builtin_offsetof(struct flow_record,
 BPF_TABLE("lru_hash", struct flow_key, struct flow, flows, FLOW_TABLE_SIZE);
 BPF_RINGBUF_OUTPUT(summaries, RING_PAGES);
 BPF_RINGBUF_OUTPUT(wakeups, 1);
-BPF_PERCPU_ARRAY(links, struct link, LINKS);
+BPF_PERCPU_ARRAY(links, struct link, SPREAD);
 BPF_ARRAY(controls, struct control, 1);
 BPF_PERCPU_ARRAY(blanks, struct flow, 1); /* for new flows: too large for the stack */
 
@@ -67,12 +68,12 @@ BPF_PERCPU_ARRAY(blanks, struct flow, 1); /* for new flows: too large for the st
  */
 static __always_inline struct link *link_of(u32 interface)
 {
-	u32 i, at, first = interface * 2654435769U;
 	struct link *l;
+	u32 i, at;
 
 #pragma unroll
-	for (i = 0; i < LINK_TRIES; i++) {
-		at = ((first >> LINK_SHIFT) + i) & (LINKS - 1);
+	for (i = 0; i < SPREAD_TRIES; i++) {
+		at = spread_place(interface, i);
 		l = links.lookup(&at);
 		if (likely(l && l->interface == interface))
 			return l;

@@ -12,6 +12,12 @@
 #define NOW() bpf_ktime_get_ns()
 #endif
 
+/* CLOCK_TAI, by which what CLOCK_REALTIME has stamped can be held (bpf_ktime_get_tai_ns, kernel 6.1) */
+#ifndef NOW_TAI
+static u64 (*moment_tai)(void) = (void *)208; /* BCC knows no name for it */
+#define NOW_TAI() moment_tai()
+#endif
+
 static __always_inline bool is_before(u64 a, u64 b)
 {
 	return (s64)(a - b) < 0;

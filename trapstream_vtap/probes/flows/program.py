@@ -7,7 +7,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from trapstream_vtap.bpf import attach, kernel
+from trapstream_vtap.bpf import attach, kernel, spread
 from trapstream_vtap.bpf.attach import GENERIC, Place
 from trapstream_vtap.bpf.memory import PAGE, hash_bytes, ring_pages
 from trapstream_vtap.bpf.source import Program, Source, program_text
@@ -23,7 +23,7 @@ from trapstream_vtap.probes.flows.layouts import (
     JitterInterval,
     flow_layouts,
 )
-from trapstream_vtap.probes.flows.links import GAPS_EACH, LINK_TRIES, link_places
+from trapstream_vtap.probes.flows.links import GAPS_EACH
 from trapstream_vtap.probes.flows.settings import TUNNELS
 from trapstream_vtap.probes.flows.squares import limits
 from trapstream_vtap.probes.flows.wanted import define_wanted
@@ -75,7 +75,7 @@ def source(settings: FlowSettings, release: str = "") -> Source:
         "COARSE_LIMIT_NS": limit,
         "COARSE_SHIFT": shift,
         "RING_PAGES": ring_pages(settings.flow_table_size, structures.record.size),
-        **_link_constants(settings),
+        **spread.constants(settings.interfaces),
         "SWEEP_KEYS": sweep_keys(structures),
         **_jitter_constants(settings),
         **_sequence_constants(settings, structures),
@@ -122,15 +122,10 @@ def _direct_into_tunnels(release: str) -> bool:
     return (int(major), int(minor)) >= _DIRECT_INTO_TUNNELS
 
 
-def _link_constants(settings: FlowSettings) -> dict[str, int]:
-    links, _ = link_places(settings.interfaces)
-    return {"LINKS": links, "LINK_SHIFT": 33 - links.bit_length(), "LINK_TRIES": LINK_TRIES}
-
-
 def memory(settings: FlowSettings) -> int:
     """How much of the kernel's memory the maps of `source` take, about; bytes."""
     structures, cpus = layouts(settings), kernel.possible_cpus()
-    links, _ = link_places(settings.interfaces)
+    links, _ = spread.spread(settings.interfaces)
     rings = [ring_pages(settings.flow_table_size, structures.record.size)]
     if settings.sequences:
         rings.append(ring_pages(settings.max_events, structures.event.size))

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Under kernel 6.1, where functions can be traced: latency is what an application measures."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from latencies import MS, ways_back
+
+from trapstream_vtap.probes.latency.settings import STAGES
+
+if TYPE_CHECKING:
+    from lab.vm import VirtualMachine
+
+INTERVAL = 0.4
+PACKETS = 10
+PAUSE = 0.05
+SEEN = ("stack", "ip", "local", "socket", "queued", "read")
+
+
+@pytest.fixture(scope="module")
+def results(vm: VirtualMachine) -> dict[str, Any]:
+    """What the guest has measured, and its application."""
+    given = {"stages": STAGES, "packets": PACKETS, "interval": INTERVAL, "pause": PAUSE}
+    done = vm.python("tests/vm/guest_latency.py", given=given, timeout=500)
+    return dict(done.results)
+
+
+def latencies(results: dict[str, Any], protocol: str) -> list[dict[str, Any]]:
+    """The records of that protocol's run."""
+    return [
+        record
+        for record in results[protocol]["records"]
+        if record["name"] == "vtap_latency" and record["protocol"] == protocol
+    ]
+
+
+@pytest.mark.parametrize("protocol", ["udp", "tcp"])
+def test_latency_and_the_way_back_are_what_the_application_measures(
+    results: dict[str, Any], protocol: str
+) -> None:
+    """Packet by packet, at every stage that this kernel has; the reader sleeps before `read`."""
+    found = results[protocol]["found"]
+    assert len(found) == PACKETS
+    # segments that never left the machine have no receive timestamp before local delivery
+    stages = SEEN if protocol == "udp" else ("socket", "queued", "read")
+    gaps = ways_back(latencies(results, protocol), found, stages, INTERVAL)
+    assert len(gaps["read"]) > PACKETS // 2
+    assert median(gaps["read"]) < 10 * MS  # an emulated processor
+    assert median(gaps["queued"]) > PAUSE * 10**9
+
+
+def test_what_it_has_not_is_said(results: dict[str, Any]) -> None:
+    """Programs in netfilter came with 6.4."""
+    assert (
+        "latency is not measured at rules (this kernel has no programs in netfilter"
+        in (results["udp"]["said"])
+    )
