@@ -70,7 +70,7 @@ def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_there_are_all() -> None:
     """Each data source has the same dashboards."""
-    boards = ["agent", "drops", "flow", "traffic"]
+    boards = ["agent", "drops", "flow", "latency", "traffic"]
     sources = ["influxql", "prometheus", "sql", "victoriametrics"]
     assert [(source, board) for source in sources for board in boards] == [
         (path.parent.name, path.stem) for path in FILES
@@ -262,6 +262,19 @@ def test_drops(source: str, lab: Lab) -> None:
     assert [lab.refused.packets] in table.series.values()
 
 
+@pytest.mark.parametrize("source", ["influxql", "victoriametrics"])
+def test_receive_latency(source: str, lab: Lab) -> None:
+    """Every UDP packet that was sent has been measured where the stack begins."""
+    (packets,) = answers(lab, source, "latency", "Packets")
+    (found,) = (
+        values
+        for labels, values in packets.series.items()
+        if dict(labels) == {"stage": "stack", "protocol": "udp"}
+    )
+    sent = sum(flow.packets for flow in lab.sent if flow.protocol == "udp")
+    assert sum(found) * lab.window.step == sent
+
+
 @pytest.mark.parametrize("source", ["influxql", "prometheus"])
 def test_alerts_have_data(source: str, lab: Lab) -> None:
     """Every query of Grafana's alert rules returns values."""
@@ -311,7 +324,9 @@ def metrics() -> dict[str, set[str]]:
     page = (ROOT.parent / "docs/metrics.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(vtap_\w+)` \| \w+ \| ([^|]*)\|", page, re.MULTILINE)
     found = {metric: set(re.findall(r"`(\w+)`", labels)) for metric, labels in rows}
-    found["vtap_interarrival_seconds_bucket"] = found["vtap_interarrival_seconds"] | {"le"}
+    for name in ("vtap_interarrival_seconds", "vtap_receive_latency_seconds"):
+        found[f"{name}_bucket"] = found[name] | {"le"}
+        found[f"{name}_sum"] = found[f"{name}_count"] = found[name]
     for labels in found.values():
         labels.update({"instance"}, {"flow", *KEY_FIELDS} if "key" in labels else ())
     return found
@@ -322,12 +337,14 @@ def test_metrics_are_known(path: Path) -> None:
     """Expressions for Prometheus name metrics and labels that there are, those of drops, too."""
     known = metrics()
     for question in ask.questions(read(path)):
-        (metric,) = re.findall(r"vtap_\w+", question.query)
+        named = re.findall(r"vtap_\w+", question.query)
         grouped = re.findall(r"by \(([^)]*)\)", question.query)
-        (braces,) = re.findall(r"\{([^}]*)\}", question.query)
+        braces = re.findall(r"\{([^}]*)\}", question.query)
+        assert named
         labels = {label for group in grouped for label in group.split(", ")}
-        labels |= set(re.findall(r"(\w+)[!=]?[=~]\"", braces))
-        assert labels <= known[metric], question.query
+        labels |= {label for each in braces for label in re.findall(r"(\w+)[!=]?[=~]\"", each)}
+        for metric in named:
+            assert labels <= known[metric], question.query
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "sql"], ids=name)

@@ -136,6 +136,21 @@ ALERTS = (
         influxql=_from('mean("jitter_ms")', "vtap_flow", "device", "interface", "protocol"),
         scale=1000,
     ),
+    Alert(
+        name="VtapLatency",
+        summary="{protocol} waits at {stage} of {interface}",
+        doc="One packet in a hundred took more than 10 ms to get there; choose a limit of yours. "
+        "See docs/latency.md for what lies before which stage.",
+        promql="histogram_quantile(0.99, sum by (instance, interface, stage, protocol, le) "
+        f"(rate(vtap_receive_latency_seconds_bucket[{WINDOW}s])))",
+        limit=0.01,
+        lasting="1m",
+        severity="warning",
+        influxql=_from(
+            'mean("p99_ms")', "vtap_latency", "device", "interface", "stage", "protocol"
+        ),
+        scale=1000,
+    ),
 )
 
 

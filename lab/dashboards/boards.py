@@ -3,7 +3,17 @@
 
 from __future__ import annotations
 
-from lab.dashboards.description import AGENT, DROPS, Board, How, Kind, Panel, Row, Series
+from lab.dashboards.description import (
+    AGENT,
+    DROPS,
+    LATENCY,
+    Board,
+    How,
+    Kind,
+    Panel,
+    Row,
+    Series,
+)
 from trapstream_vtap.ledger import LOSSES
 
 BITS = 8  # in a byte
@@ -16,6 +26,7 @@ _IDLE = "A gap: no packet came, or no record; the dashboard of the agent says wh
 _TWO = "Empty: no flow had two packets within an interval and --stop-gap."
 _NUMBERS = "Empty: sequence numbers are not checked; start vtap-stream with --sequence."
 _AGENT = "Empty: vtap-stream does not run, or nothing of it arrives here."
+_NO_LATENCY = "Empty: --probe latency is not on."
 _NO_DROPS = "Empty: nothing was dropped, or drops are not watched."
 
 
@@ -374,4 +385,49 @@ TRAPS = Board(
     ),
 )
 
-BOARDS = (TRAFFIC, FLOW, HEALTH, TRAPS)
+
+def _stages(field: str, how: How) -> Series:
+    return Series("", field, how, by=("stage",), measurement=LATENCY)
+
+
+RECEIVE = Board(
+    name="latency",
+    title="vtap: receive latency",
+    doc="How long packets take from the network card's driver to the application, by stage.",
+    variables=("device", "interface"),
+    measurement=LATENCY,
+    rows=(
+        Row(
+            "Receive latency",
+            (
+                Panel(
+                    "Mean",
+                    "Since the receive timestamp; what two stages differ by lies between them. "
+                    f"{_NO_LATENCY}",
+                    "ms",
+                    (_stages("mean_ms", How.MEAN),),
+                ),
+                Panel(
+                    "99 of 100 packets",
+                    f"No more than one packet in a hundred took longer. {_NO_LATENCY}",
+                    "ms",
+                    (_stages("p99_ms", How.LARGEST),),
+                ),
+                Panel(
+                    "Median",
+                    f"Half of the packets took longer. {_NO_LATENCY}",
+                    "ms",
+                    (_stages("p50_ms", How.MEAN),),
+                ),
+                Panel(
+                    "Packets",
+                    f"Packets per second that were measured. {_NO_LATENCY}",
+                    "pps",
+                    (Series("", "count", by=("stage", "protocol"), measurement=LATENCY),),
+                ),
+            ),
+        ),
+    ),
+)
+
+BOARDS = (TRAFFIC, FLOW, HEALTH, TRAPS, RECEIVE)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 FLOW = "vtap_flow"
 AGENT = "vtap_agent"
 DROPS = "DroppedPackets"
+LATENCY = "vtap_latency"
 
 TAGS: dict[str, dict[str, str | None]] = {
     FLOW: {},

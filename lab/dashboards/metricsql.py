@@ -8,9 +8,9 @@ See: https://docs.victoriametrics.com/victoriametrics/metricsql/
 
 from __future__ import annotations
 
-from lab.dashboards.description import AGENT, DROPS, FLOW, Board, How, Series, chosen
+from lab.dashboards.description import AGENT, DROPS, FLOW, LATENCY, Board, How, Series, chosen
 
-FIELDS = {FLOW: "packets", AGENT: "seen_packets", DROPS: "count"}
+FIELDS = {FLOW: "packets", AGENT: "seen_packets", DROPS: "count", LATENCY: "count"}
 """One that every series of the measurement has."""
 
 FUNCTIONS = {

@@ -9,7 +9,7 @@ See: docs/metrics.md, https://prometheus.io/docs/prometheus/latest/querying/basi
 from __future__ import annotations
 
 from lab.dashboards.boards import ERRORS, EXITS
-from lab.dashboards.description import AGENT, DROPS, FLOW, Board, How, Series
+from lab.dashboards.description import AGENT, DROPS, FLOW, LATENCY, Board, How, Series
 from lab.dashboards.metricsql import legend, matchers
 from trapstream_vtap.ledger import LOSSES
 
@@ -74,6 +74,8 @@ def query(series: Series, variables: tuple[str, ...]) -> str | None:
     metric, matched = _metric(series, variables)
     if not metric:
         return None
+    if series.measurement == LATENCY and series.how is not How.RATE:
+        return _of_histogram(series, metric, variables)
     chosen = {LABELS.get(tag, tag): name for tag, name in series.chosen(variables).items()}
     fixed = [f'{label}="{value}"' for label, value in matched.items()]
     if _PER_FLOW.intersection(series.by):
@@ -88,9 +90,26 @@ def query(series: Series, variables: tuple[str, ...]) -> str | None:
     return expression if scale == 1 else f"{expression} * {scale}"
 
 
+def _of_histogram(series: Series, metric: str, variables: tuple[str, ...]) -> str:
+    """A percentile, as the field's name says which (`p99_ms`), or the mean; in ms."""
+    chosen = {LABELS.get(tag, tag): name for tag, name in series.chosen(variables).items()}
+    inside, by = matchers(chosen), ", ".join(series.by)
+
+    def rate(suffix: str, by: str) -> str:
+        return f"sum by ({by}) (rate({metric}_{suffix}{{{inside}}}[$__rate_interval]))"
+
+    if series.field == "mean_ms":
+        return f"{rate('sum', by)} / {rate('count', by)} * 1000"
+    share = float(f"0.{series.field.removeprefix('p').removesuffix('_ms')}")
+    return f"histogram_quantile({share}, {rate('bucket', f'{by}, le')}) * 1000"
+
+
 def _metric(series: Series, variables: tuple[str, ...]) -> tuple[str, dict[str, str]]:
     if series.measurement == DROPS:
         return "vtap_dropped_packets_total", {}
+    if series.measurement == LATENCY:
+        name = "vtap_receive_latency_seconds"
+        return (f"{name}_count" if series.how is How.RATE else name), {}
     if series.measurement == AGENT:
         return _OWN.get(series.field, ("", {}))
     if series.how is How.PERCENTILE:
@@ -114,6 +133,7 @@ def values(board: Board, variable: str) -> str:
         FLOW: "vtap_flow_packets_total",
         AGENT: "vtap_agent_seen_packets_total",
         DROPS: "vtap_dropped_packets_total",
+        LATENCY: "vtap_receive_latency_seconds_count",
     }[board.measurement]
     return f"label_values({metric}, {LABELS.get(variable, variable)})"
 
