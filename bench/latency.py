@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,6 +56,52 @@ def main() -> None:
             for name, kind, ours, empty in rows:
                 more = f", by {by}" if by else ""
                 print(f"| {name}{more} | {kind} | {ours:.0f} ns | {ours - empty:.0f} ns |")
+    _forwarding()
+
+
+def _forwarding() -> None:
+    """A packet that is forwarded between two veth pairs, in the sender's own time."""
+    print("\n| a packet forwarded, with stages | all that the kernel does for it | more |")
+    print("|---|---|---|")
+    with Namespace() as sender, Namespace() as router, Namespace() as receiver:
+        veth(sender, "bench0", router, "bench0", ipv4=("192.0.2.1", "192.0.2.2"))
+        veth(router, "bench1", receiver, "bench1", ipv4=("198.51.100.1", "198.51.100.2"))
+        sender.run("ip", "route", "add", "198.51.100.0/24", "via", "192.0.2.2")
+        receiver.run("ip", "route", "add", "192.0.2.0/24", "via", "198.51.100.1")
+        router.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+        plain = 0.0
+        for stages in ((), ("stack",), ("ip", "rules"), ("socket",)):
+            holder = Holder()
+            if stages:
+                with router.entered():
+                    there, _ = choose(("bench0",))
+                    chosen = LatencySettings(
+                        interfaces=there, probes=("latency",), latency_stages=stages
+                    )
+                    wanted = program.to_load(chosen)
+                    objects = load(wanted.source)
+                    running = LATENCY.load(chosen, objects, SystemClock(), {})
+                    holder.finish(holder.begin(wanted.places, objects.programs))
+            each = min(_forwarded(sender, receiver) for _ in range(5))
+            plain = plain or each
+            name = ", ".join(stages) or "none"
+            print(f"| {name} | {each:.0f} ns | {each - plain:.0f} ns |")
+            holder.detach()
+            if stages:
+                running.close()
+
+
+def _forwarded(sender: Namespace, receiver: Namespace) -> float:
+    with (
+        receiver.socket(socket.AF_INET, socket.SOCK_DGRAM) as taking,
+        sender.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending,
+    ):
+        taking.bind(("198.51.100.2", PORT))
+        sending.connect(("198.51.100.2", PORT))
+        begin = time.perf_counter_ns()
+        for _ in range(PACKETS):
+            sending.send(b"x" * 100)
+        return (time.perf_counter_ns() - begin) / PACKETS
 
 
 def _measured(

@@ -135,6 +135,9 @@ class Probe(Protocol):
     def rows(self, settings: Any) -> Rows:
         """Its account."""
 
+    def demanding(self) -> Any:
+        """Settings that ask for everything that a kernel may not have."""
+
     def to_load(self, settings: Any) -> ToLoad:
         """What to load; called in the loader alone, as root.
 

@@ -193,6 +193,9 @@ class Protocols:
     def rows(self, settings: Any) -> Rows:
         return ROWS
 
+    def demanding(self) -> ProtocolSettings:
+        return ProtocolSettings()
+
     def to_load(self, settings: ProtocolSettings) -> ToLoad:
         text = f"#define SMALLEST {settings.smallest}\n" + program_text("protocols/protocols.c")
         source = Source(text, (Program("vtap_protocols", "SCHED_CLS"),), ("counts",))

@@ -63,6 +63,10 @@ class _Dropped:
         """One row."""
         return ROWS
 
+    def demanding(self) -> DropSettings:
+        """Whatever it is, the kernel has it or has not."""
+        return DropSettings(probes=(self.name,))
+
     def to_load(self, settings: DropSettings) -> ToLoad:
         """The program of bpf/drops/drop.c for this kernel and these settings."""
         from trapstream_vtap.bpf.attach import TracepointPlace  # noqa: PLC0415 - likewise

@@ -57,6 +57,10 @@ class Flows:
         """A row for each interface."""
         return account.rows(events=settings.sequences)
 
+    def demanding(self) -> FlowSettings:
+        """Whatever it is, the kernel has it or has not."""
+        return FlowSettings(probes=(self.name,))
+
     def to_load(self, settings: FlowSettings) -> ToLoad:
         """The program of bpf/flows/flow.c for these settings."""
         from trapstream_vtap.probes.flows import program  # noqa: PLC0415 - the loader's alone

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from trapstream_vtap.probes.interface import Needs
 from trapstream_vtap.probes.latency.account import ROWS
 from trapstream_vtap.probes.latency.records import LONGEST_NAME, schema_of
-from trapstream_vtap.probes.latency.settings import LatencySettings
+from trapstream_vtap.probes.latency.settings import STAGES, LatencySettings
 from trapstream_vtap.words import amount
 
 if TYPE_CHECKING:
@@ -53,6 +53,10 @@ class Latency:
     def rows(self, settings: LatencySettings) -> Rows:  # noqa: ARG002
         """A row for each stage."""
         return ROWS
+
+    def demanding(self) -> LatencySettings:
+        """Every stage."""
+        return LatencySettings(probes=(self.name,), latency_stages=STAGES)
 
     def to_load(self, settings: LatencySettings) -> ToLoad:
         """The programs of bpf/latency/latency.c that this kernel can have."""
