@@ -387,7 +387,7 @@ def test_a_reload_measures_each_packet_once(tmp_path: Any) -> None:
 
         thread = threading.Thread(target=send)
         thread.start()
-        for stages in ("stack,queued", "stack"):
+        for stages in ("stack,read", "stack"):
             path.write_text(
                 '{"probe": "latency", "interface": "wire0", "interval": 0.2, '
                 f'"latency_stages": "{stages}"}}'
@@ -399,6 +399,7 @@ def test_a_reload_measures_each_packet_once(tmp_path: Any) -> None:
         thread.join()
         wire.settle()
         records = tapped.stop()
+    assert sum("latency is not measured" in line for line in tapped.said) <= 1
     counted = sum(
         r["count"] for r in records if r["name"] == "vtap_latency" and r["stage"] == "stack"
     )

@@ -346,7 +346,9 @@ class Loop:
         for each in following:
             changeover.finish(each, settings, self._listen)
             for note in each.running.notes:
-                self._note(note)
+                if note not in self.notes:  # an interface that comes is no reason to say it again
+                    self.notes.append(note)
+                    self._note(note)
         self._keeper.settle()
         self._settings = settings
         self._delivery.pace(settings.core.interval)
