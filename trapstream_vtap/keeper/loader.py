@@ -55,7 +55,3 @@ def main() -> None:
             )
             descriptors = (*objects.programs.values(), *objects.maps.values())
             handover.send(keeper, pickle.dumps(answer), descriptors)
-
-
-if __name__ == "__main__":
-    main()

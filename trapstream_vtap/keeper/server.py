@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     from trapstream_vtap.bpf.attach.holder import Change
 
 _LONGEST_REQUEST = 1 << 16
-_LOADER = ("-P", "-m", "trapstream_vtap.keeper.loader")
+_LOADER = """
+import sys
+sys.path[:] = sys.argv.pop(1).split(":")
+from trapstream_vtap.keeper.loader import main
+main()
+"""
 
 
 class _Loaded:
@@ -204,7 +209,9 @@ class Server:
         ours, theirs = socket.socketpair()
         with theirs:
             theirs.set_inheritable(True)
-            command = [sys.executable, *_LOADER, str(theirs.fileno())]
+            # without the site module, which takes as long as much of the rest
+            start = (sys.executable, "-S", "-P", "-c", _LOADER, ":".join(filter(None, sys.path)))
+            command = [*start, str(theirs.fileno())]
             child = os.posix_spawn(
                 sys.executable,
                 command,
