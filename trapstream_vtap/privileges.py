@@ -25,6 +25,10 @@ CAP_PERFMON = 38
 CAP_BPF = 39
 _CAPABILITY_VERSION = 0x20080522
 _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
+_SYSTEM_CALLS = {
+    "setresuid": {"x86_64": 117, "aarch64": 147},
+    "setresgid": {"x86_64": 119, "aarch64": 149},
+}
 _PR_GET_PDEATHSIG = 2
 _PR_SET_KEEPCAPS = 8
 _PR_CAPBSET_READ = 23
@@ -61,11 +65,19 @@ def find(name: str) -> tuple[int, int]:
     return entry.pw_uid, entry.pw_gid
 
 
+def _act_as(call: str, number: int) -> None:
+    """Make NUMBER this thread's effective user or group; the C library would change all threads."""
+    keep = ctypes.c_uint(-1)
+    which = _SYSTEM_CALLS[call][os.uname().machine]
+    if ctypes.CDLL(None, use_errno=True).syscall(which, keep, ctypes.c_uint(number), keep) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
 @contextlib.contextmanager
 def acting(user: str) -> Iterator[None]:
     """Open and make files as USER meanwhile, if we are root and may.
 
-    Threads that are there already do not stay behind: it is not for when there are any.
+    Other threads stay who they are: it is this thread's alone.
 
     Raises:
         UsageError: There is no such user.
@@ -79,12 +91,12 @@ def acting(user: str) -> Iterator[None]:
     _prctl(_PR_GET_PDEATHSIG, ctypes.byref(death))
     try:
         with contextlib.suppress(PermissionError):  # a container that may not
-            os.setegid(gid)
-            os.seteuid(uid)
+            _act_as("setresgid", gid)
+            _act_as("setresuid", uid)
         yield
     finally:
-        os.seteuid(was[0])
-        os.setegid(was[1])
+        _act_as("setresuid", was[0])
+        _act_as("setresgid", was[1])
         _prctl(_PR_SET_PDEATHSIG, death)  # a change of user has cleared it
 
 

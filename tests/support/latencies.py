@@ -82,13 +82,15 @@ def ways_back(
     for now, app in found:
         before = 0.0
         for stage in stages:
-            in_order = by_interval(records, stage)
-            came = (now - app) // length * length
-            ends = [end for end in in_order if end > came]
-            assert ends, (stage, in_order)
-            count, latency = in_order[min(ends)]
-            if count > 1:  # the machine was busy: it is of several packets
+            # it came by in the interval whose record it is in
+            fitting = [
+                (count, latency)
+                for end, (count, latency) in by_interval(records, stage).items()
+                if end - length <= now - app + latency * MS < end
+            ]
+            if len(fitting) != 1 or fitting[0][0] > 1:  # of several packets: the machine was busy
                 break
+            ((_, latency),) = fitting
             assert before <= latency * MS <= app, (stage, before, latency, app)
             before = latency * MS
             gaps[stage].append(app - before)

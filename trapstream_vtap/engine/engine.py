@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from trapstream_vtap.engine.events import Note
 from trapstream_vtap.engine.loop import Loop
+from trapstream_vtap.errors import RunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,15 +49,18 @@ class Engine:
         self._loop = Loop(settings, again, report, clock)
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
-        self._useful = False
+        self._useful = self._used = self._over = False
 
     def start(self) -> None:
         """Measure from now on; returns when everything is attached.
 
         Raises:
             UsageError: The settings say what cannot be.
-            RunError: Measuring cannot begin.
+            RunError: Measuring cannot begin, or has begun already: an engine is for one run.
         """
+        if self._used:
+            raise RunError("An engine is for one run: make another one.")
+        self._used = True
         try:
             self._loop.open()
         except BaseException:
@@ -63,7 +68,12 @@ class Engine:
             raise
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
-        self._loop.begun.wait()
+        try:
+            self._loop.begun.wait()
+        except BaseException:  # as of Ctrl-C: nobody else would end it
+            self.stop()
+            self.wait()
+            raise
         if self._error:
             self.wait()
 
@@ -73,6 +83,7 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - whoever waits is told
             self._error = error
         finally:
+            self._over = True
             self._loop.begun.set()
 
     def stop(self) -> None:
@@ -99,7 +110,8 @@ class Engine:
 
     def status(self) -> Snapshot:
         """How the run stands, as of the latest interval's end; from any thread."""
-        return self._loop.status()
+        found = self._loop.status()
+        return replace(found, measuring=False) if self._over else found
 
     def reload(self) -> None:
         """Have the configuration file, and files of credentials, read again; from any thread."""

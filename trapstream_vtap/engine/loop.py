@@ -110,10 +110,12 @@ class Loop:
     @property
     def waking(self) -> socket.socket:
         """What is written to it wakes the loop."""
-        if not self._waking:
-            self._waking, self._woken = map(self._closing.enter_context, socket.socketpair())
-            for end in (self._waking, self._woken):
-                end.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        return self._waking or self._make_waking()
+
+    def _make_waking(self) -> socket.socket:
+        self._waking, self._woken = map(self._closing.enter_context, socket.socketpair())
+        for end in (self._waking, self._woken):
+            end.setblocking(False)  # noqa: FBT003 - the standard library's signature
         return self._waking
 
     @property
@@ -133,7 +135,8 @@ class Loop:
             RunError: Something cannot be had.
         """
         settings, core, probes = self._settings, self._settings.core, self._settings.probes
-        assert self.waking  # noqa: S101 - it is made when it is first asked for
+        if not self._waking:
+            self._make_waking()
         self._delivery = self._hold(Delivery(core, self._note, self.stop))
         self.bus.subscribe(self._delivery.take)
         for probe in probes:

@@ -178,10 +178,11 @@ class Keeper:
         return dict(zip(names, descriptors, strict=True))
 
     def close(self) -> None:
-        """Let it end."""
-        self._orders.close()
-        self._loads.close()
-        self._files.close()
+        """Let it end, also if a process forked meanwhile has our ends of the sockets, too."""
+        for way in (self._orders, self._loads, self._files):
+            with contextlib.suppress(OSError):  # it has ended
+                way.shutdown(socket.SHUT_RDWR)
+            way.close()
         self._process.wait()
 
     def _ask(self, way: socket.socket, request: bytes) -> tuple[Any, list[int]]:

@@ -267,6 +267,7 @@ _ORDERS: dict[str, Callable[[Server, list[str]], object]] = {
 def main() -> None:
     """With the three sockets' descriptors and the capabilities to keep as arguments."""
     orders, loads, files = (socket.socket(fileno=int(number)) for number in sys.argv[1:4])
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else nobody could wait for what compiles
     privileges.reduce([int(number) for number in sys.argv[4].split(",")])
     with orders, loads, files:
         Server(orders, loads, files).serve()

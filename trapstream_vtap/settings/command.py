@@ -120,6 +120,8 @@ def load_settings(arguments: Sequence[str], known: Sequence[str] = ()) -> Settin
         ctx = command.make_context("vtap-stream", list(arguments))
     except click.ClickException as error:
         raise UsageError(error.format_message()) from error
+    except click.exceptions.Exit as error:
+        raise UsageError("--help and --version are for the command alone.") from error
     return settings(ctx, known)
 
 

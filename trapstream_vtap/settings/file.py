@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from trapstream_vtap.settings.option import Key
 
+SCHEMA_KEY = "$schema"
 _LONGEST = 1 << 20  # characters of a file
 _MOST_DIGITS = 30
 
@@ -90,6 +91,8 @@ def parse(text: str, keys: Mapping[str, Key]) -> ConfigFile:
     found: dict[str, Any] = {}
     options = []
     for key, value in said.items():
+        if key == SCHEMA_KEY:  # which is for editors
+            continue
         if key in keys:
             found |= keys[key].read(key, value)
         else:

@@ -313,11 +313,8 @@ class Hex(ValueType):
         """The number."""
         if isinstance(value, int):  # out of a file, and read already
             return value
-        try:
-            number = int(value, 16)
-        except ValueError:
-            number = -1
-        if not 0 <= number < 1 << 32:
+        number = int(value, 16) if re.fullmatch(self.schema["pattern"], value) else -1
+        if number < 0:
             self.fail(f"{value!r} is not a pattern: give 32 bits, such as 5EC70123.", param, ctx)
         return number
 
@@ -330,6 +327,8 @@ class Directory(ValueType, click.Path):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Path:
         """Its path."""
+        if not value:
+            self.fail("give a path.", param, ctx)
         return Path(str(click.Path.convert(self, value, param, ctx)))
 
 

@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 from trapstream_vtap.settings.command import NO_KEYS, OptionOfRoom, parameters
+from trapstream_vtap.settings.file import SCHEMA_KEY
 from trapstream_vtap.settings.kinds import STRINGS
 from trapstream_vtap.settings.option import key_of
 from trapstream_vtap.settings.settings import keys
@@ -25,6 +26,7 @@ def schema() -> dict[str, Any]:
     properties = {
         name: {"description": key.doc, **key.schema} for name, key in sorted(keys().items())
     }
+    properties[SCHEMA_KEY] = {"type": "string", "description": "Where this schema is, for editors."}
     for option in parameters():
         if isinstance(option, OptionOfRoom) and option.name not in NO_KEYS:
             properties[key_of(option.opts)] = _property(option)
