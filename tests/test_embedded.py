@@ -62,7 +62,7 @@ shutil.rmtree("/var/lib/vtap-test")
 assert not failed, len(failed)
 """,
     "Ctrl-C while it starts": """
-threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT)).start()
+threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
     with Engine(settings()):
         time.sleep(0.01)
