@@ -137,26 +137,38 @@ def options() -> str:
         "underscores; [vtap.schema.json](vtap.schema.json) tells editors which there are.",
     ]
     room = ""
-    for option in command.params:
-        if not isinstance(option, click.Option):
-            continue
-        following = getattr(option, "room", room)
+    listed = [param for param in command.params if isinstance(param, click.Option)]
+    for option in sorted(listed, key=lambda each: _room(each) != _CORE):
+        following = _room(option)
         if following != room:
             room = following
-            heading = "For every run" if room == "Options" else room
+            heading = "For every run" if room == _CORE else room
             rows += ["", f"## {heading}", "", "| option | meaning | default |", "|---|---|---|"]
         names = ", ".join(f"`{name}`" for name in option.opts)
-        value = "" if option.is_flag else f" `{option.metavar or _choices(option)}`"
+        value = "" if option.is_flag else f" `{_metavar(option)}`"
         text, _, default = (option.help or "").partition("  [default: ")
         shown = default.rstrip("]") or ("" if option.is_flag else str(option.default))
         rows.append(f"| {names}{value} | {text} | {shown} |")
     return "\n".join((*rows, ""))
 
 
+_CORE = "Options"
+
+
+def _room(option: click.Option) -> str:
+    room: str = getattr(option, "room", _CORE)
+    return room
+
+
+def _metavar(option: click.Option) -> str:
+    """As a table takes it."""
+    return (option.metavar or _choices(option)).replace("|", "\\|")
+
+
 def _choices(option: click.Option) -> str:
     kind = option.type
     if isinstance(kind, click.Choice):
-        return "\\|".join(str(choice) for choice in kind.choices)
+        return "|".join(str(choice) for choice in kind.choices)
     return kind.name
 
 
