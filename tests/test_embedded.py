@@ -62,11 +62,16 @@ shutil.rmtree("/var/lib/vtap-test")
 assert not failed, len(failed)
 """,
     "Ctrl-C while it starts": """
-threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+engine = Engine(settings())
+def interrupt():
+    while not engine._thread:
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt).start()
 try:
-    with Engine(settings()):
-        time.sleep(0.01)
-        raise SystemExit("it was too fast")
+    with engine:
+        time.sleep(20)
+        raise SystemExit("nobody has interrupted it")
 except KeyboardInterrupt:
     pass
 left = [t.name for t in threading.enumerate() if t is not threading.main_thread()]

@@ -67,8 +67,8 @@ class Engine:
             self._loop.close()
             raise
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._thread.start()
         try:
+            self._thread.start()
             self._loop.begun.wait()
         except BaseException:  # as of Ctrl-C: nobody else would end it
             self.stop()
@@ -101,7 +101,7 @@ class Engine:
             UsageError: The settings say what cannot be.
             RunError: Measuring could not begin, or not go on.
         """
-        if self._thread:
+        if self._thread and self._thread.ident:  # it has begun
             self._thread.join()
         self._loop.close()
         if self._error:

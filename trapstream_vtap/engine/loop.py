@@ -110,12 +110,10 @@ class Loop:
     @property
     def waking(self) -> socket.socket:
         """What is written to it wakes the loop."""
-        return self._waking or self._make_waking()
-
-    def _make_waking(self) -> socket.socket:
-        self._waking, self._woken = map(self._closing.enter_context, socket.socketpair())
-        for end in (self._waking, self._woken):
-            end.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        if not self._waking:
+            self._waking, self._woken = map(self._closing.enter_context, socket.socketpair())
+            for end in (self._waking, self._woken):
+                end.setblocking(False)  # noqa: FBT003 - the standard library's signature
         return self._waking
 
     @property
@@ -135,8 +133,7 @@ class Loop:
             RunError: Something cannot be had.
         """
         settings, core, probes = self._settings, self._settings.core, self._settings.probes
-        if not self._waking:
-            self._make_waking()
+        _ = self.waking  # made when it is asked for first
         self._delivery = self._hold(Delivery(core, self._note, self.stop))
         self.bus.subscribe(self._delivery.take)
         for probe in probes:
@@ -145,9 +142,8 @@ class Loop:
         self._delivery.check((SINK_ROWS.named(tuple(self._delivery.names)),))
         self._metrics = self._make_metrics(probes)
         self._rooms = [Room(probe, self.bus.publish, self._follow) for probe in probes]
-        self._accounting = Accounting(
-            self._rooms, self._delivery, self._metrics, self.bus, self._report
-        )
+        others = self._delivery, self._metrics, self.bus, self._report
+        self._accounting = Accounting(self._rooms, *others)
         self._status = lambda: self._accounting.snapshot
         for room in self._rooms:
             self._closing.callback(room.close)
