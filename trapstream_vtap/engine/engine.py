@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from trapstream_vtap.settings.settings import Settings
 
 
+_SOON = 1.0  # s
+
+
 def _silent(_event: Event) -> None:
     """Nobody wants to know."""
 
@@ -48,6 +51,7 @@ class Engine:
         self._report = report
         self._loop = Loop(settings, again, report, clock)
         self._thread: threading.Thread | None = None
+        self._entered = threading.Event()
         self._error: Exception | None = None
         self._useful = self._used = self._over = False
 
@@ -72,12 +76,14 @@ class Engine:
             self._loop.begun.wait()
         except BaseException:  # as of Ctrl-C: nobody else would end it
             self.stop()
+            self._entered.wait(_SOON)  # there may be a thread that has not come so far
             self.wait()
             raise
         if self._error:
             self.wait()
 
     def _run(self) -> None:
+        self._entered.set()
         try:
             self._useful = self._loop.run()
         except Exception as error:  # noqa: BLE001 - whoever waits is told
@@ -101,7 +107,7 @@ class Engine:
             UsageError: The settings say what cannot be.
             RunError: Measuring could not begin, or not go on.
         """
-        if self._thread and self._thread.ident:  # it has begun
+        if self._thread and self._entered.is_set():
             self._thread.join()
         self._loop.close()
         if self._error:
