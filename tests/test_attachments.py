@@ -145,6 +145,27 @@ def test_a_program_has_its_place_until_another_takes_it(wire: Wire, kind: str) -
     assert objects_left == gone
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_program_that_was_put_back_can_be_replaced_again(wire: Wire, kind: str) -> None:
+    """As when another place has refused, and later has not."""
+    type_, context, result, attach = KINDS[kind]
+    text = COUNTING.replace("CONTEXT", context).replace("RESULT", str(result))
+    objects = load(Source(text, programs(type_), ("runs",)))
+    first, second = (objects.programs[name] for name in ("first", "second"))
+    with wire.receiver.entered():
+        there = attach(first, interfaces()["wire0"])
+        for program in (second, first, second, first, second):
+            there.replace(program)
+        there.settle()
+        before = runs(objects)
+        send(wire, 30)
+        after = runs(objects)
+        there.detach()
+    objects.close()
+    assert after[0] == before[0]
+    assert after[1] - before[1] == 30 if kind not in SEES_MORE else after[1] - before[1] >= 30
+
+
 @pytest.mark.parametrize("kind", ["xdp", "raw tracepoint"])
 def test_what_the_kernel_refuses_is_said(wire: Wire, kind: str) -> None:
     """An interface whose place is taken, a tracepoint that is none; no descriptor stays open."""

@@ -17,6 +17,7 @@ from pathlib import Path
 import certificate
 import pytest
 import tap
+from alone import alone
 from flowlines import Handing, booked
 from httpserver import Answer, HttpServer, Request, taken
 from realbroker import Broker
@@ -29,7 +30,6 @@ from trapstream_vtap.errors import UsageError
 from trapstream_vtap.keeper import client
 from trapstream_vtap.probes.flows.settings import FlowSettings
 from trapstream_vtap.settings.address import parse
-from trapstream_vtap.settings.settings import alone
 from trapstream_vtap.sinks import kafka, tls
 from trapstream_vtap.sinks.http import HttpSink
 from trapstream_vtap.sinks.kafka import KafkaSink

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import tap
+from alone import alone
 from attached import attached, exchange, filters, settings
 from rights import (
     CAPABILITIES,
@@ -40,7 +41,6 @@ from trapstream_vtap.keeper import client, handover
 from trapstream_vtap.probes import REGISTRY
 from trapstream_vtap.probes.flows.settings import HOOKS
 from trapstream_vtap.settings.command import load_settings
-from trapstream_vtap.settings.settings import alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from latencies import Application, one_in_each_interval, ways_back
-from traffic import V4, V6, Wire
+from traffic import V4, Wire
 from waiting import wait_for
 
 from lab import testrun
@@ -281,6 +281,26 @@ def test_values_have_names(by: str) -> None:
     assert name == inode if by == "netns" else name.startswith("/")
 
 
+def test_other_namespaces_are_measured_where_they_are_told_apart() -> None:
+    """Under an interface that is none of ours; else they are not asked for."""
+    options = ("-i", "wire0", "--probe", "latency", "--latency-stages", "queued")
+    inode = "stat", "-L", "-c", "%i", "/proc/self/ns/net"
+    with Wire() as wire, wire.sender.socket(socket.AF_INET, socket.SOCK_DGRAM) as theirs:
+        theirs.bind((V4[0], PORT + 1))
+        for by, wanted in (((), 0), (("--latency-by", "netns"), 20)):
+            with tap.Tap(wire.receiver, *options, *by) as tapped:
+                with wire.receiver.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
+                    for _ in range(20):
+                        sending.sendto(b"x", (V4[0], PORT + 1))
+                wire.settle()
+                records = tapped.stop()
+            there = wire.sender.run(*inode).stdout.strip()
+            found = [r for r in records if r["name"] == "vtap_latency"]
+            assert sum(r["count"] for r in found if r.get("netns") == there) == wanted
+            assert all(r["interface"] == "other" for r in found if r.get("netns") == there)
+            assert totals(records)["queued"]["negative_packets"] == 0
+
+
 def test_scraped_histogram_is_what_was_streamed() -> None:
     """Buckets, sum and count over all intervals; Prometheus' own judge has nothing to say."""
     with Wire() as wire:
@@ -419,7 +439,6 @@ def test_ipv6_too() -> None:
                 sender.send(b"x")
             wire.settle()
             records = tapped.stop()
-    assert V6
     counts: dict[str, int] = defaultdict(int)
     for r in records:
         if r["name"] == "vtap_latency" and r["dst_port"] == str(PORT):

@@ -13,6 +13,7 @@ import os
 import resource
 from typing import TYPE_CHECKING
 
+from trapstream_vtap import system
 from trapstream_vtap.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,10 +26,6 @@ CAP_PERFMON = 38
 CAP_BPF = 39
 _CAPABILITY_VERSION = 0x20080522
 _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
-_SYSTEM_CALLS = {
-    "setresuid": {"x86_64": 117, "aarch64": 147},
-    "setresgid": {"x86_64": 119, "aarch64": 149},
-}
 _PR_GET_PDEATHSIG = 2
 _PR_SET_KEEPCAPS = 8
 _PR_CAPBSET_READ = 23
@@ -68,9 +65,7 @@ def find(name: str) -> tuple[int, int]:
 def _act_as(call: str, number: int) -> None:
     """Make NUMBER this thread's effective user or group; the C library would change all threads."""
     keep = ctypes.c_uint(-1)
-    which = _SYSTEM_CALLS[call][os.uname().machine]
-    if ctypes.CDLL(None, use_errno=True).syscall(which, keep, ctypes.c_uint(number), keep) < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    system.call(call, keep, ctypes.c_uint(number), keep)
 
 
 @contextlib.contextmanager

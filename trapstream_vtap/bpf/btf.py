@@ -105,7 +105,7 @@ class Btf:
     @cached_property
     def _named(self) -> dict[tuple[int, str], int]:
         """Types by kind and name; of two of a name the first."""
-        wanted = (_Kind.STRUCT, _Kind.TYPEDEF, _Kind.ENUM, _Kind.ENUM64, _Kind.FUNC)
+        wanted = (_Kind.STRUCT, _Kind.TYPEDEF, _Kind.ENUM, _Kind.ENUM64)
         kinds = {int(kind) for kind in wanted}
         found: dict[tuple[int, str], int] = {}
         for number, start in enumerate(self._starts, self._first):
@@ -201,8 +201,20 @@ class Btf:
 
     def traced(self, name: str, *, tracepoint: bool = False) -> int:
         """The number by which a program says that it traces that function; 0: there is none."""
-        kind, prefix = (_Kind.TYPEDEF, "btf_trace_") if tracepoint else (_Kind.FUNC, "")
-        return self._named.get((kind, f"{prefix}{name}"), 0)
+        if tracepoint:
+            return self._named.get((_Kind.TYPEDEF, f"btf_trace_{name}"), 0)
+        at = self._strings.find(b"\0%b\0" % name.encode()) + 1
+        return self._functions.get(at + self._strings_at, 0) if at else 0
+
+    @cached_property
+    def _functions(self) -> dict[int, int]:
+        """By where their names are: there are so many that reading the names takes long."""
+        words, kind = self._words, int(_Kind.FUNC)
+        return {
+            words[start]: number
+            for number, start in enumerate(self._starts, self._first)
+            if words[start + 1] >> 24 & 0x1F == kind
+        }
 
     def _target(self, number: int) -> int:
         """What a pointer points to."""

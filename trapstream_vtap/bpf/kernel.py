@@ -12,6 +12,8 @@ import os
 from functools import cache
 from typing import TYPE_CHECKING
 
+from trapstream_vtap import system
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -25,10 +27,6 @@ _BPF_F_BEFORE = 1 << 3
 _BPF_CGROUP_INET_INGRESS = 0
 _BPF_NETFILTER = 45
 _BPF_LINK_CREATE = 28
-_SYSTEM_CALLS = {
-    "membarrier": {"x86_64": 324, "aarch64": 283},
-    "bpf": {"x86_64": 321, "aarch64": 280},
-}
 _MOST_AT_A_PLACE = 64  # BPF_MPROG_MAX, include/linux/bpf_mprog.h
 _RECURSION_MISSES = 208  # offset in struct bpf_prog_info, bytes
 _LONGEST_NAME = 15  # BPF_OBJ_NAME_LEN with its zero
@@ -142,18 +140,7 @@ def link_netfilter(program: int, family: int, hook: int, priority: int) -> int:
     attributes = _NetfilterLink(
         prog_fd=program, attach_type=_BPF_NETFILTER, pf=family, hooknum=hook, priority=priority
     )
-    return _system_call(
-        "bpf", _BPF_LINK_CREATE, ctypes.byref(attributes), ctypes.sizeof(attributes)
-    )
-
-
-def _system_call(name: str, *arguments: object) -> int:
-    """What a system call answers that the C library has no function for."""
-    number = _SYSTEM_CALLS[name][os.uname().machine]
-    result: int = ctypes.CDLL(None, use_errno=True).syscall(number, *arguments)
-    if result < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return result
+    return system.call("bpf", _BPF_LINK_CREATE, ctypes.byref(attributes), ctypes.sizeof(attributes))
 
 
 class _LoadOptions(ctypes.Structure):
@@ -317,17 +304,15 @@ def wait_for_programs() -> None:
     See: membarrier(2); MEMBARRIER_CMD_GLOBAL waits for an RCU grace period, and programs of network
     hooks run inside RCU read-side sections.
     """
-    _system_call("membarrier", 1, 0, 0)
+    system.call("membarrier", 1, 0, 0)
 
 
-def attach_raw_tracepoint(program: int, name: str) -> int:
-    """Have PROGRAM run at a tracepoint; the descriptor that holds it there."""
-    return _checked(_libbpf().bpf_raw_tracepoint_open(name.encode(), program))
+def attach_raw_tracepoint(program: int, name: str | None) -> int:
+    """Have PROGRAM run at a tracepoint; the descriptor that holds it there.
 
-
-def attach_tracing(program: int) -> int:
-    """Have PROGRAM, which was loaded for it, trace; the descriptor that holds it there."""
-    return _checked(_libbpf().bpf_raw_tracepoint_open(None, program))
+    None: at what it was loaded to trace.
+    """
+    return _checked(_libbpf().bpf_raw_tracepoint_open(name and name.encode(), program))
 
 
 def missed_runs(program: int) -> int:

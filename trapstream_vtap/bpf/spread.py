@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _FEWEST = 64
 TRIES = 4
-_FIBONACCI = 2654435769  # 2^32 / golden ratio, as in SPREAD() of bpf/lib/spread.h
+_FIBONACCI = 2654435769  # 2^32 / golden ratio, as in spread_place() of bpf/lib/spread.h
 
 
 def spread(interfaces: Sequence[Interface]) -> tuple[int, dict[int, int]]:

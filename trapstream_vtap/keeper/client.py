@@ -24,11 +24,11 @@ from trapstream_vtap.privileges import (
     CAP_NET_ADMIN,
     CAP_PERFMON,
 )
-from trapstream_vtap.settings.core import Core
-from trapstream_vtap.settings.settings import Settings, alone
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
+
+    from trapstream_vtap.settings.settings import Settings
 
 
 _START = """
@@ -69,8 +69,7 @@ class Keeper:
         RunError: We are not root.
     """
 
-    def __init__(self, settings: Settings | Core, again: Sequence[str] | None) -> None:
-        settings = alone(settings) if isinstance(settings, Core) else settings
+    def __init__(self, settings: Settings, again: Sequence[str] | None) -> None:
         if os.geteuid() != 0:
             raise RunError(NOT_ALLOWED)
         self._orders, orders = socket.socketpair()

@@ -55,15 +55,6 @@ class Settings:
         return Settings(tuple(replace(p, interfaces=there, gone=gone) for p in self.parts))
 
 
-def alone(own: Core) -> Settings:
-    """A run of one probe, with OWN settings, and those of all others as they are by default."""
-    name = next(probe.name for probe in REGISTRY if probe.settings is type(own))
-    of_core = {each.name: getattr(own, each.name) for each in fields(Core)}
-    of_core["probes"] = own.probes or (name,)
-    kinds = classes()
-    return Settings(tuple(own if kind is type(own) else kind(**of_core) for kind in kinds))
-
-
 def classes() -> tuple[type[Core], ...]:
     """Every class of settings that declares options, the core's first."""
     return tuple(dict.fromkeys((Core, *(probe.settings for probe in REGISTRY))))

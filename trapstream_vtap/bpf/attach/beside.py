@@ -7,17 +7,26 @@ import os
 from abc import abstractmethod
 
 from trapstream_vtap.bpf.attach.attachment import Attachment
+from trapstream_vtap.errors import RunError
 
 
 class Beside(Attachment):
     """A place whose programs are held by a descriptor each.
 
+    Args:
+        program: The descriptor of the first.
+        where: The place, as a message has it.
+
     Raises:
-        OSError: The kernel refuses.
+        RunError: The kernel refuses.
     """
 
-    def __init__(self, program: int) -> None:
-        self._held = program, self._opened(program)
+    def __init__(self, program: int, where: str) -> None:
+        try:
+            self._held = program, self._opened(program)
+        except OSError as error:
+            why = os.strerror(error.errno or 0)
+            raise RunError(f"Cannot attach {where}: {why}.") from error
         self._before: tuple[int, int] | None = None
 
     @abstractmethod

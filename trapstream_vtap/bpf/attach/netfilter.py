@@ -6,12 +6,12 @@ See: include/uapi/linux/bpf.h, BPF_NETFILTER; net/netfilter/nf_bpf_link.c
 
 from __future__ import annotations
 
-import os
+import errno
+from functools import partial
 from typing import TYPE_CHECKING
 
 from trapstream_vtap.bpf import kernel
 from trapstream_vtap.bpf.attach.beside import Beside
-from trapstream_vtap.errors import RunError
 
 if TYPE_CHECKING:
     from trapstream_vtap.bpf.attach.place import NetfilterPlace
@@ -30,15 +30,14 @@ class Netfilter(Beside):
 
     def __init__(self, program: int, place: NetfilterPlace) -> None:
         self._place = place
-        self._later = 1
-        try:
-            super().__init__(program)
-        except OSError as error:
-            why = os.strerror(error.errno or 0)
-            raise RunError(f"Cannot attach {place.program} to netfilter: {why}.") from error
+        super().__init__(program, f"{place.program} to netfilter")
 
     def _opened(self, program: int) -> int:
-        place, self._later = self._place, self._later ^ 1  # no two have the same priority
-        return kernel.link_netfilter(
-            program, place.family, place.hook, place.priority + self._later
-        )
+        place = self._place
+        link = partial(kernel.link_netfilter, program, place.family, place.hook)
+        try:
+            return link(place.priority)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+        return link(place.priority + 1)  # beside the one before: no two have the same priority

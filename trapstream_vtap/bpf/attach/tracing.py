@@ -6,11 +6,8 @@ See: bpf(2), BPF_RAW_TRACEPOINT_OPEN; include/uapi/linux/bpf.h, BPF_TRACE_RAW_TP
 
 from __future__ import annotations
 
-import os
-
 from trapstream_vtap.bpf import kernel
 from trapstream_vtap.bpf.attach.beside import Beside
-from trapstream_vtap.errors import RunError
 
 
 class Tracing(Beside):
@@ -25,12 +22,7 @@ class Tracing(Beside):
     """
 
     def __init__(self, program: int, name: str) -> None:
-        self._name = name
-        try:
-            super().__init__(program)
-        except OSError as error:
-            why = os.strerror(error.errno or 0)
-            raise RunError(f"Cannot attach {self._name}: {why}.") from error
+        super().__init__(program, name)
 
     def _opened(self, program: int) -> int:
-        return kernel.attach_tracing(program)
+        return kernel.attach_raw_tracepoint(program, None)

@@ -7,7 +7,7 @@
  * latency_place and latency_cell (layouts.py says what their members mean); where the members of the
  * kernel's structures lie, by BTF (SKB_*, DEVICE_*, NET_*, SOCK_*, CGROUP_*, KERNFS_*); as constants STAGES,
  * PLACES (interfaces), PROTOCOLS, BY (0, or a BY_*), NUMBERS (values of it that are told apart, and one for
- * all others), CELLS, LONGEST, NETNS (whose packets), what lib/histogram.h and lib/spread.h need; for
+ * all others), CELLS, LONGEST, NETNS (whose packets, but for BY_ANY_NETNS), what lib/histogram.h and lib/spread.h need; for
  * each stage its number and a definition of what is to be loaded.
  */
 #include <uapi/linux/bpf.h>
@@ -17,7 +17,7 @@
 #include "lib/spread.h"
 
 BPF_ARRAY(controls, struct latency_control, 1);
-BPF_PERCPU_ARRAY(fates, struct latency_fates, STAGES);
+BPF_PERCPU_ARRAY(fates, struct latency_fates, 2 * STAGES); /* a program can interrupt another of its stage */
 BPF_PERCPU_ARRAY(cells, struct latency_cell, 2 * CELLS); /* two slots take turns */
 BPF_ARRAY(places, struct latency_place, SPREAD);
 #if BY
@@ -35,7 +35,6 @@ static long (*read_kernel)(void *to, u32 size, const void *from) = (void *)113;
 		asm volatile("%0 = *(" #type " *)(%1 + %2)" : "=r"(_value) : "r"(base), "i"(at));        \
 		_value;                                                                                   \
 	})
-
 
 /* Of a traced function, or of netfilter: struct bpf_nf_ctx. BCC would read an array by a helper. */
 struct arguments {
@@ -123,12 +122,15 @@ static __always_inline u32 place_of(u32 interface)
 	return PLACES;
 }
 
-/* Exactly one fate for each packet that the hook sees between the program's begin and end */
-static __always_inline void take(u32 stage, const struct what *w)
+/*
+ * Exactly one fate for each packet that the hook sees between the program's begin and end. SECOND: 1 in the
+ * other one of two programs of a stage.
+ */
+static __always_inline void take(u32 stage, u32 second, const struct what *w)
 {
-	u32 zero = 0, place = PLACES;
+	u32 zero = 0, place = PLACES, row = 2 * stage + second;
 	struct latency_control *control = controls.lookup(&zero);
-	struct latency_fates *f = fates.lookup(&stage);
+	struct latency_fates *f = fates.lookup(&row);
 	u64 now = NOW_TAI(), latency;
 
 	if (!control || !f)
@@ -137,6 +139,8 @@ static __always_inline void take(u32 stage, const struct what *w)
 		return; /* another program has it */
 	if (w->protocol < PROTOCOLS && w->netns == NETNS && w->interface)
 		place = place_of(w->interface);
+	else if (BY_ANY_NETNS && w->protocol < PROTOCOLS && w->netns != NETNS)
+		place = PLACES - 1; /* whatever interface it is of theirs */
 	if (place >= PLACES) {
 		f->other++;
 		return;
@@ -203,11 +207,11 @@ static __always_inline void take_packet(u32 stage, u64 skb)
 	if (w.protocol < PROTOCOLS)
 		w.by = port_of(data, ipv4);
 #endif
-	take(stage, &w);
+	take(stage, 0, &w);
 }
 
 /* A packet that a socket has got */
-static __always_inline void take_queued(u32 stage, u64 skb, u64 socket)
+static __always_inline void take_queued(u32 stage, u32 second, u64 skb, u64 socket)
 {
 	struct what w = {};
 	u64 net = LOAD(u64, socket, SOCK_NET);
@@ -231,7 +235,7 @@ static __always_inline void take_queued(u32 stage, u64 skb, u64 socket)
 		}
 	}
 #endif
-	take(stage, &w);
+	take(stage, second, &w);
 }
 
 #ifdef LOAD_STACK
@@ -295,7 +299,7 @@ int vtap_queued(struct arguments *ctx)
 	u64 socket = ctx->first;
 
 	if (LOAD(u32, socket, SOCK_QUEUE_LENGTH))
-		take_queued(STAGE_QUEUED, LOAD(u64, socket, SOCK_QUEUE_TAIL), socket);
+		take_queued(STAGE_QUEUED, 0, LOAD(u64, socket, SOCK_QUEUE_TAIL), socket);
 	return 0;
 }
 #endif
@@ -304,7 +308,7 @@ int vtap_queued(struct arguments *ctx)
 /* fentry tcp_queue_rcv(sk, skb, ...) */
 int vtap_queued_tcp(struct arguments *ctx)
 {
-	take_queued(STAGE_QUEUED, ctx->second, ctx->first);
+	take_queued(STAGE_QUEUED, 0, ctx->second, ctx->first);
 	return 0;
 }
 #endif
@@ -314,7 +318,7 @@ int vtap_queued_tcp(struct arguments *ctx)
 int vtap_queued_udp(struct arguments *ctx)
 {
 	if (!(u32)ctx->third)
-		take_queued(STAGE_QUEUED, ctx->second, ctx->first);
+		take_queued(STAGE_QUEUED, 1, ctx->second, ctx->first);
 	return 0;
 }
 #endif
@@ -326,7 +330,7 @@ int vtap_read_tcp(struct arguments *ctx)
 	u64 skb = ctx->first, socket = LOAD(u64, skb, SKB_SOCKET);
 
 	if (socket && LOAD(u16, socket, SOCK_PROTOCOL) == PROTOCOL_TCP)
-		take_queued(STAGE_READ, skb, socket);
+		take_queued(STAGE_READ, 0, skb, socket);
 	return 0;
 }
 #endif
@@ -336,7 +340,7 @@ int vtap_read_tcp(struct arguments *ctx)
 int vtap_read_udp(struct arguments *ctx)
 {
 	if ((s64)ctx->third >= 0)
-		take_queued(STAGE_READ, ctx->second, ctx->first);
+		take_queued(STAGE_READ, 1, ctx->second, ctx->first);
 	return 0;
 }
 #endif
@@ -376,7 +380,7 @@ int vtap_socket(struct __sk_buff *skb)
 #elif BY == BY_CGROUP
 	w.by = bpf_skb_cgroup_id(skb);
 #endif
-	take(STAGE_SOCKET, &w);
+	take(STAGE_SOCKET, 0, &w);
 	return 1;
 }
 #endif

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from trapstream_vtap.bpf import kernel
@@ -63,8 +65,14 @@ class Kernel:
 
     def __init__(self, types: Btf) -> None:
         self._types = types
-        self._traces = _traces_functions(types)
-        self._netfilter = _loads("NETFILTER")
+
+    @cached_property
+    def _traces(self) -> bool:
+        return _traces_functions(self._types)
+
+    @cached_property
+    def _netfilter(self) -> bool:
+        return _loads("NETFILTER")
 
     def find(self, stage: str) -> Found:
         """What there is for STAGE."""
@@ -166,14 +174,15 @@ def cgroups() -> str:
     """Where the file system of control groups (version 2) is mounted; empty: nowhere."""
     with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:  # noqa: PTH123
         words = (line.split() for line in mounts)
-        return next((found[1] for found in words if found[2] == "cgroup2"), "")
+        path = next((found[1] for found in words if found[2] == "cgroup2"), "")
+    return re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), path)  # proc(5): space, tab
 
 
-def _loads(kind: str, traced: int = 0) -> bool:
+def _loads(kind: str) -> bool:
     """Whether the kernel takes programs of that kind at all."""
     number, attach_type = KINDS[kind]
     try:
-        program = kernel.load_program(number, "vtap_try", _RETURN_1, attach_type, traced=traced)
+        program = kernel.load_program(number, "vtap_try", _RETURN_1, attach_type)
     except OSError:
         return False
     os.close(program)
@@ -190,7 +199,7 @@ def _traces_functions(types: Btf) -> bool:
     except OSError:
         return False
     try:
-        os.close(kernel.attach_tracing(program))
+        os.close(kernel.attach_raw_tracepoint(program, None))
     except OSError:
         return False
     finally:

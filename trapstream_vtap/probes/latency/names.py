@@ -44,7 +44,10 @@ def _paths(wanted: set[int]) -> dict[int, str]:
     root = cgroups()
     found: dict[int, str] = {}
     for where, _, _ in os.walk(root) if root else ():
-        number = Path(where).stat().st_ino
+        try:
+            number = Path(where).stat().st_ino
+        except OSError:  # it has just gone
+            continue
         if number in wanted:
             found[number] = (where.removeprefix(root) or "/")[-LONGEST_NAME:]
     return found

@@ -52,7 +52,8 @@ _FEWEST_PLACES = 4
 
 def places(settings: LatencySettings) -> int:
     """How many interfaces there is room for: mostly the same when one comes or goes."""
-    return 1 << (max(_FEWEST_PLACES, len(settings.interfaces)) - 1).bit_length()
+    wanted = len(settings.interfaces) + (settings.latency_by == "netns")  # and those of others
+    return 1 << (max(_FEWEST_PLACES, wanted) - 1).bit_length()
 
 
 def numbers(settings: LatencySettings) -> int:
@@ -124,6 +125,7 @@ def _constants(settings: LatencySettings, types: btf.Btf) -> dict[str, int]:
         **spread.constants(settings.interfaces),
         **{f"BY_{name.upper()}": n for n, name in enumerate(BY, 1)},
         "BY": by,
+        "BY_ANY_NETNS": int(settings.latency_by == "netns"),
         "NUMBERS": numbers(settings),
         "NETNS": Path("/proc/self/ns/net").stat().st_ino,
     }

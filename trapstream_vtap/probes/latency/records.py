@@ -45,7 +45,8 @@ RECORD = Layout(
 
 _DOCS = {
     "cgroup": "with `--latency-by cgroup`: path of the socket's control group, below its root",
-    "netns": "with `--latency-by netns`: inode of the network namespace",
+    "netns": "with `--latency-by netns`: inode of the network namespace; of another one than this "
+    "the interface is `other`",
     "dst_port": "with `--latency-by dst_port`: port on this machine",
 }
 _MS = "ms"

@@ -22,7 +22,7 @@ from trapstream_vtap.probes.latency.layouts import (
 from trapstream_vtap.probes.latency.names import Values
 from trapstream_vtap.probes.latency.percentiles import percentiles
 from trapstream_vtap.probes.latency.program import cells, numbers, places
-from trapstream_vtap.probes.latency.records import RECORD, schema_of
+from trapstream_vtap.probes.latency.records import OTHER, RECORD, schema_of
 from trapstream_vtap.probes.latency.settings import STAGES
 from trapstream_vtap.schema import Batch
 
@@ -134,8 +134,9 @@ class LatencyRunning:
         missed = self._missed()
         found = {}
         for number, stage in enumerate(self._settings.latency_stages):
-            data = kernel.read_element(self._maps["fates"], number, FATE_COUNTS.size * self._cpus)
-            words = array("Q", data)
+            size = FATE_COUNTS.size * self._cpus
+            rows = (kernel.read_element(self._maps["fates"], 2 * number + i, size) for i in (0, 1))
+            words = array("Q", b"".join(rows))
             fates = {name: sum(words[place :: len(FATES)]) for place, name in enumerate(FATES)}
             fates["missed"] = missed[stage]
             found[stage] = {
@@ -195,7 +196,7 @@ class LatencyRunning:
             yield Batch(schema, data, "latency")
 
     def _schema(self) -> Schema:
-        names = {i.index: i.name for i in self._settings.interfaces}
+        names = {0: OTHER} | {i.index: i.name for i in self._settings.interfaces}
         return schema_of(self._settings.latency_by, names, self._values.names())
 
     def _record(self, cell: int, at: int, moment: int) -> bytes:
@@ -208,15 +209,14 @@ class LatencyRunning:
         kernel.write_element(self._maps["cells"], at, self._zeros)
         extremes = LONGEST - max(words[1::width]), most - 1
         total, *buckets = (sum(words[place::width]) for place in range(2, width))
-        number, of_all = cell, numbers(self._settings)
-        number, by = divmod(number, of_all)
+        number, by = divmod(cell, numbers(self._settings))
         number, protocol = divmod(number, len(PROTOCOLS))
         stage, place = divmod(number, places(self._settings))
         name = self._settings.latency_stages[stage]
         packets = sum(buckets)
         self._handed[name].update(records=1, packets=packets)
         values: dict[str, int | bytes] = {
-            "interface": self._interfaces[place],
+            "interface": self._interfaces[place] if place < len(self._interfaces) else 0,
             "stage": STAGES.index(name),
             "protocol": protocol,
             "by": by,
