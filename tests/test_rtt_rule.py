@@ -52,10 +52,12 @@ def test_a_record_sums_up_samples() -> None:
     found = RoundTrips().take(
         segment(*step) for step in enumerate(CASES["numbers end at zero"].steps)
     )
-    assert found.fields("local") == {"rtt_count": 0, "rtt_invalidated": 0, "rtt_stretched": 0}
+    nothing = {"rtt_count": 0, "rtt_invalidated": 0, "rtt_stretched": 0}
+    assert found.fields("local", lambda *_: False) == nothing
     times = dict.fromkeys(("min", "mean", "max", "p50", "p90", "p99"), 1.0)
     assert found.fields("remote") == {
-        "rtt_count": 3,
+        "rtt_count": 4,
+        "rtt_handshake_ms": 1.0,
         **{f"rtt_{name}_ms": value for name, value in times.items()},
         "rtt_jitter_ms": 0.0,
         "rtt_invalidated": 0,
@@ -65,8 +67,9 @@ def test_a_record_sums_up_samples() -> None:
 
 def test_jitter_is_between_neighbours_of_one_connection() -> None:
     """Round trips of 1, 3 and 1 ms, beside another connection's of 2 ms."""
-    ours = [segment(*s) for s in enumerate(CASES["data and its acknowledgement"].steps)]
-    times = (0, 1, 1, 4)
+    name = "data and its acknowledgement"
+    ours = [segment(*step) for step in enumerate(CASES[name].steps)]
+    times = (0, 1, 1, 2, 5, 6, 7)
     late = [replace(s, time=t * MS) for s, t in zip(ours, times, strict=True)]
     others = [
         replace(
@@ -75,7 +78,7 @@ def test_jitter_is_between_neighbours_of_one_connection() -> None:
         for n, s in enumerate(ours)
     ]
     found = RoundTrips().take(sorted(late + others, key=lambda s: s.time)).fields("remote")
-    assert found["rtt_jitter_ms"] == 1.0  # 2 and 0, not what lies between connections
+    assert found["rtt_jitter_ms"] == 1.0  # 2, 2, 0 and 0, not what lies between connections
     assert (found["rtt_p50_ms"], found["rtt_p99_ms"]) == (2.0, 3.0)
 
 
@@ -83,4 +86,20 @@ def test_what_comes_in_in_both_directions_is_remote() -> None:
     """Mirrored traffic: all of it comes in."""
     segments = [segment(*s) for s in enumerate(CASES["data and its acknowledgement"].steps)]
     found = RoundTrips().take(replace(s, leaves=False) for s in segments)
-    assert [s.side for s in found.samples] == ["remote", "remote"]
+    assert [s.side for s in found.samples] == ["remote"] * 4
+
+
+def test_what_is_seen_twice_is_measured_twice() -> None:
+    """On loopback all leaves, and then arrives: each time from there until its answer is there."""
+    segments = [segment(*s) for s in enumerate(CASES["data and its acknowledgement"].steps)]
+    twice = [
+        replace(s, leaves=way, time=2 * s.time + (0 if way else MS))
+        for s in segments
+        for way in (True, False)
+    ]
+    found = RoundTrips().take(twice)
+    remote, local = (
+        [s.rtt // MS for s in found.samples if s.side == side] for side in ("remote", "local")
+    )
+    assert (remote, local) == ([3] * 4, [1] * 4)
+    assert not found.invalidated

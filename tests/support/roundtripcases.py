@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 TOP = 1 << 32
@@ -58,11 +58,25 @@ class Case:
     left: tuple[int, int] = (0, 0)
 
 
-OPENED = (
-    out("S", HERE - 1),
-    come("SA", THERE - 1, ack=HERE),
-    out("A", HERE, ack=THERE),
-)
+def opening(here: int = HERE, there: int = THERE) -> tuple[Step, ...]:
+    """A handshake, behind which the two ends begin with these numbers."""
+    return (
+        out("S", here - 1),
+        come("SA", there - 1, ack=here),
+        out("A", here, ack=there),
+    )
+
+
+def opened(case: Case, here: int = HERE) -> Case:
+    """CASE behind a handshake."""
+    handshakes = case.handshakes[0] + 1, case.handshakes[1] + 1
+    steps = (*opening(here), *case.steps)
+    return replace(
+        case, steps=steps, remote=(1, *case.remote), local=(1, *case.local), handshakes=handshakes
+    )
+
+
+OPENED = opening()
 
 
 def asked(at: int, length: int = 10) -> tuple[Step, Step]:
@@ -70,13 +84,14 @@ def asked(at: int, length: int = 10) -> tuple[Step, Step]:
     return out("A", at, length, THERE), come("A", THERE, ack=at + length)
 
 
-CASES = {
+_HANDSHAKES = {
     "handshake from here": Case(OPENED, (1,), (1,), handshakes=(1, 1)),
     "handshake from there": Case(
         (come("S", THERE - 1), out("SA", HERE - 1, ack=THERE), come("A", THERE, ack=HERE)),
         *((1,), (1,)),
         handshakes=(1, 1),
     ),
+    "handshake that ends at zero": Case(opening(0, 0), (1,), (1,), handshakes=(1, 1)),
     "SYN sent again": Case((OPENED[0], *OPENED), (), (1,), invalidated=(1, 0), handshakes=(0, 1)),
     "SYN/ACK sent again": Case(
         (
@@ -118,11 +133,13 @@ CASES = {
         handshakes=(0, 1),
     ),
     "refused": Case((out("S", HERE - 1), come("RA", 0, ack=HERE)), invalidated=(1, 0)),
+    "SYN that nobody answers": Case((out("S", HERE - 1),), left=(0, 1)),
+}
+
+_OPENED = {
     "RST from there": Case(
-        (*OPENED, out("A", HERE, 10, THERE), come("R", THERE), come("A", THERE, ack=HERE + 10)),
-        *((1,), (1,)),
+        (out("A", HERE, 10, THERE), come("R", THERE), come("A", THERE, ack=HERE + 10)),
         invalidated=(1, 0),
-        handshakes=(1, 1),
     ),
     "RST from here, with data": Case(
         (
@@ -198,8 +215,9 @@ CASES = {
             out("A", HERE, 25, THERE),
             come("A", THERE, ack=HERE + 10),
             come("A", THERE, ack=HERE + 25),
+            *asked(HERE + 25),
         ),
-        (2,),
+        (1,),
         invalidated=(1, 0),
     ),
     "sent again in the other direction": Case(
@@ -261,48 +279,6 @@ CASES = {
     "zero-window probe that is taken": Case(
         (*asked(HERE), *asked(HERE + 10, 1), *asked(HERE + 11)), (1, 1, 1)
     ),
-    "numbers begin again": Case(
-        (*asked(TOP - 25), *asked(TOP - 15), *asked(TOP - 5), *asked(5)), (1, 1, 1, 1)
-    ),
-    "numbers end at zero": Case((*asked(TOP - 10), *asked(0), *asked(10)), (1, 1, 1)),
-    "handshake that ends at zero": Case(
-        (out("S", TOP - 1), come("SA", TOP - 1, ack=0), out("A", 0, ack=0)),
-        *((1,), (1,)),
-        handshakes=(1, 1),
-    ),
-    "sent again over the end of numbers": Case(
-        (
-            out("A", TOP - 5, 10, THERE),
-            out("A", TOP - 5, 10, THERE),
-            come("A", THERE, ack=5),
-            *asked(5),
-        ),
-        (1,),
-        invalidated=(1, 0),
-    ),
-    "acknowledgement from before the end of numbers": Case(
-        (
-            *asked(TOP - 5, 3),
-            out("A", TOP - 2, 10, THERE),
-            come("A", THERE, ack=TOP - 2),
-            come("A", THERE, ack=8),
-        ),
-        (1, 2),
-    ),
-    "far beyond, by half of all numbers": Case(
-        (
-            out("A", (1 << 31) - 5, 10, THERE),
-            come("A", THERE, ack=(1 << 31) - 5),
-            come("A", THERE, ack=(1 << 31) + 5),
-        ),
-        (2,),
-    ),
-    "what went out alone": Case(
-        (out("A", HERE, 10, THERE), out("A", HERE + 10, 10, THERE)), left=(0, 1)
-    ),
-    "what came in alone": Case(
-        (come("A", HERE, 10, THERE), come("A", HERE + 10, 10, THERE)), left=(0, 1)
-    ),
     "one end speaks, then the other": Case(
         (
             *asked(HERE),
@@ -342,37 +318,118 @@ CASES = {
     ),
     "port taken again, numbers before": Case(
         (
-            *OPENED,
             *asked(HERE),
-            out("S", HERE - 1_000_000),
-            come("SA", THERE - 2_000_000, ack=HERE - 999_999),
-            out("A", HERE - 999_999, ack=THERE - 1_999_999),
+            *opening(HERE - 1_000_000, THERE - 2_000_000),
+            out("A", HERE - 1_000_000, 10, THERE - 2_000_000),
+            come("A", THERE - 2_000_000, ack=HERE - 999_990),
         ),
-        *((1, 1, 1), (1, 1)),
-        handshakes=(2, 2),
+        *((1, 1, 1), (1,)),
+        handshakes=(1, 1),
     ),
     "port taken again, numbers beyond": Case(
         (
-            *OPENED,
             *asked(HERE),
-            out("S", HERE + 1_000_000),
-            come("SA", THERE + 2_000_000, ack=HERE + 1_000_001),
-            out("A", HERE + 1_000_001, ack=THERE + 2_000_001),
+            *opening(HERE + 1_000_000, THERE + 2_000_000),
+            out("A", HERE + 1_000_000, 10, THERE + 2_000_000),
+            come("A", THERE + 2_000_000, ack=HERE + 1_000_010),
         ),
-        *((1, 1, 1), (1, 1)),
-        handshakes=(2, 2),
+        *((1, 1, 1), (1,)),
+        handshakes=(1, 1),
     ),
-    "port taken again, first data lost": Case(
+    "port taken again, its first data sent again": Case(
         (
-            *OPENED,
-            out("S", HERE - 1_000_000),
-            come("SA", THERE - 2_000_000, ack=HERE - 999_999),
-            out("A", HERE - 999_999, 10, THERE - 1_999_999),
-            out("A", HERE - 999_999, 10, THERE - 1_999_999),
-            come("A", THERE - 1_999_999, ack=HERE - 999_989),
+            *opening(HERE - 1_000_000, THERE - 2_000_000),
+            out("A", HERE - 1_000_000, 10, THERE - 2_000_000),
+            out("A", HERE - 1_000_000, 10, THERE - 2_000_000),
+            come("A", THERE - 2_000_000, ack=HERE - 999_990),
         ),
-        *((1, 1), (1, 1)),
+        *((1,), (1,)),
         invalidated=(1, 0),
-        handshakes=(2, 2),
+        handshakes=(1, 1),
     ),
+    "port taken again while a probe is out": Case(
+        (out("A", HERE, 10, THERE), *opening(HERE - 1_000_000, THERE - 2_000_000)),
+        *((1,), (1,)),
+        invalidated=(1, 0),
+        handshakes=(1, 1),
+    ),
+    "a jump to other numbers": Case(
+        (
+            *asked(HERE),
+            out("A", HERE + (1 << 30) + 100, 10, THERE),
+            come("A", THERE, ack=HERE + (1 << 30) + 110),
+            *asked(HERE + (1 << 30) + 110),
+        ),
+        (1, 1),
+    ),
+}
+
+_NUMBERED = {
+    "numbers begin again": (
+        Case((*asked(TOP - 25), *asked(TOP - 15), *asked(TOP - 5), *asked(5)), (1, 1, 1, 1)),
+        TOP - 25,
+    ),
+    "numbers end at zero": (
+        Case((*asked(TOP - 10), *asked(0), *asked(10)), (1, 1, 1)),
+        TOP - 10,
+    ),
+    "sent again over the end of numbers": (
+        Case(
+            (
+                out("A", TOP - 5, 10, THERE),
+                out("A", TOP - 5, 10, THERE),
+                come("A", THERE, ack=5),
+                *asked(5),
+            ),
+            (1,),
+            invalidated=(1, 0),
+        ),
+        TOP - 5,
+    ),
+    "acknowledgement from before the end of numbers": (
+        Case(
+            (
+                *asked(TOP - 5, 3),
+                out("A", TOP - 2, 10, THERE),
+                come("A", THERE, ack=TOP - 2),
+                come("A", THERE, ack=8),
+            ),
+            (1, 2),
+        ),
+        TOP - 5,
+    ),
+    "over half of all numbers": (
+        Case(
+            (
+                out("A", (1 << 31) - 5, 10, THERE),
+                come("A", THERE, ack=(1 << 31) - 5),
+                come("A", THERE, ack=(1 << 31) + 5),
+            ),
+            (2,),
+        ),
+        (1 << 31) - 5,
+    ),
+}
+
+_JOINED = {
+    "what was first seen may have been sent before": Case((*asked(HERE), *asked(HERE + 10)), (1,)),
+    "what was first seen is sent again": Case(
+        (out("A", HERE, 10, THERE), *asked(HERE), *asked(HERE + 10)), (1,)
+    ),
+    "an end that only acknowledges is seen": Case(
+        (*asked(HERE), out("A", HERE + 10, 10, THERE)), left=(1, 0)
+    ),
+    "what went out alone": Case(
+        tuple(out("A", HERE + at, 10, THERE) for at in (0, 10, 20)), left=(0, 1)
+    ),
+    "what came in alone": Case(
+        tuple(come("A", HERE + at, 10, THERE) for at in (0, 10, 20)), left=(0, 1)
+    ),
+}
+
+CASES = {
+    **_HANDSHAKES,
+    **{name: opened(case) for name, case in _OPENED.items()},
+    **{name: opened(case, here) for name, (case, here) in _NUMBERED.items()},
+    **_JOINED,
 }

@@ -2,7 +2,9 @@
 """Round-trip times of TCP by the rule of docs/rtt.md, packet by packet, in plain Python.
 
 One probe at a time in each direction; what is sent again makes it invalid (Karn); an
-acknowledgement of exactly its end is a sample, one of more is stretched.
+acknowledgement of exactly its end is a sample, one of more is stretched. What is seen first of a
+direction, unless it is a SYN, may have been sent before, and is no probe. A packet that is seen
+leaving and arriving (loopback) is two packets.
 
 See: Karn and Partridge, Improving Round-Trip Time Estimates in Reliable Transport Protocols
 """
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 MS = 10**6  # ns
+FARTHEST = 1 << 30
+"""A number farther off belongs to something else."""
 
 
 class End(NamedTuple):
@@ -61,7 +65,7 @@ class Sample:
 
 @dataclass
 class _Half:
-    """One direction of a connection; numbers go on beyond 32 bits."""
+    """One direction of a connection as seen going one way; numbers go on beyond 32 bits."""
 
     highest: int | None = None
     initial: int | None = None
@@ -82,7 +86,7 @@ class RoundTrips:
     set: Counter[End] = field(default_factory=Counter)
     invalidated: Counter[tuple[End, End, str]] = field(default_factory=Counter)
     stretched: Counter[tuple[End, End, str]] = field(default_factory=Counter)
-    _halves: dict[tuple[End, End], _Half] = field(default_factory=dict)
+    _halves: dict[tuple[End, End, bool], _Half] = field(default_factory=dict)
 
     def take(self, segments: Iterable[Segment]) -> RoundTrips:
         """All of them, one after the other."""
@@ -93,15 +97,21 @@ class RoundTrips:
     def left(self) -> Counter[str]:
         """Of probes that are out still: whether they wait, or nobody could have answered."""
         found: Counter[str] = Counter()
-        for (source, target), half in self._halves.items():
+        for (source, target, leaves), half in self._halves.items():
             if half.probe:
-                other = self._halves.get((target, source))
-                found["waiting" if other and other.seen else "one_way"] += 1
+                others = (self._half(target, source, way) for way in (leaves, not leaves))
+                found["waiting" if any(other.seen for other in others) else "one_way"] += 1
         return found
 
+    def _half(self, source: End, target: End, leaves: bool) -> _Half:  # noqa: FBT001
+        return self._halves.get((source, target, leaves), _Half())
+
     def _take(self, segment: Segment) -> None:
-        own = self._halves.setdefault((segment.source, segment.target), _Half())
-        other = self._halves.setdefault((segment.target, segment.source), _Half())
+        ends = segment.source, segment.target
+        own = self._halves.setdefault((*ends, segment.leaves), _Half())
+        other = self._half(*ends[::-1], not segment.leaves)
+        if other.highest is None:  # mirrored: both directions come in
+            other = self._half(*ends[::-1], segment.leaves)
         own.seen = True
         if segment.rst:
             self._invalidate(own)
@@ -114,21 +124,33 @@ class RoundTrips:
             self._answered(other, segment, segment.acknowledges)
 
     def _sent(self, half: _Half, segment: Segment, numbers: int) -> None:
+        end = segment.sequence + numbers
         if segment.syn and half.initial != segment.sequence:  # another connection
             self._invalidate(half)
-            half.highest, half.initial = None, segment.sequence
+            half.highest, half.initial = end, segment.sequence
+            self._set(half, segment)
+            return
         if half.highest is None:
-            start = segment.sequence
-        else:
-            start = half.highest + signed(segment.sequence - half.highest)
-            if start < half.highest:
-                self._invalidate(half)
-        end = start + numbers
-        if half.highest is None or end > half.highest:
             half.highest = end
-            if half.probe is None:
-                half.probe = end, segment
-                self.set[segment.source] += 1
+            return
+        end = half.highest + signed(end - half.highest)
+        if not -FARTHEST < end - half.highest <= FARTHEST:
+            self._invalidate(half)
+            half.highest = end
+            return
+        again = end - numbers < half.highest
+        if again:
+            self._invalidate(half)
+        if end > half.highest:
+            half.highest = end
+            if not again:
+                self._set(half, segment)
+
+    def _set(self, half: _Half, segment: Segment) -> None:
+        if half.probe is None:
+            assert half.highest is not None
+            half.probe = half.highest, segment
+            self.set[segment.source] += 1
 
     def _answered(self, half: _Half, answer: Segment, number: int) -> None:
         if half.probe is None:
