@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from trapstream_vtap.schema import Field, Schema
 
 _ALWAYS = frozenset(
-    (Kind.CONSTANT, Kind.LABEL, Kind.ADDRESS, Kind.COUNT, Kind.SIGNED, Kind.TIME, Kind.TIME_TEXT)
+    (
+        *(Kind.CONSTANT, Kind.LABEL, Kind.ADDRESS, Kind.NETWORK, Kind.COUNT, Kind.SIGNED),
+        *(Kind.TIME, Kind.TIME_TEXT),
+    )
 )
 """Kinds that a record has in any case."""
 _INTEGERS = frozenset((Kind.COUNT, Kind.COUNT_IF, Kind.NUMBER))
@@ -36,6 +39,7 @@ _FORMS: dict[Kind, dict[str, Any]] = {
     Kind.TIME_TEXT: {"type": "string", "pattern": r"^\d+\.\d{9}$"},
     Kind.ADDRESS: {"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]},
     Kind.ADDRESS_IF: {"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]},
+    Kind.NETWORK: {"type": "string", "pattern": "^[0-9a-f.:]+/[0-9]{1,3}$"},
     Kind.PORT: {"type": "string", "pattern": r"^\d{1,5}$"},
     Kind.VLAN: {"type": "string", "pattern": r"^\d{1,4}(\.\d{1,4})?$"},
     Kind.ID: {"type": "string", "pattern": r"^\d{1,10}$"},

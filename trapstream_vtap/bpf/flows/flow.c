@@ -91,22 +91,7 @@ static __always_inline struct control *control(void)
 /* Whether there is more to come than the verifier could follow from each way through the dissection */
 #if defined(VTAP_SEQUENCE) || defined(RULES) || DECAPSULATE
 #define FORGET 1
-BPF_PERCPU_ARRAY(packets, struct packet, 1);
-
-/*
- * P in memory that the verifier knows nothing of; NULL never happens. There are dozens of ways through
- * the dissection, and it would go through all that follows anew for each.
- */
-static __always_inline struct packet *forgotten(struct packet *p)
-{
-	u32 zero = 0;
-	struct packet *copy = packets.lookup(&zero);
-
-	if (copy)
-		*copy = *p;
-	asm volatile("" : : : "memory"); /* nor shall the compiler remember */
-	return copy;
-}
+#include "lib/forgotten.h"
 #endif
 
 #include "flows/sequence.h"

@@ -33,7 +33,7 @@ static __always_inline enum verdict dissect(struct context *ctx, struct packet *
 	p->bytes = FRAME_LENGTH(ctx);
 	p->missing = 0;
 	blur(p->missing);
-#ifdef VTAP_SEQUENCE
+#if WANT_TRANSPORT
 	p->numbered = 0;
 	p->tcp_sequence = 0;
 	p->tcp_flags = 0;
