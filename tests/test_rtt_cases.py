@@ -14,7 +14,7 @@ from framings import FRAMINGS, Framing
 from rawwire import NAME, RawWire
 from roundtripcases import CASES, TOP, Step, come, out
 from roundtrips import End, RoundTrips
-from rttrecords import agrees, roundtrips
+from rttrecords import account, agrees, roundtrips
 
 from lab.capture import Capture
 
@@ -103,7 +103,7 @@ def test_every_probe_is_accounted_for(
 ) -> None:
     """Each that was set ends in one way, and the account names it."""
     _, records, found = results
-    account = tap.agent(records, NAME)
+    said = account(records)
     ended = {
         "samples": len(found.samples),
         "invalidated": found.invalidated.total(),
@@ -111,8 +111,8 @@ def test_every_probe_is_accounted_for(
         "evicted": 0,
         **found.left(),
     }
-    assert {name: account[name] for name in ended} == ended
-    assert account["probes_set"] == sum(ended.values()) == found.set.total()
+    assert {name: said[name] for name in ended} == ended
+    assert said["probes_set"] == sum(ended.values()) == found.set.total()
 
 
 class Speaker:
