@@ -413,6 +413,7 @@ _NUMBERED = {
 
 _JOINED = {
     "what was first seen may have been sent before": Case((*asked(HERE), *asked(HERE + 10)), (1,)),
+    "an acknowledgement says what has not been sent": Case((out("A", HERE), *asked(HERE)), (1,)),
     "what was first seen is sent again": Case(
         (out("A", HERE, 10, THERE), *asked(HERE), *asked(HERE + 10)), (1,)
     ),

@@ -3,8 +3,8 @@
 
 One probe at a time in each direction; what is sent again makes it invalid (Karn); an
 acknowledgement of exactly its end is a sample, one of more is stretched. What is seen first of a
-direction, unless it is a SYN, may have been sent before, and is no probe. A packet that is seen
-leaving and arriving (loopback) is two packets.
+direction, unless it is a SYN, may have been sent before, and is no probe; an acknowledgement
+without data says what has not. A packet that is seen leaving and arriving (loopback) is two.
 
 See: Karn and Partridge, Improving Round-Trip Time Estimates in Reliable Transport Protocols
 """
@@ -94,6 +94,8 @@ class RoundTrips:
             self._take(segment)
         return self
 
+    _answers_leave: bool = False  # those to what the segment at hand drops
+
     def left(self) -> Counter[str]:
         """Of probes that are out still: whether they wait, or nobody could have answered."""
         found: Counter[str] = Counter()
@@ -110,16 +112,21 @@ class RoundTrips:
         ends = segment.source, segment.target
         own = self._halves.setdefault((*ends, segment.leaves), _Half())
         other = self._half(*ends[::-1], not segment.leaves)
-        if other.highest is None:  # mirrored: both directions come in
-            other = self._half(*ends[::-1], segment.leaves)
+        mirrored = self._half(*ends[::-1], segment.leaves)
+        if other.highest is None and mirrored.highest is not None:  # both directions come in
+            other = mirrored
+        self._answers_leave = segment.leaves == (other is mirrored)
         own.seen = True
         if segment.rst:
             self._invalidate(own)
+            self._answers_leave = segment.leaves
             self._invalidate(other)
             return
         numbers = segment.length + segment.syn + segment.fin
         if numbers:
             self._sent(own, segment, numbers)
+        elif own.highest is None:  # what has not been sent yet begins there
+            own.highest = segment.sequence
         if segment.acknowledges is not None:
             self._answered(other, segment, segment.acknowledges)
 
@@ -172,7 +179,7 @@ class RoundTrips:
         if half.probe is not None:
             _, asked = half.probe
             half.probe = None
-            side = side_of(asked.leaves, not asked.leaves)
+            side = side_of(asked.leaves, self._answers_leave)
             self.invalidated[asked.source, asked.target, side] += 1
 
     def fields(self, side: str, of: Callable[[End, End], bool] | None = None) -> dict[str, float]:
