@@ -9,6 +9,7 @@ See: packet(7), struct virtio_net_hdr in linux/virtio_net.h
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import json
@@ -21,9 +22,12 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from lab.namespace import Namespace, veth
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NS = 10**9
 _ENDS = ("end0", "end1")
@@ -106,6 +110,20 @@ class Relay:
         self._between.close()
 
 
+@contextlib.contextmanager
+def one_cpu() -> Iterator[None]:
+    """Meanwhile this thread, and those that it starts, run on the processor of the relays.
+
+    A packet has then gone by a program and a capture before another one does.
+    """
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def mac(namespace: Namespace, name: str) -> str:
     """The address of an interface."""
     shown = json.loads(namespace.run("ip", "-j", "link", "show", name).stdout)
@@ -169,7 +187,7 @@ def _open(name: str) -> socket.socket:
 
 def main(ways: list[Way]) -> None:
     """Until it is killed."""
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # one CPU, one order
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # one order
     ends = [_open(name) for name in _ENDS]
     directions = [_Direction(way, seed) for seed, way in enumerate(ways)]
     waiting: list[tuple[int, int, int, bytes]] = []
