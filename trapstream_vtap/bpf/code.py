@@ -17,7 +17,7 @@ from trapstream_vtap.bpf import kernel
 from trapstream_vtap.errors import RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from trapstream_vtap.bpf.source import Program, Source
 
@@ -67,6 +67,10 @@ class Objects:
 
     programs: dict[str, int]
     maps: dict[str, int]
+
+    def shared(self, maps: Iterable[str]) -> Objects:
+        """Some of the MAPS, by descriptors of their own."""
+        return Objects({}, {name: os.dup(self.maps[name]) for name in maps})
 
     def close(self) -> None:
         """Close all descriptors."""

@@ -19,7 +19,7 @@ from trapstream_vtap.engine import changeover, events
 from trapstream_vtap.engine.accounting import Accounting
 from trapstream_vtap.engine.bus import Bus
 from trapstream_vtap.engine.changeover import Changeover
-from trapstream_vtap.engine.loading import Loading
+from trapstream_vtap.engine.loading import Loading, with_guests
 from trapstream_vtap.engine.reporter import progress
 from trapstream_vtap.engine.room import Room
 from trapstream_vtap.engine.situation import Situation
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
+    from trapstream_vtap.bpf.code import Objects
     from trapstream_vtap.clock import Clock
     from trapstream_vtap.metrics.exporter import Metrics
     from trapstream_vtap.probes.interface import Probe, Running
@@ -206,9 +207,9 @@ class Loop:
         self._follow_device()
         for room in self._rooms:
             room.running.take_over(None)
-        notes = self._keeper.attach([room.probe.name for room in self._rooms])
+        notes = self._keeper.attach([room.probe.name for room in self._rooms if not room.is_guest])
         for room in self._rooms:
-            room.running.notes += notes[room.probe.name]
+            room.running.notes += notes.get(room.probe.name, [])
             self.notes += room.running.notes
         for note in self.notes:
             self._note(note)
@@ -225,11 +226,12 @@ class Loop:
         return self._accounting.useful()
 
     def _load_all(self) -> None:
-        how = "look"
+        objects: dict[str, Objects] = {}
         for room in self._rooms:
-            objects, self._settings = self._keeper.load(room.probe.name, how)
-            how = "same"
-            running = self._changeover.load(room, self._settings, objects)
+            if (name := room.probe.name) not in objects:
+                own, self._settings = self._keeper.load(name, "same" if objects else "look")
+                objects = with_guests({**objects, name: own}, self._settings)
+            running = self._changeover.load(room, self._settings, objects[name])
             room.begin(running, self._settings.of(room.probe))
 
     def _say_measuring(self) -> None:

@@ -11,6 +11,7 @@
 #include "lib/moment.h"
 #include "lib/dissect.h"
 #include "lib/spread.h"
+#include "lib/extreme.h"
 #include "lib/histogram.h"
 #include "lib/forgotten.h"
 #include "rtt/pairs.h"
@@ -80,21 +81,6 @@ static __always_inline struct rtt_cell *cell_of(struct packet *p, u32 kind, bool
 		return found;
 	cells0.insert(&key, blank);
 	return cells0.lookup(&key);
-}
-
-static __always_inline void raise_to(u64 *extreme, u64 value)
-{
-	u64 seen;
-	int i;
-
-#pragma unroll
-	for (i = 0; i < RTT_TRIES; i++) { /* each failure means that another CPU raised it meanwhile */
-		seen = *(volatile u64 *)extreme;
-		if (likely(value <= seen))
-			return;
-		if (__sync_val_compare_and_swap(extreme, seen, value) == seen)
-			return;
-	}
 }
 
 static __always_inline void book_sample(struct rtt_cell *cell, struct outcome *o)
