@@ -170,6 +170,28 @@ class VtapLatency(TypedDict):
     timestamp: int | str
 
 
+class VtapRtt(TypedDict):
+    """With `--probe rtt`, one record per interface, side, protocol, `--rtt-key` and …."""
+
+    name: Literal["vtap_rtt"]
+    device: str
+    dst_ip: str
+    interface: str
+    protocol: str
+    side: str
+    rtt_count: int
+    rtt_min_ms: NotRequired[float]
+    rtt_mean_ms: NotRequired[float]
+    rtt_max_ms: NotRequired[float]
+    rtt_jitter_ms: NotRequired[float]
+    rtt_p50_ms: NotRequired[float]
+    rtt_p90_ms: NotRequired[float]
+    rtt_p99_ms: NotRequired[float]
+    rtt_handshake_ms: NotRequired[float]
+    rtt_invalidated: int
+    timestamp: int | str
+
+
 class VtapAgentInterface(TypedDict):
     """One record per interface and interval: what became of its packets up to the …."""
 
@@ -243,6 +265,28 @@ class VtapAgentStage(TypedDict):
     timestamp: int | str
 
 
+class VtapAgentProtocol(TypedDict):
+    """With `--probe rtt`, one record for each protocol and interval: what became of …."""
+
+    name: Literal["vtap_agent"]
+    device: str
+    protocol: str
+    seen_packets: int
+    no_room: int
+    probes_set: int
+    samples: int
+    invalidated: int
+    stretched: int
+    evicted: int
+    one_way: int
+    waiting: int
+    samples_handed: int
+    samples_lost: int
+    samples_held: int
+    records_handed: int
+    timestamp: int | str
+
+
 class VtapAgentSink(TypedDict):
     """One record per sink and interval, also of `vtap_agent`: what became of the …."""
 
@@ -283,9 +327,11 @@ Record = (
     | VtapSequenceError
     | DroppedPackets
     | VtapLatency
+    | VtapRtt
     | VtapAgentInterface
     | VtapAgentProbe
     | VtapAgentStage
+    | VtapAgentProtocol
     | VtapAgentSink
 )
 """Any of them."""

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from trapstream_vtap.clock import Clock
     from trapstream_vtap.metrics.exporter import Metrics
     from trapstream_vtap.probes.interface import Probe, Running
+    from trapstream_vtap.settings.again import Again
     from trapstream_vtap.settings.core import Core
     from trapstream_vtap.settings.settings import Settings
 
@@ -61,7 +62,7 @@ class Loop:
 
     Args:
         settings: Of this run.
-        again: The command line by which `reload` reads the configuration file again, or None.
+        again: How `reload` reads the configuration file again, or None.
         report: Takes what happens, in any thread.
         clock: What time it is.
     """
@@ -69,12 +70,11 @@ class Loop:
     def __init__(
         self,
         settings: Settings,
-        again: Sequence[str] | None = None,
+        again: Again | None = None,
         report: Callable[[events.Event], None] = lambda _event: None,
         clock: Clock | None = None,
     ) -> None:
-        self._settings = settings
-        self._again = again
+        self._settings, self._again = settings, again
         self._report = report
         self._clock = clock or SystemClock()
         self.bus = Bus()
