@@ -27,6 +27,7 @@ class Guest:
         gathered: The member of that which says that there is something.
         record: What the host hands over of it.
         fields: What is exported of that.
+        remark: What there is to say of them, for the reference page.
     """
 
     probe: str
@@ -39,3 +40,4 @@ class Guest:
     gathered: str
     record: tuple[Column, ...]
     fields: tuple[Field, ...]
+    remark: str

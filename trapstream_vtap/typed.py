@@ -43,6 +43,13 @@ class VtapFlow(TypedDict):
     seq_missing: NotRequired[int]
     seq_restarts: NotRequired[int]
     loss_ratio: NotRequired[float]
+    rtt_count: NotRequired[int]
+    rtt_min_ms: NotRequired[float]
+    rtt_mean_ms: NotRequired[float]
+    rtt_max_ms: NotRequired[float]
+    rtt_jitter_ms: NotRequired[float]
+    rtt_handshake_ms: NotRequired[float]
+    rtt_invalidated: NotRequired[int]
     timestamp: int | str
     throughput_bits_per_second: NotRequired[float]
     goodput_bits_per_second: NotRequired[float]
@@ -159,6 +166,9 @@ class VtapLatency(TypedDict):
     interface: str
     stage: str
     protocol: str
+    cgroup: str
+    netns: str
+    dst_port: str
     count: int
     min_ms: NotRequired[float]
     mean_ms: NotRequired[float]
@@ -176,9 +186,15 @@ class VtapRtt(TypedDict):
     name: Literal["vtap_rtt"]
     device: str
     dst_ip: str
+    dst_net: str
+    dst_port: NotRequired[str]
     interface: str
     protocol: str
     side: str
+    src_ip: str
+    src_net: str
+    src_port: NotRequired[str]
+    vlan: NotRequired[str]
     rtt_count: int
     rtt_min_ms: NotRequired[float]
     rtt_mean_ms: NotRequired[float]

@@ -248,7 +248,7 @@ def flow_schema(
             TIME,
         ),
         names=_NAMES,
-        remarks=_REMARKS,
+        remarks=f"{_REMARKS} {guest.remark}" if guest else _REMARKS,
     )
 
 

@@ -98,4 +98,6 @@ def guest_of(settings: RttSettings) -> Guest:
         gathered="rtt_count",
         record=tuple(Column(f"rtt_{name}", "u64") for name in _RECORD),
         fields=_FIELDS,
+        remark="The fields that begin with `rtt_` are there with `--probe flows,rtt --direction "
+        "both`, unless `--rtt-key` is given ([rtt.md](rtt.md)).",
     )
