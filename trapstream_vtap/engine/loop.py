@@ -249,8 +249,7 @@ class Loop:
     def _loop(self) -> None:
         now, duration = self._clock.now(), self._settings.core.duration
         end = NEVER if duration is None else now + int(duration * NS)
-        self._line, self._offset = self._grid.next_line(), self._clock.offset
-        self._looked = now
+        self._line, self._offset, self._looked = self._grid.next_line(), self._clock.offset, now
         with select.epoll() as self._poll:
             for ours in (self._woken, self._situation, self._keeper):
                 self._poll.register(ours.fileno(), select.EPOLLIN)
@@ -371,8 +370,7 @@ class Loop:
 
     def _follow_device(self) -> None:
         """Records say which device they are of, as far as that is known."""
-        name = self._device.name
-        if name != self._delivery.device:
+        if (name := self._device.name) != self._delivery.device:
             self._delivery.name_device(name)
             if self._metrics:
                 self._metrics.name_device(name)

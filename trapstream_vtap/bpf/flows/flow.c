@@ -91,7 +91,7 @@ static __always_inline struct control *control(void)
 }
 
 /* Whether there is more to come than the verifier could follow from each way through the dissection */
-#if defined(VTAP_SEQUENCE) || defined(RULES) || defined(VTAP_GUEST) || DECAPSULATE
+#if defined(VTAP_SEQUENCE) || defined(RULES) || DECAPSULATE
 #define FORGET 1
 #include "lib/forgotten.h"
 #endif

@@ -83,8 +83,8 @@ static __always_inline void guest_sees(struct context *ctx, struct packet *p, co
 	c->seen_packets++;
 	if (kind == RTT_OTHER)
 		return;
-	o->time = o->before = 0;
-	o->handshake = o->left = o->lost = o->lost_own = 0;
+	o->time = 0;
+	o->lost = o->lost_own = 0;
 	follow(ctx, p, o, c, kind, head, egress);
 	if (unlikely(o->lost_own)) {
 		s = slot_of(p, false, egress);
