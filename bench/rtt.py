@@ -4,70 +4,87 @@
 from __future__ import annotations
 
 import struct
+import time
+from dataclasses import replace
 
 from bench import testrun
 from bench.testrun import EMPTY
 from lab import loading
+from trapstream_vtap.bpf.attach import Direction
 from trapstream_vtap.bpf.source import Program, Source
 from trapstream_vtap.clock import SystemClock
 from trapstream_vtap.interfaces import choose
+from trapstream_vtap.probes.flows import FLOWS
 from trapstream_vtap.probes.rtt import RTT, program
+from trapstream_vtap.probes.rtt.guest import guest_of
 from trapstream_vtap.probes.rtt.settings import RttSettings
 
 TITLE = "(l) Round-trip times: a packet above an empty program"
-ROUNDS = 9
-REPEAT = 200_000
+ROUNDS = 40
+REPEAT = 50_000
+HOW = ("sequence", "timestamp")
 ONE, OTHER = bytes((192, 0, 2, 1)), bytes((192, 0, 2, 2))
 ACK, PSH = 0x10, 0x08
 
 
 def main() -> None:
-    """Print the table."""
-    with_both = (
-        ("TCP, data that is not the first", (tcp(1000, 100),)),
-        ("TCP, an acknowledgement that answers nothing", (tcp(1, 0, 900, back=True),)),
-        ("TCP, a question and its answer, each", (tcp(0, 100), tcp(1, 0, 0, back=True))),
-        ("UDP, which is not followed", (udp(7001),)),
-    )
-    print("| packet | empty program, ns | above it |")
-    print("|---|---|---|")
-    for key in ("sequence", "timestamp"):
-        chosen = RttSettings(interfaces=choose(("lo",))[0], rtt_tcp=key)
-        wanted = program.source(chosen)
-        empty = Program("empty", "SCHED_CLS")
-        objects = loading.load(Source(wanted.text + EMPTY, (*wanted.programs, empty), wanted.maps))
-        running = RTT.load(chosen, objects, SystemClock(), {})
-        for name, frames in with_both:
-            ours, others = measured(objects.programs, frames)
-            how = "" if key == "sequence" else ", by timestamps"
-            print(f"| {name}{how} | {others:.0f} | **{ours - others:.0f}** |")
-        running.close()
+    """Print the tables."""
+    frames = {
+        "TCP, data": (tcp(1000, 100),),
+        "TCP, an acknowledgement": (tcp(1, 0, 900, back=True),),
+        "UDP, which is not followed": (udp(7001),),
+    }
+    print("| packet | empty program, ns | above it | by TCP's timestamps |")
+    print("|---|---|---|---|")
+    both = [_loaded(RttSettings(interfaces=choose(("lo",))[0], rtt_tcp=how)) for how in HOW]
+    for name, (one,) in frames.items():
+        times = _least(
+            *((programs, "rtt_egress", one) for programs in both), (both[0], "empty", one)
+        )
+        print(f"| {name} | {times[2]} | **{times[0] - times[2]}** | {times[1] - times[2]} |")
+    answered = min(_in_turns(both[0]["rtt_egress"], both[0]["rtt_ingress"]) for _ in range(3))
+    plain = min(_in_turns(both[0]["empty"], both[0]["empty"]) for _ in range(3))
+    print(f"| TCP, each answers the one before | {plain:.0f} | **{answered - plain:.0f}** | - |")
+    print("\n| packet, in the flow program | without, ns | with round-trip times | more |")
+    print("|---|---|---|---|")
+    chosen = testrun.settings(directions=tuple(Direction), probes=("flows",))
+    guest = guest_of(RttSettings(interfaces=choose(("lo",))[0]))
+    flows = []
+    for each in (chosen, replace(chosen, guest=guest)):
+        flows.append(testrun.load(each))
+        FLOWS.load(each, flows[-1], SystemClock(), {})  # tells it which interfaces there are
+    stamp = time.time_ns()
+    for name, (one,) in frames.items():
+        without, there = _least(*((f.programs, "vtap_ingress", one) for f in flows), tstamp=stamp)
+        print(f"| {name} | {without} | {there} | **{there - without}** |")
 
 
-def measured(programs: dict[str, int], frames: tuple[bytes, ...]) -> tuple[float, float]:
-    """Times, ns, of a packet: ours, and the empty program; the least of several rounds."""
-    ours: list[float] = []
-    others: list[float] = []
+def _loaded(chosen: RttSettings) -> dict[str, int]:
+    """The programs for CHOSEN, and one that does nothing."""
+    wanted = program.source(chosen)
+    empty = Program("empty", "SCHED_CLS")
+    objects = loading.load(Source(wanted.text + EMPTY, (*wanted.programs, empty), wanted.maps))
+    RTT.load(chosen, objects, SystemClock(), {})  # tells it which interfaces there are
+    return objects.programs
+
+
+def _least(*wanted: tuple[dict[str, int], str, bytes], tstamp: int = 0) -> list[int]:
+    """Times, ns, of a packet; the least of many rounds in turns."""
+    found = [1 << 30] * len(wanted)
     for _ in range(ROUNDS):
-        if len(frames) == 1:
-            testrun.run(programs["rtt_egress"], frames[0])
-            ours.append(testrun.run(programs["rtt_egress"], frames[0], REPEAT))
-            others.append(testrun.run(programs["empty"], frames[0], REPEAT))
-            continue
-        ours.append(in_turns(programs["rtt_egress"], programs["rtt_ingress"]))
-        others.append(in_turns(programs["empty"], programs["empty"]))
-    return min(ours), min(others)
+        for number, (programs, name, one) in enumerate(wanted):
+            took = testrun.run(programs[name], one, REPEAT, tstamp=tstamp)
+            found[number] = min(found[number], took)
+    return found
 
 
-def in_turns(leaving: int, arriving: int) -> float:
-    """Data and its acknowledgement, each with the next number."""
+def _in_turns(leaving: int, arriving: int) -> float:
+    """Data and its acknowledgement, each with the next number: ns a packet, the median."""
     times = []
     for number in range(2000):
         at = 1 + 100 * number
-        times.append(
-            testrun.run(leaving, tcp(at, 100))
-            + testrun.run(arriving, tcp(1, 0, at + 100, back=True))
-        )
+        answer = tcp(1, 0, at + 100, back=True)
+        times.append(testrun.run(leaving, tcp(at, 100)) + testrun.run(arriving, answer))
     return sorted(times)[len(times) // 2] / 2
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from lab.everything import accounts, schemas
+from lab.everything import EVERYTHING, accounts, schemas
 from trapstream_vtap.account import MEASUREMENT
 from trapstream_vtap.ledger import SINK_ROWS
 from trapstream_vtap.probes.flows.layouts import KEY_FIELDS, JitterInterval
@@ -53,7 +53,12 @@ def text() -> str:
     """The schema of a record, whichever it is; a payload is an array of them."""
     rates = flow_schema(KEY_FIELDS, bits=True).fields
     flow = flow_schema(
-        KEY_FIELDS, sequence=True, deviation=True, smoothed=True, jitter=JitterInterval.SHORTER
+        KEY_FIELDS,
+        sequence=True,
+        deviation=True,
+        smoothed=True,
+        jitter=JitterInterval.SHORTER,
+        guest=EVERYTHING.guest,
     )
     shown = (flow if s.measurement == flow.measurement else s for s in schemas())
     kinds = (

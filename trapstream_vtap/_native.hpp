@@ -578,7 +578,7 @@ struct FlowLayout {
     uint32_t key_size, value_size;
     uint32_t interface_at;             // in the key
     uint32_t end_at;                   // in the value
-    uint32_t arrivals_at[2], gaps_at[2], merged_at[2], bytes_at[2];
+    uint32_t arrivals_at[2], gaps_at[2], guest_at[2], merged_at[2], bytes_at[2];
 };
 
 struct SweepResult {
@@ -626,15 +626,15 @@ class Sweep {
         for (uint32_t i = 0; i < count; i++) {
             const uint8_t *key = keys_.data() + size_t{i} * layout_.key_size;
             const uint8_t *value = values_.data() + size_t{i} * layout_.value_size;
-            uint64_t arrivals = 0, gaps = 0, packets = 0, bytes = 0;
+            uint64_t arrivals = 0, others = 0, packets = 0, bytes = 0;
             for (int s = 0; s < 2; s++) {
                 arrivals += load<uint64_t>(value + layout_.arrivals_at[s]);
-                gaps += load<uint64_t>(value + layout_.gaps_at[s]);
+                others |= load<uint64_t>(value + layout_.gaps_at[s]) | load<uint64_t>(value + layout_.guest_at[s]);
                 packets += load<uint64_t>(value + layout_.merged_at[s]);
                 bytes += load<uint64_t>(value + layout_.bytes_at[s]);
             }
             result_.flows++;
-            if (!arrivals && !gaps) continue;
+            if (!arrivals && !others) continue;
             book(result_.pending, load<uint32_t>(key + layout_.interface_at), 1, arrivals + packets, bytes);
             const uint64_t line = load<uint64_t>(value + layout_.end_at) & ~uint64_t{3};
             if (!force && static_cast<int64_t>(now - line) < 0) continue;  // moments are modulo 2^64

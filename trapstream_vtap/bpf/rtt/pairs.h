@@ -43,6 +43,7 @@ enum rtt_kind { RTT_TCP, RTT_ICMP, RTT_DNS, RTT_QUIC, RTT_OTHER };
 #define ICMPV6_ECHO 128
 #define ICMPV6_ECHO_REPLY 129
 #define TCP_OPTION_TIMESTAMPS 8 /* RFC 7323 section 3.2 */
+#define TCP_OPTION_USUAL 0x0101080A /* behind two that do nothing: RFC 7323 appendix A */
 #define MAX_TCP_OPTIONS 12
 
 BPF_TABLE("lru_hash", struct rtt_pair_key, struct rtt_pair, pairs, RTT_TABLE_SIZE);
@@ -243,10 +244,16 @@ static __always_inline void acknowledge(struct context *ctx, struct outcome *o, 
 static __always_inline bool tcp_timestamps(struct context *ctx, struct packet *p, u32 *value, u32 *echo)
 {
 	u64 at = p->payload_at - p->tcp_options, end = p->payload_at;
-	__be32 both[2];
+	__be32 usual[3], both[2];
 	u8 option[2];
 	u32 i;
 
+	if (likely(p->tcp_options >= sizeof(usual)) && !load_bytes(ctx, at, usual, sizeof(usual)) &&
+	    likely(usual[0] == htonl(TCP_OPTION_USUAL))) {
+		*value = ntohl(usual[1]);
+		*echo = ntohl(usual[2]);
+		return true;
+	}
 	for (i = 0; i < MAX_TCP_OPTIONS && at + sizeof(option) <= end; i++) {
 		if (load_bytes(ctx, at, option, sizeof(option)) || !option[0])
 			return false;
@@ -348,6 +355,8 @@ static __always_inline void follow_question(struct context *ctx, struct packet *
 			return;
 		c->samples++;
 		o->time = (s64)(now - then) < 1 ? 1 : now - then;
+	o->before = 0;
+	o->handshake = 0;
 		o->left = key.left;
 	} else if (likely(!asked)) {
 		if (!asks.insert(&key, &now))

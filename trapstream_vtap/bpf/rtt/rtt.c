@@ -11,10 +11,12 @@
 #include "lib/moment.h"
 #include "lib/dissect.h"
 #include "lib/spread.h"
+#include "lib/extreme.h"
 #include "lib/histogram.h"
-#include "lib/forgotten.h"
 #include "rtt/pairs.h"
 
+/* The packet, in memory of which the verifier knows nothing: as in lib/forgotten.h, without a copy */
+BPF_PERCPU_ARRAY(packets, struct packet, 1);
 BPF_ARRAY(rtt_places, struct rtt_place, SPREAD);
 /* In turns: user space reads the one that nobody writes to */
 BPF_HASH(cells0, struct rtt_key, struct rtt_cell, CELLS);
@@ -82,21 +84,6 @@ static __always_inline struct rtt_cell *cell_of(struct packet *p, u32 kind, bool
 	return cells0.lookup(&key);
 }
 
-static __always_inline void raise_to(u64 *extreme, u64 value)
-{
-	u64 seen;
-	int i;
-
-#pragma unroll
-	for (i = 0; i < RTT_TRIES; i++) { /* each failure means that another CPU raised it meanwhile */
-		seen = *(volatile u64 *)extreme;
-		if (likely(value <= seen))
-			return;
-		if (__sync_val_compare_and_swap(extreme, seen, value) == seen)
-			return;
-	}
-}
-
 static __always_inline void book_sample(struct rtt_cell *cell, struct outcome *o)
 {
 	u64 time = o->time, before = o->before;
@@ -144,8 +131,7 @@ static __always_inline void book(struct packet *p, struct outcome *o, struct rtt
 
 static __always_inline void measure(struct context *ctx, const bool egress, const bool layer3)
 {
-	struct packet found;
-	struct packet *p = &found;
+	struct packet *p;
 	struct rtt_counts *c;
 	struct outcome *o;
 	enum rtt_kind kind = RTT_OTHER;
@@ -154,12 +140,12 @@ static __always_inline void measure(struct context *ctx, const bool egress, cons
 
 	if (unlikely(!is_measured(INTERFACE(ctx))))
 		return;
-	__builtin_memset(p, 0, sizeof(*p)); /* all of it is copied, also where dissect() gave up */
+	p = packets.lookup(&zero);
+	if (!p)
+		return;
 	p->interface = INTERFACE(ctx);
 	if (likely(dissect(ctx, p, layer3, egress ? TRAITS_EGRESS : 0) == IS_IP)) {
-		p = forgotten(p);
-		if (!p)
-			return;
+		asm volatile("" : : : "memory"); /* nor shall the compiler remember */
 		kind = kind_of(ctx, p, head);
 	}
 	c = counts_of(kind);
@@ -169,8 +155,8 @@ static __always_inline void measure(struct context *ctx, const bool egress, cons
 	c->seen_packets++;
 	if (kind == RTT_OTHER)
 		return;
-	o->time = o->before = 0;
-	o->handshake = o->left = o->lost = o->lost_own = 0;
+	o->time = 0;
+	o->lost = o->lost_own = 0;
 	follow(ctx, p, o, c, kind, head, egress);
 	book(p, o, c, kind, egress);
 }

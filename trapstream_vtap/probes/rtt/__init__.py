@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trapstream_vtap.probes.interface import Needs
 from trapstream_vtap.probes.rtt.account import ROWS
+from trapstream_vtap.probes.rtt.guest import guest_of
 from trapstream_vtap.probes.rtt.records import schema_of
 from trapstream_vtap.probes.rtt.settings import RttSettings
 from trapstream_vtap.words import amount
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from trapstream_vtap.account import Rows
     from trapstream_vtap.bpf.code import Objects
     from trapstream_vtap.clock import Clock
+    from trapstream_vtap.guest import Guest
     from trapstream_vtap.metrics.collector import Collector
     from trapstream_vtap.probes.interface import ToLoad
     from trapstream_vtap.probes.rtt.running import RttRunning
@@ -35,6 +37,14 @@ class Rtt:
     at_interfaces = True
     reloads = True
 
+    def hosts(self, settings: RttSettings) -> bool:  # noqa: ARG002
+        """Nothing of others."""
+        return False
+
+    def guest(self, settings: RttSettings) -> Guest | None:
+        """Round-trip times of each flow, unless a key says what they are wanted of."""
+        return guest_of(settings) if settings.rtt_key is None else None
+
     def needs(self, settings: RttSettings) -> Needs:  # noqa: ARG002
         """Nothing."""
         return Needs()
@@ -42,12 +52,16 @@ class Rtt:
     def measures(self, settings: RttSettings) -> str:
         """Interfaces, and what tells records apart."""
         names = ", ".join(i.name for i in settings.interfaces)
-        by = ", ".join(settings.rtt_key) or "interface"
+        if self.name in settings.guests:
+            return "round-trip times of its flows"
+        by = ", ".join(settings.by) or "interface"
         return f"round-trip times (by {by}) of {names or 'interfaces that are to come'}"
 
     def schemas(self, settings: RttSettings) -> tuple[Schema, ...]:
-        """One kind."""
-        return (schema_of(settings.rtt_key, {i.index: i.name for i in settings.interfaces}),)
+        """One kind, unless they stand in others' records."""
+        if self.name in settings.guests:
+            return ()
+        return (schema_of(settings.by, {i.index: i.name for i in settings.interfaces}),)
 
     def rows(self, settings: RttSettings) -> Rows:  # noqa: ARG002
         """A row for each protocol."""
@@ -83,7 +97,7 @@ class Rtt:
 
     def reloaded(self, settings: RttSettings) -> str:
         """What tells records apart."""
-        return f"round-trip times by {', '.join(settings.rtt_key) or 'interface'}"
+        return f"round-trip times by {', '.join(settings.by) or 'interface'}"
 
     def doubt(self, settings: RttSettings, totals: Mapping[str, int]) -> str | None:  # noqa: ARG002
         """Where only one direction comes by."""

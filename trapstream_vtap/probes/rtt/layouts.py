@@ -23,10 +23,16 @@ CONTROL = Layout(
     ),
 )
 COUNTED = ("seen_packets", "no_room", "probes_set", "samples", "invalidated", "stretched")
-COUNTS = Layout("rtt_counts", tuple(Column(name, "u64") for name in (*COUNTED, "samples_lost")))
+COUNTS = Layout(
+    "rtt_counts",
+    tuple(Column(name, "u64") for name in (*COUNTED, "samples_lost", "samples_booked")),
+)
 """What the program counts of each kind, on each CPU."""
 
-PLACE = Layout("rtt_place", (Column("interface", "u32", "its index"), Column("reserved", "u32")))
+PLACE = Layout(
+    "rtt_place",
+    (Column("interface", "u32", "its index"), Column("number", "u32", "of its histograms")),
+)
 PAIR_KEY = Layout(
     "rtt_pair_key",
     (
@@ -80,6 +86,13 @@ KEY = Layout(
         Column("has_ports", "u8"),
         Column("side", "u8"),
         Column("vlan", "u32"),
+    ),
+)
+HISTOGRAM_COUNTS = Layout(
+    "rtt_histogram",
+    (
+        Column("sum", "u64", "of the round-trip times, ns"),
+        Column("buckets", f"u64[{HISTOGRAM.buckets}]"),
     ),
 )
 CELL = Layout(

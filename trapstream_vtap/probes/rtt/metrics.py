@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from array import array
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trapstream_vtap.clock import NS
 from trapstream_vtap.formats.plan import safe_text
@@ -15,6 +14,8 @@ from trapstream_vtap.probes.rtt.layouts import HISTOGRAM
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from trapstream_vtap.probes.rtt.histograms import Series
+    from trapstream_vtap.probes.rtt.running import RttRunning
     from trapstream_vtap.probes.rtt.settings import RttSettings
     from trapstream_vtap.schema import Batch
 
@@ -29,36 +30,35 @@ _FAMILY = Family(
 
 
 class RttCollector:
-    """Adds up the buckets of each series, whatever else tells records apart."""
+    """Adds up what whatever runs, and has run, has counted."""
 
     families = (_FAMILY,)
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[str, ...], list[int]] = {}
+        self._running: RttRunning | None = None
+        self._sums: dict[Series, list[int]] = {}
 
-    def use(self, running: Any, settings: RttSettings) -> None:
-        """Whatever runs, it is counted on."""
+    def use(self, running: RttRunning, settings: RttSettings) -> None:  # noqa: ARG002
+        """What the one before has counted is counted on."""
+        self._take()
+        self._running = running
 
     def name_device(self, device: str) -> None:
         """No label says so."""
 
-    def end_interval(self, now: int) -> None:
-        """Nothing is of an interval."""
-
     def add(self, batch: Batch) -> None:
-        """Each record has the buckets that it was made from."""
-        names = batch.schema.names
-        for record in batch.schema.layout.unpack(batch.data):
-            series = (
-                names["interface"][record["interface"]],
-                names["side"][record["side"]],
-                names["protocol"][record["kind"]],
-            )
-            sums = self._sums.setdefault(series, [0] * (HISTOGRAM.buckets + 1))
-            sums[0] += record["sum"]
-            for place, count in enumerate(array("I", bytes(record["buckets"])), 1):
-                if count:
-                    sums[place] += count
+        """Histograms have what the records have."""
+
+    def end_interval(self, now: int) -> None:  # noqa: ARG002
+        """All its samples are here."""
+        self._take()
+
+    def _take(self) -> None:
+        if self._running is None:
+            return
+        for series, added in self._running.histograms.take().items():
+            before = self._sums.get(series, [0] * len(added))
+            self._sums[series] = [a + b for a, b in zip(before, added, strict=True)]
 
     def samples(self) -> Iterator[Samples]:
         """The buckets, summed up from the least, of every series."""

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
-import re
 from typing import TYPE_CHECKING
 
 from trapstream_vtap.bpf import spread
@@ -13,6 +11,7 @@ from trapstream_vtap.bpf.attach import Direction, Place
 from trapstream_vtap.bpf.memory import hash_bytes
 from trapstream_vtap.bpf.source import Program, Source, program_text
 from trapstream_vtap.probes.interface import ToLoad
+from trapstream_vtap.probes.rtt.guest import tracking
 from trapstream_vtap.probes.rtt.layouts import (
     ASK_KEY,
     CELL,
@@ -20,7 +19,6 @@ from trapstream_vtap.probes.rtt.layouts import (
     COUNTS,
     HISTOGRAM,
     KEY,
-    KINDS,
     LONGEST,
     PAIR,
     PAIR_KEY,
@@ -32,9 +30,6 @@ from trapstream_vtap.probes.rtt.settings import NETS, network
 if TYPE_CHECKING:
     from trapstream_vtap.interfaces import Interface
     from trapstream_vtap.probes.rtt.settings import RttSettings
-
-_CLOCK_TAI_SINCE = (6, 1)
-"""The kernel since which a program may ask for CLOCK_TAI."""
 
 
 def _name(direction: Direction, interface: Interface) -> str:
@@ -83,13 +78,9 @@ def _constants(settings: RttSettings) -> dict[str, int]:
         "DIRECT_ACCESS": 1,
         "DECAPSULATE": 0,
         "KEY_TUNNEL_ID": 0,
-        "VTAP_RTT": 1,
-        **{f"KEY_{name.upper()}": int(name in settings.rtt_key) for name in _PLAIN},
-        **masks(settings.rtt_key),
-        "HAVE_TAI": int(_release() >= _CLOCK_TAI_SINCE),
-        "RTT_TIMESTAMPS": int(settings.rtt_tcp == "timestamp"),
-        "RTT_TABLE_SIZE": settings.rtt_table_size,
-        "RTT_KINDS": len(KINDS),
+        **tracking(settings),
+        **{f"KEY_{name.upper()}": int(name in settings.by) for name in _PLAIN},
+        **masks(settings.by),
         "CELLS": settings.rtt_table_size,
         "LONGEST": LONGEST,
         **HISTOGRAM.constants,
@@ -123,8 +114,3 @@ def masks(key: tuple[str, ...]) -> dict[str, int]:
         found[f"{name}_IPV6_0"] = int.from_bytes(six[:8], "little")
         found[f"{name}_IPV6_1"] = int.from_bytes(six[8:], "little")
     return found
-
-
-def _release() -> tuple[int, int]:
-    major, minor = re.findall(r"\d+", os.uname().release)[:2]
-    return int(major), int(minor)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from trapstream_vtap.bpf import kernel
 from trapstream_vtap.bpf.spread import spread
 from trapstream_vtap.clock import NS, Grid, receive_timestamps, tai_offset
+from trapstream_vtap.probes.rtt.histograms import Histograms
 from trapstream_vtap.probes.rtt.layouts import (
     CELL,
     CONTROL,
@@ -53,8 +54,10 @@ class RttRunning:
         self._maps = objects.maps
         self._clock = clock
         self._cpus = kernel.possible_cpus()
-        self._schema = schema_of(settings.rtt_key, {i.index: i.name for i in settings.interfaces})
-        self._bits = bits_of(settings.rtt_key)
+        self._guest = NAME in settings.guests
+        self._schema = schema_of(settings.by, {i.index: i.name for i in settings.interfaces})
+        self._bits = bits_of(settings.by)
+        self.histograms = Histograms(settings.interfaces, objects.maps)
         self._slot = 0
         self._tai = tai_offset()
         self._samples = dict.fromkeys(KINDS, 0)
@@ -65,7 +68,7 @@ class RttRunning:
         self._grid = Grid(clock, settings.interval)
         self._line, self._closed = self._grid.next_line(), clock.now()
         self._look_at = clock.now() + _LOOK_NS
-        _, places = spread(settings.interfaces)
+        _, places = spread(() if self._guest else settings.interfaces)
         for index, place in places.items():
             kernel.write_element(self._maps["rtt_places"], place, PLACE.pack({"interface": index}))
         self._write_control()
@@ -140,7 +143,7 @@ class RttRunning:
         self._evicted[kind] = evicted = max(self._evicted[kind], missing)
         if self._replaced:
             evicted, waiting, one_way = evicted + waiting + one_way, 0, 0
-        handed = self._samples[kind]
+        handed = counted.pop("samples_booked") if self._guest else self._samples[kind]
         return {
             **counted,
             "evicted": evicted,
@@ -163,6 +166,9 @@ class RttRunning:
 
     def _take(self, moment: int) -> Iterator[Batch]:
         """What the table has that has gathered until now; the interval ends at MOMENT."""
+        if self._guest:
+            self.histograms.look()
+            return
         table = self._maps[f"cells{self._slot}"]
         self._slot = 1 - self._slot
         self._clock.follow()
@@ -183,6 +189,9 @@ class RttRunning:
         percentiles = {}
         if cell["count"]:
             buckets = array("I", bytes(cell["buckets"]))
+            if self._settings.metrics:
+                where = key["interface"], key["side"], key["kind"]
+                self.histograms.add(*where, cell["sum"], buckets)
             percentiles = HISTOGRAM.percentiles(PERCENTILES, buckets, least, most)
         version = 0 if key["family"] == 4 else 1  # noqa: PLR2004 - IPv4
         bits = {f"{end}_bits": each[version] for end, each in self._bits.items()}

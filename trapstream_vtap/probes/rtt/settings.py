@@ -92,13 +92,14 @@ class KeyFields(ValueType):
 class RttSettings(Core):
     """Everything that measuring round-trip times depends on."""
 
-    rtt_key: tuple[str, ...] = option(
+    rtt_key: tuple[str, ...] | None = option(
         "--rtt-key",
         kind=KeyFields(),
-        default=DEFAULT_KEY,
         reload=Reload.TAKEN,
         help="What tells round-trip times apart, beside interface, protocol and side: any of "
-        f"{', '.join(FIELDS)}, and src_net/24, dst_net/24 (IPv6: 48, or as dst_net/24/56 says).",
+        f"{', '.join(FIELDS)}, and src_net/24, dst_net/24 (IPv6: 48, or as dst_net/24/56 says).  "
+        "[default: dst_ip; where flows are measured in both directions they stand in the records "
+        "of flows]",
     )
     rtt_tcp: str = option(
         "--rtt-tcp",
@@ -117,3 +118,8 @@ class RttSettings(Core):
         help="Most connections, questions without an answer, and records of an interval that the "
         "kernel keeps at a time; they take 1.5 KB of its memory, each.",
     )
+
+    @property
+    def by(self) -> tuple[str, ...]:
+        """What tells records apart that are not those of flows."""
+        return DEFAULT_KEY if self.rtt_key is None else self.rtt_key
