@@ -11,6 +11,7 @@ import pytest
 import tap
 from exchanges import segments
 from framings import FRAMINGS, Framing
+from packets import icmp, ipv4, ipv6, tcp, udp
 from rawwire import NAME, RawWire
 from roundtripcases import CASES, TOP, Step, come, out
 from roundtrips import End, RoundTrips
@@ -149,22 +150,34 @@ class Speaker:
         return say(chance.choice(("A", "A", "A", "PA", "FA", "P")), start, length, number)
 
 
-def spoken(framing: Framing, seed: int, steps: int) -> Iterator[tuple[bytes, bool]]:
-    """Frames of eight connections, mixed."""
+NOISE = (
+    bytes.fromhex("08060001080006040001") + bytes(18),  # ARP
+    b"\x08\x00" + ipv4(udp(bytes(40))),
+    b"\x08\x00" + ipv4(icmp(bytes(20)), 1),
+    b"\x86\xdd" + ipv6(udp(bytes(40))),
+    b"\x08\x00" + ipv4(tcp(offset=3), 6),  # which is none
+    b"\x08\x00" + ipv4(bytes(40), 6, fragment=5),
+)
+
+
+def spoken(seed: int, steps: int) -> Iterator[tuple[bytes, bool]]:
+    """Frames of connections of every framing, mixed, and others between them."""
     chance = random.Random(seed)  # noqa: S311 - traffic, not secrets
-    speakers = [Speaker(chance) for _ in range(8)]
+    framings = [*FRAMINGS.values()]
+    speakers = [Speaker(chance) for _ in framings]
     for _ in range(steps):
-        number = chance.randrange(len(speakers))
+        if chance.random() < 0.2:
+            yield chance.choice(NOISE), chance.random() < 0.5
+        number = chance.randrange(len(framings))
         step = speakers[number].step()
-        yield framing.frame(ends_of(framing, number), step), step.leaves
+        yield framings[number].frame(ends_of(framings[number], number), step), step.leaves
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_what_chance_says_gives_the_samples_of_the_rule(tmp_path: Path, seed: int) -> None:
     """Thousands of segments of all kinds: every count and every time, connection by connection."""
-    framing = FRAMINGS[("IPv4", "IPv6")[seed % 2]]
-    records, found = measured(tmp_path / "spoken.pcap", spoken(framing, seed, 4000), 0)
+    records, found = measured(tmp_path / "spoken.pcap", spoken(seed, 4000), 0)
     assert len(found.samples) > 200
     assert min(found.invalidated.total(), found.stretched.total()) > 50
-    for number in range(8):
+    for number, framing in enumerate(FRAMINGS.values()):
         compare(records, found, ends_of(framing, number))

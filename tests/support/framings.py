@@ -46,26 +46,28 @@ class Framing:
     def frame(self, ends: tuple[End, End], step: Step) -> bytes:
         """The segment of STEP between ENDS, of whom the first is here."""
         source, target = ends if step.leaves else reversed(ends)
-        packet = self._ip(source.address, target.address, self._tcp(source.port, target.port, step))
+        offset = 5 + len(self.tcp_options) // 4
+        flags = sum(_FLAGS[letter] for letter in step.flags)
+        numbers = source.port, target.port, step.sequence, step.acknowledges
+        head = struct.pack(">HHIIBBHHH", *numbers, offset << 4, flags, 1000, 0, 0)
+        data = head + self.tcp_options + bytes(step.length)
+        return self.wrap(source.address, target.address, data, _TCP)
+
+    def wrap(self, source: str, target: str, data: bytes, protocol: int) -> bytes:
+        """DATA of that PROTOCOL, in a packet and a frame."""
+        packet = self._ip(source, target, data, protocol)
         tags = b"".join(struct.pack(">HH", *tag) for tag in self.tags)
         ethertype = struct.pack(">H", 0x0800 if self.version == 4 else 0x86DD)
         return (tags + ethertype + packet).ljust(self.shortest - 12, b"\x55")
 
-    def _tcp(self, source: int, target: int, step: Step) -> bytes:
-        offset = 5 + len(self.tcp_options) // 4
-        flags = sum(_FLAGS[letter] for letter in step.flags)
-        numbers = source, target, step.sequence, step.acknowledges
-        head = struct.pack(">HHIIBBHHH", *numbers, offset << 4, flags, 1000, 0, 0)
-        return head + self.tcp_options + bytes(step.length)
-
-    def _ip(self, source: str, target: str, data: bytes) -> bytes:
+    def _ip(self, source: str, target: str, data: bytes, protocol: int) -> bytes:
         addresses = ipaddress.ip_address(source).packed + ipaddress.ip_address(target).packed
         if self.version == 4:
             ihl = 5 + len(self.ip_options) // 4
             total = ihl * 4 + len(data)
-            head = struct.pack(">BBHHHBBH", 4 << 4 | ihl, 0, total, 7, 0, 64, _TCP, 0)
+            head = struct.pack(">BBHHHBBH", 4 << 4 | ihl, 0, total, 7, 0, 64, protocol, 0)
             return head + addresses + self.ip_options + data
-        following = _TCP
+        following = protocol
         for kind in reversed(self.extensions):
             data, following = bytes((following, 0)).ljust(8, b"\0") + data, kind
         return struct.pack(">IHBB", 6 << 28, len(data), following, 64) + addresses + data
