@@ -275,6 +275,22 @@ def test_receive_latency(source: str, lab: Lab) -> None:
     assert sum(found) * lab.window.step == sent
 
 
+def test_heat_map(lab: Lab) -> None:
+    """Rows are the buckets of the histogram, from the least to all; each stage has its own map."""
+    (found,) = answers(lab, "prometheus", "latency", "Heat map: $stage")
+    bounds = {float(dict(labels)["le"]): sum(values) for labels, values in found.series.items()}
+    assert {tuple(dict(labels)) for labels in found.series} == {("le",)}
+    upto = [bounds[bound] for bound in sorted(bounds)]
+    assert upto == sorted(upto)
+    assert upto[-1] > 0
+    for path in FILES:
+        board = read(path)
+        names = {variable["name"] for variable in board["templating"]["list"]}
+        repeated = [panel["repeat"] for panel in panels(board) if "repeat" in panel]
+        assert set(repeated) <= names
+        assert bool(repeated) == ((path.parent.name, path.stem) == ("prometheus", "latency"))
+
+
 @pytest.mark.parametrize("source", ["influxql", "prometheus"])
 def test_alerts_have_data(source: str, lab: Lab) -> None:
     """Every query of Grafana's alert rules returns values."""

@@ -394,7 +394,7 @@ RECEIVE = Board(
     name="latency",
     title="vtap: receive latency",
     doc="How long packets take from the network card's driver to the application, by stage.",
-    variables=("device", "interface"),
+    variables=("device", "interface", "stage"),
     measurement=LATENCY,
     rows=(
         Row(
@@ -424,6 +424,28 @@ RECEIVE = Board(
                     f"Packets per second that were measured. {_NO_LATENCY}",
                     "pps",
                     (Series("", "count", by=("stage", "protocol"), measurement=LATENCY),),
+                ),
+            ),
+        ),
+        Row(
+            "Distribution",
+            (
+                Panel(
+                    "Heat map: $stage",
+                    "Packets by latency and time: the brighter, the more of them took so long. Two "
+                    f"bands are two ways through the kernel, or two readers. {_NO_LATENCY}",
+                    "s",
+                    (
+                        Series(
+                            "",
+                            "latency",
+                            How.BUCKETS,
+                            measurement=LATENCY,
+                            only=("prometheus",),
+                        ),
+                    ),
+                    Kind.HEAT,
+                    each="stage",
                 ),
             ),
         ),

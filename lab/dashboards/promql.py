@@ -64,9 +64,15 @@ FUNCTIONS = {
     How.MEAN: "avg{by} ({metric})",
     How.LARGEST: "max{by} ({metric})",
     How.LATEST: "max{by} ({metric})",
+    How.BUCKETS: "sum{by} (increase({metric}[$__rate_interval]))",
     How.PERCENTILE: "histogram_quantile(0.99, sum{by} (rate({metric}[$__rate_interval])))",
     How.TOTAL: "topk({top}, sum{by} (increase({metric}[$__range])))",
 }
+
+
+_OF_BUCKETS = (How.PERCENTILE, How.BUCKETS)
+_COUNTED = {How.RATE: "_count", How.BUCKETS: "_bucket"}
+"""Of a histogram's metrics, those that are asked for as they are: what they end in."""
 
 
 def query(series: Series, variables: tuple[str, ...]) -> str | None:
@@ -74,14 +80,14 @@ def query(series: Series, variables: tuple[str, ...]) -> str | None:
     metric, matched = _metric(series, variables)
     if not metric:
         return None
-    if series.measurement == LATENCY and series.how is not How.RATE:
+    if series.measurement == LATENCY and series.how not in _COUNTED:
         return _of_histogram(series, metric, variables)
     chosen = {LABELS.get(tag, tag): name for tag, name in series.chosen(variables).items()}
     fixed = [f'{label}="{value}"' for label, value in matched.items()]
     if _PER_FLOW.intersection(series.by):
         fixed.append('flow!="rest"')  # all the flows that are not shown, in one series
     inside = ", ".join(filter(None, (matchers(chosen), *fixed)))
-    tags = (*series.by, "le") if series.how is How.PERCENTILE else series.by
+    tags = (*series.by, "le") if series.how in _OF_BUCKETS else series.by
     by = ", ".join(LABELS.get(tag, tag) for tag in tags)
     expression = FUNCTIONS[series.how].format(
         by=f" by ({by})" if by else "", metric=f"{metric}{{{inside}}}", top=series.top
@@ -109,7 +115,7 @@ def _metric(series: Series, variables: tuple[str, ...]) -> tuple[str, dict[str, 
         return "vtap_dropped_packets_total", {}
     if series.measurement == LATENCY:
         name = "vtap_receive_latency_seconds"
-        return (f"{name}_count" if series.how is How.RATE else name), {}
+        return name + _COUNTED.get(series.how, ""), {}
     if series.measurement == AGENT:
         return _OWN.get(series.field, ("", {}))
     if series.how is How.PERCENTILE:
