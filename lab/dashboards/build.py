@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from grafana_foundation_sdk.builders import common as look
-from grafana_foundation_sdk.builders import dashboard, stat, table, timeseries
+from grafana_foundation_sdk.builders import dashboard, heatmap, stat, table, timeseries
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.variants import Dataquery
 from grafana_foundation_sdk.models import common
 from grafana_foundation_sdk.models import dashboard as model
+from grafana_foundation_sdk.models import heatmap as heat
 
 from lab.dashboards.boards import BOARDS
 from lab.dashboards.description import Kind
@@ -35,15 +36,14 @@ LABELS = {
     "protocol": "protocol",
     "src_ip": "source",
     "dst_ip": "destination",
+    "stage": "stage",
+    "side": "side",
 }
 
 _OF_INTERVALS = {"auto", "auto_count", "auto_min"}
 """What the builder gives every variable, and the schema those of another kind only."""
 
-_OF_INTERVALS = {"auto", "auto_count", "auto_min"}
-"""What the builder gives every variable, and the schema those of another kind only."""
-
-AnyPanel = timeseries.Panel | stat.Panel | table.Panel
+AnyPanel = timeseries.Panel | stat.Panel | table.Panel | heatmap.Panel
 
 
 class Query(Dataquery, Builder["Query"]):
@@ -94,11 +94,12 @@ def _board(board: Board, source: Source) -> dict[str, Any]:
     for name in board.variables:
         built.with_variable(_variable(board, name, source))
     for row in board.rows:
-        built.with_row(dashboard.Row(row.title))
-        for panel in row.panels:
-            queries = _queries(panel, board, source)
-            if queries:
-                built.with_panel(_panel(panel, queries, source))
+        asked = [(panel, _queries(panel, board, source)) for panel in row.panels]
+        shown = [_panel(panel, queries, source) for panel, queries in asked if queries]
+        if shown:
+            built.with_row(dashboard.Row(row.title))
+        for each in shown:
+            built.with_panel(each)
     for number, placed in enumerate(built.build().panels or (), start=1):
         placed.id_val = number
     if board.annotated:
@@ -176,10 +177,14 @@ def _panel(panel: Panel, queries: list[Query], source: Source) -> AnyPanel:
         built = _table(panel, source)
     elif panel.kind is Kind.STATE:
         built = _state(panel, source)
+    elif panel.kind is Kind.HEAT:
+        built = _heat(panel)
     else:
         built = _lines(panel, source)
     for query in queries:
         built.with_target(query)
+    if panel.each:
+        built.repeat(panel.each).repeat_direction("h").max_per_row(2)
     return (
         built.title(panel.title)
         .description(panel.doc)
@@ -242,6 +247,28 @@ def _state(panel: Panel, source: Source) -> stat.Panel:
     if not source.named:
         built.display_name(" ".join(f"${{__field.labels.{tag}}}" for tag in panel.series[0].by))
     return built
+
+
+def _heat(panel: Panel) -> heatmap.Panel:
+    """Buckets as the data source has them: their upper bounds are the rows."""
+    return (
+        heatmap.Panel()
+        .calculate(False)
+        .color(
+            heatmap.HeatmapColorOptions()
+            .mode(heat.HeatmapColorMode.SCHEME)
+            .scheme("Turbo")
+            .scale(heat.HeatmapColorScale.EXPONENTIAL)
+            .exponent(0.5)
+            .fill("dark-orange")
+            .steps(64)
+        )
+        .filter_values(heatmap.FilterValueRange().le(1e-9))  # empty buckets are left dark
+        .y_axis(heatmap.YAxisConfig().unit(panel.unit).axis_placement(common.AxisPlacement.LEFT))
+        .cell_gap(1)
+        .show_legend()
+        .mode(common.TooltipDisplayMode.SINGLE)
+    )
 
 
 def _table(panel: Panel, source: Source) -> table.Panel:

@@ -10,6 +10,7 @@ FLOW = "vtap_flow"
 AGENT = "vtap_agent"
 DROPS = "DroppedPackets"
 LATENCY = "vtap_latency"
+RTT = "vtap_rtt"
 
 TAGS: dict[str, dict[str, str | None]] = {
     FLOW: {},
@@ -29,6 +30,7 @@ class How(enum.Enum):
     GROWTH = "growth"  # a counter since the start: what it grew by, per second
     LATEST = "latest"  # the last value
     PERCENTILE = "percentile"  # of a histogram of all values: what 99 in 100 are not above
+    BUCKETS = "buckets"  # of such a histogram: how many values fell into each of its buckets
 
 
 class Kind(enum.Enum):
@@ -39,6 +41,7 @@ class Kind(enum.Enum):
     NUMBER = "number"
     TABLE = "table"
     STATE = "state"  # up or down
+    HEAT = "heat"  # the buckets of a histogram over time, the fuller the brighter
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,7 @@ class Panel:
         kind: How it is drawn.
         width: Of 24 columns.
         alarm: From this value on it is drawn red.
+        each: A variable; there is a chart of its own for each value that is chosen of it.
     """
 
     title: str
@@ -97,6 +101,7 @@ class Panel:
     kind: Kind = Kind.LINES
     width: int = 12
     alarm: float | None = None
+    each: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,8 +69,10 @@ def _prometheus_target(legend: Callable[[Series], str]) -> Callable[[Series, str
         members: Members = {"expr": query, "editorMode": "code"}
         if series.how is How.TOTAL:
             return members | {"instant": True, "range": False, "format": "table"}
-        shown = {"range": True, "instant": False, "format": "time_series"}
-        return members | shown | {"legendFormat": legend(series) or "__auto"}
+        buckets = series.how is How.BUCKETS
+        shown = {"range": True, "instant": False, "format": "heatmap" if buckets else "time_series"}
+        name = "{{le}}" if buckets else legend(series) or "__auto"
+        return members | shown | {"legendFormat": name}
 
     return target
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("@grafana/schema@13.2.3", "ts-json-schema-generator@2.4.0")
-PANELS = ("stat", "table", "timeseries")
+PANELS = ("heatmap", "stat", "table", "timeseries")
 
 _BUILD = Path(__file__).parents[2] / "build" / "grafana-schema"
 _TYPES = "./node_modules/@grafana/schema/dist/types/raw"
@@ -29,7 +29,7 @@ def schemas() -> dict[str, Any]:
         subprocess.CalledProcessError: npm does not get the packages; what it says is in a note.
     """
     _BUILD.mkdir(parents=True, exist_ok=True)
-    made = _BUILD / f"{'_'.join(PACKAGES).replace('/', '-')}.json"
+    made = _BUILD / f"{'_'.join((*PACKAGES, *PANELS)).replace('/', '-')}.json"
     with (_BUILD / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():

@@ -104,7 +104,7 @@ class Core:
     interfaces: tuple[Interface, ...] = derived((), Reload.TAKEN)
     gone: tuple[str, ...] = derived((), Reload.TAKEN)
     guest: Guest | None = derived(None, Reload.DERIVED)  # noqa: RUF009 - a declaration
-    guests: tuple[str, ...] = derived((), Reload.FIXED, said="records of several probes")
+    guests: tuple[str, ...] = derived((), Reload.FIXED, said="records that probes share")
     format: str = option(
         "-f",
         "--format",
