@@ -17,6 +17,7 @@ enum rtt_kind { RTT_TCP, RTT_ICMP, RTT_DNS, RTT_QUIC, RTT_OTHER };
 
 #define RTT_SEEN (1ULL << 32)	/* beside the number in `highest` */
 #define RTT_FARTHEST (1LL << 30) /* a number farther off belongs to another stream, as for sequences */
+#define RTT_SYN_REACH 65536	/* so far behind a SYN its connection is the same */
 #define RTT_TRIES 8		/* each failure means that another CPU was faster */
 #define RTT_FRESH 1000000000ULL /* a receive timestamp is not older than that, ns */
 
@@ -30,6 +31,7 @@ enum rtt_kind { RTT_TCP, RTT_ICMP, RTT_DNS, RTT_QUIC, RTT_OTHER };
 #define SPIN_TRUSTED 8
 #define SPIN_EDGES 8 /* bits up to where they are counted in `highest` */
 #define RTT_FORGOTTEN 60000000000ULL /* ns after which a question with the same number is another one */
+#define ASKED_AGAIN 1ULL /* in a moment: that of a question that was asked more than once */
 #define QUIC_FORM 0xC0 /* of the first byte: long header, fixed bit */
 #define QUIC_SHORT 0x40
 #define QUIC_SPIN 0x20
@@ -133,12 +135,13 @@ static __always_inline struct rtt_stream *opposite(struct rtt_pair *pair, struct
 						   const bool egress)
 {
 	struct rtt_stream *s = &pair->stream[(!way & 1) * 2 + !egress];
+	struct rtt_stream *mirrored = &pair->stream[(!way & 1) * 2 + egress];
 
 	o->left = !egress;
-	if (likely(*(volatile u64 *)&s->highest))
+	if (likely(*(volatile u64 *)&s->highest) || !*(volatile u64 *)&mirrored->highest)
 		return s;
 	o->left = egress; /* mirrored traffic: both ways come in */
-	return &pair->stream[(!way & 1) * 2 + egress];
+	return mirrored;
 }
 
 /* The probe of S is dropped, which nobody will answer; LOST counts it. */
@@ -196,14 +199,16 @@ enum order { BEYOND, ANEW, AGAIN, JOINED };
 static __always_inline enum order advance(struct rtt_stream *s, u32 begin, u32 end, bool syn)
 {
 	u64 seen;
-	s64 ahead;
+	s64 ahead, since;
 	u32 i;
 
 #pragma unroll
 	for (i = 0; i < RTT_TRIES; i++) {
 		seen = *(volatile u64 *)&s->highest;
 		ahead = (s32)(end - (u32)seen);
-		if (seen && (syn ? !ahead : ahead <= 0 && ahead > -RTT_FARTHEST))
+		since = (s32)((u32)seen - begin);
+		/* a SYN that is sent again may leave out data that it had with it */
+		if (seen && (syn ? since > 0 && since <= RTT_SYN_REACH : ahead <= 0 && ahead > -RTT_FARTHEST))
 			return AGAIN;
 		if (__sync_val_compare_and_swap(&s->highest, seen, RTT_SEEN | end) != seen)
 			continue;
@@ -302,7 +307,11 @@ static __always_inline void follow_tcp(struct context *ctx, struct packet *p, st
 			set_probe(ctx, c, own, number, flags & TCP_SYN, egress);
 	}
 #else
-	if (number != begin) {
+	if (number == begin) {
+		/* what its end has not sent yet begins there */
+		if (unlikely(!*(volatile u64 *)&own->highest))
+			__sync_val_compare_and_swap(&own->highest, 0, RTT_SEEN | begin);
+	} else {
 		order = advance(own, begin, number, flags & TCP_SYN);
 		if (unlikely(order != BEYOND))
 			invalidate(c, own, &o->lost_own);
@@ -320,7 +329,7 @@ static __always_inline void follow_question(struct context *ctx, struct packet *
 					    const bool egress)
 {
 	struct rtt_ask_key key = {};
-	u64 now = rtt_moment(ctx, egress), *asked, then;
+	u64 now = rtt_moment(ctx, egress) & ~ASKED_AGAIN, *asked, then;
 
 	key.number = number;
 	key.interface = p->interface;
@@ -342,7 +351,7 @@ static __always_inline void follow_question(struct context *ctx, struct packet *
 		}
 		then = __sync_lock_test_and_set(asked, 0);
 		asks.delete(&key);
-		if (!then)
+		if (!then || then & ASKED_AGAIN)
 			return;
 		c->samples++;
 		o->time = (s64)(now - then) < 1 ? 1 : now - then;
@@ -354,12 +363,13 @@ static __always_inline void follow_question(struct context *ctx, struct packet *
 			c->probes_set++;
 		else
 			c->no_room++;
-	} else if (now - *(volatile u64 *)asked > RTT_FORGOTTEN) { /* numbers come round again */
+	} else if ((s64)(now - *(volatile u64 *)asked) > (s64)RTT_FORGOTTEN) { /* numbers come round again */
 		__sync_lock_test_and_set(asked, now);
 		c->probes_set++;
-	} else if (__sync_lock_test_and_set(asked, 0)) { /* asked again: which of both will be answered? */
-		c->invalidated++;
+	} else if (!(__sync_lock_test_and_set(asked, now | ASKED_AGAIN) & ASKED_AGAIN)) {
+		c->invalidated++; /* which of both will be answered? */
 		o->lost_own++;
+		o->left = !egress;
 	}
 }
 

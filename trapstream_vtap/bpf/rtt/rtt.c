@@ -123,7 +123,7 @@ static __always_inline void book(struct packet *p, struct outcome *o, struct rtt
 		}
 	}
 	if (unlikely(o->lost_own)) {
-		cell = cell_of(p, kind, false, egress, egress);
+		cell = cell_of(p, kind, false, egress, o->left);
 		if (cell)
 			__sync_fetch_and_add(&cell->lost, o->lost_own);
 	}

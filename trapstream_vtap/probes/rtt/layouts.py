@@ -69,7 +69,7 @@ ASK_KEY = Layout(
         Column("left", "u32", "1: the question was seen leaving"),
     ),
 )
-"""A question; its value is the moment at which it came by, or 0: it was asked twice."""
+"""A question; its value is the moment at which it came by; odd: it was asked more than once."""
 
 KEY = Layout(
     "rtt_key",

@@ -11,6 +11,7 @@ from trapstream_vtap.probes.rtt.layouts import ASK_KEY, PAIR, PAIR_KEY, STREAM, 
 
 _MOST = 1024  # elements in one system call
 _WIDE, _NARROW = 8, 4
+_ASKED_AGAIN = 1  # bpf/rtt/pairs.h
 
 
 def open_probes(pairs: int, asks: int) -> dict[int, tuple[int, int]]:
@@ -39,7 +40,7 @@ def open_probes(pairs: int, asks: int) -> dict[int, tuple[int, int]]:
     for keys, values in kernel.read_elements(asks, ASK_KEY.size, _WIDE, _MOST):
         kinds = _column(keys, ASK_KEY.offsets["kind"], ASK_KEY.size, _NARROW)
         for kind, moment in zip(kinds, _column(values, 0, _WIDE, _WIDE), strict=True):
-            if moment:
+            if moment and not moment & _ASKED_AGAIN:
                 found[kind][0] += 1
     return {kind: (waiting, one_way) for kind, (waiting, one_way) in found.items()}
 
