@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from configurations import AT_RANDOM, EACH_TUNNEL, EVERYTHING, at_random, made
+from configurations import AT_RANDOM, EACH_TUNNEL, EVERYTHING, WITH_A_GUEST, at_random, made
 from program import FlowProgram, settings
 from rulesets import crowded
 
@@ -54,6 +54,13 @@ def test_all_at_once(
     """256 rules, even with lists in every word, load beside all that can be asked for."""
     file = {**EVERYTHING, "hook": hook, "RULES": rules}
     load(monkeypatch, tmp_path / "vtap.json", file, (True,))
+
+
+@pytest.mark.parametrize("how", ["sequence", "timestamp"])
+def test_with_a_guest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str) -> None:
+    """Round-trip times measured in it load, beside all else."""
+    file = {**WITH_A_GUEST, "RULES": crowded(256, 3), "rtt_tcp": how}
+    load(monkeypatch, tmp_path / "vtap.json", file, (True, False))
 
 
 @pytest.mark.parametrize(("tunnel", "hook", "layers"), EACH_TUNNEL)
