@@ -76,7 +76,16 @@ def _segment(packet: Captured, leaves: bool) -> Segment | None:  # noqa: FBT001 
         fin=bool(flags & dpkt.tcp.TH_FIN),
         rst=bool(flags & dpkt.tcp.TH_RST),
         leaves=leaves,
+        stamps=_stamps(head[20 : (head[12] >> 4) * 4]),
     )
+
+
+def _stamps(options: bytes) -> tuple[int, int] | None:
+    """Out of TCP's options: RFC 7323, section 3.2."""
+    for kind, value in dpkt.tcp.parse_opts(options):
+        if kind == dpkt.tcp.TCP_OPT_TIMESTAMP and len(value) == 8:
+            return int.from_bytes(value[:4]), int.from_bytes(value[4:])
+    return None
 
 
 def answer(sample: Sample) -> Answer:

@@ -47,6 +47,13 @@ class Segment:
     fin: bool = False
     rst: bool = False
     leaves: bool = True
+    stamps: tuple[int, int] | None = None
+    """TCP's timestamp, and the one that it echoes."""
+
+    @property
+    def numbers(self) -> int:
+        """How many sequence numbers it takes."""
+        return self.length + self.syn + self.fin
 
 
 @dataclass(frozen=True)
@@ -122,9 +129,11 @@ class RoundTrips:
             self._answers_leave = segment.leaves
             self._invalidate(other)
             return
-        numbers = segment.length + segment.syn + segment.fin
-        if numbers:
-            self._sent(own, segment, numbers)
+        self._look(own, other, segment)
+
+    def _look(self, own: _Half, other: _Half, segment: Segment) -> None:
+        if segment.numbers:
+            self._sent(own, segment, segment.numbers)
         elif own.highest is None:  # what has not been sent yet begins there
             own.highest = segment.sequence
         if segment.acknowledges is not None:
@@ -199,6 +208,23 @@ class RoundTrips:
             )
         }
         return {**summary(samples), **lost}
+
+
+class EchoedTimes(RoundTrips):
+    """The same by TCP's timestamps, which are new in what is sent again.
+
+    See: RFC 7323, section 4
+    """
+
+    def _look(self, own: _Half, other: _Half, segment: Segment) -> None:
+        if segment.stamps is None:
+            return
+        value, echoed = segment.stamps
+        if segment.numbers and (own.highest is None or signed(value - own.highest) > 0):
+            own.highest = value
+            self._set(own, segment)
+        if segment.acknowledges is not None:
+            self._answered(other, segment, echoed)
 
 
 def summary(samples: Sequence[Sample]) -> dict[str, float]:
