@@ -27,6 +27,9 @@ THINKS, ANSWERS = 0.004, 0.012
 """Seconds from what the client has got to what it sends then, and from that to the answer."""
 
 ROUNDS = 60
+MANY = 40_000
+"""Packets of those who set the bit by chance."""
+
 BELIEVED = 20  # rounds after which a connection that spins must have been noticed
 
 
@@ -73,18 +76,19 @@ def standing(talk: Talk) -> None:
 def by_chance(talk: Talk) -> None:
     """Both set it by chance, packet by packet, as those shall who do not spin."""
     chance = random.Random(7)  # noqa: S311 - traffic, not secrets
-    for _ in range(4000):
+    for _ in range(MANY):
         talk.send(SHORT | chance.choice((0, SPIN)), client=chance.random() < 0.5)
 
 
 def one_by_chance(talk: Talk) -> None:
-    """The client by chance; the server repeats what it has got."""
+    """The client by chance; the server repeats what it has got, a round trip later."""
     chance = random.Random(8)  # noqa: S311 - traffic, not secrets
-    for _ in range(2000):
+    under_way = [0] * 6
+    for _ in range(MANY // 2):
         bit = chance.choice((0, SPIN))
-        for _ in range(chance.choice((1, 2))):
-            talk.send(SHORT | bit, client=True)
-        talk.send(SHORT | bit, client=False)
+        talk.send(SHORT | bit, client=True)
+        under_way.append(bit)
+        talk.send(SHORT | under_way.pop(0), client=False)
 
 
 def long_headers(talk: Talk) -> None:

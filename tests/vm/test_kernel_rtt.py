@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DELAY = 0.05  # seconds
 TIMES = 12
 GIVEN = {"delay": DELAY, "loss": 3, "times": TIMES}
-EMULATED = 2.0  # ms between two looks at the same packet, on an emulated processor
+EMULATED = 10.0  # ms between two looks at the same packet, on an emulated processor
 THERE = "192.0.2.2"
 
 
@@ -55,7 +55,7 @@ def test_requests_take_what_their_programs_measure(results: dict[str, Any], prot
     own = results[protocol]
     assert record["rtt_count"] == len(own) == TIMES
     assert DELAY * 1000 <= record["rtt_min_ms"] <= min(own)
-    assert 0 <= mean(own) - record["rtt_mean_ms"] < 10 * EMULATED
+    assert 0 <= mean(own) - record["rtt_mean_ms"] < 3 * EMULATED
 
 
 def test_the_shortest_is_the_kernels_own(results: dict[str, Any], found: RoundTrips) -> None:

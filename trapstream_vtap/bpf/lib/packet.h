@@ -34,6 +34,8 @@
 		u64 any_ = p->bytes;                                                               \
 		asm volatile("%0 ^= %1\n\t%0 ^= %1" : "+r"(offset) : "r"(any_));                   \
 		asm volatile("%0 ^= %1\n\t%0 ^= %1" : "+r"(room) : "r"(any_));                     \
+		/* what LLVM makes of the comparisons below may tell kernel 6.1 nothing */         \
+		asm volatile("if %0 <= %1 goto +1\n\t%0 = %1 + 1" : "+r"(offset) : "i"(MAX_HEADERS)); \
 		(offset) < ETH_HEADER || (offset) > MAX_HEADERS;                                   \
 	})
 

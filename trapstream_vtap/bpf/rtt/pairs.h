@@ -28,7 +28,7 @@ enum rtt_kind { RTT_TCP, RTT_ICMP, RTT_DNS, RTT_QUIC, RTT_OTHER };
 #define PROBE_AGE 64
 
 /* The QUIC spin bit: edges that went as they must, before they are believed (RFC 9000 section 17.4) */
-#define SPIN_TRUSTED 8
+#define SPIN_TRUSTED 16
 #define SPIN_EDGES 8 /* bits up to where they are counted in `highest` */
 #define RTT_FORGOTTEN 60000000000ULL /* ns after which a question with the same number is another one */
 #define ASKED_AGAIN 1ULL /* in a moment: that of a question that was asked more than once */
@@ -407,7 +407,8 @@ static __always_inline void follow_spin(struct context *ctx, struct packet *p, s
 	if (probe)
 		answered(ctx, o, c, other, probe, egress);
 	invalidate(c, own, &o->lost_own); /* its answer did not come by here */
-	if (edges == SPIN_TRUSTED)
+	/* of both directions: one alone goes right by chance too often */
+	if (edges == SPIN_TRUSTED && (theirs & ~RTT_SEEN) >> SPIN_EDGES == SPIN_TRUSTED)
 		set_probe(ctx, c, own, spin, 0, egress);
 }
 
@@ -460,7 +461,8 @@ static __always_inline void follow(struct context *ctx, struct packet *p, struct
 	} else if (kind == RTT_ICMP) { /* by identifier and sequence number: RFC 792, RFC 4443 section 4 */
 		follow_question(ctx, p, o, c, kind, head[1],
 				bytes[0] == ICMP_ECHO_REPLY || bytes[0] == ICMPV6_ECHO_REPLY, egress);
-	} else if (kind == RTT_DNS && !(bytes[2] & DNS_ANSWER) == to_port(p, DNS_PORT)) {
+	} else if (kind == RTT_DNS &&
+		   (bytes[2] & DNS_ANSWER ? from_port(p, DNS_PORT) : to_port(p, DNS_PORT))) {
 		follow_question(ctx, p, o, c, kind, (u16)head[0], bytes[2] & DNS_ANSWER, egress);
 	}
 }
