@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 NAME = "rtt"
 _LOOK_NS = NS
 """So often it is looked whether CLOCK_TAI has another distance from CLOCK_REALTIME."""
+_COUNT_NS = 50_000_000
+_SHARE = 20
+"""What waits is counted no sooner than so long after it was counted last, nor than so many times as
+long as that took: a large table takes a while to read."""
 _MOST = 1024  # elements in one system call
 
 
@@ -64,6 +68,8 @@ class RttRunning:
         self._records = dict.fromkeys(KINDS, 0)
         self._evicted = dict.fromkeys(KINDS, 0)
         self._replaced = False
+        self._open: dict[int, tuple[int, int]] = {}
+        self._count_at = 0
         self._stamping: socket.socket | None = None
         self._grid = Grid(clock, settings.interval)
         self._line, self._closed = self._grid.next_line(), clock.now()
@@ -108,6 +114,7 @@ class RttRunning:
 
     def flush(self, moment: int | None = None) -> Iterator[Batch]:
         """All samples that there are."""
+        self._count_at = 0
         yield from self._take(self._clock.now() if moment is None else moment)
 
     def close(self) -> None:
@@ -129,26 +136,44 @@ class RttRunning:
                 name: sum(v)
                 for name, *v in zip(COUNTS.offsets, *map(dict.values, rows), strict=True)
             }
-        waiting = open_probes(self._maps["pairs"], self._maps["asks"])
-        found = {}
-        for number, kind in enumerate(KINDS):
-            found[kind] = self._account(kind, counted[kind], *waiting.get(number, (0, 0)))
-        return found
+        now = self._clock.now()
+        looked = now >= self._count_at
+        if looked:
+            self._open = open_probes(self._maps["pairs"], self._maps["asks"])
+            took = self._clock.now() - now
+            self._count_at = now + max(_COUNT_NS, _SHARE * took)
+        return {
+            kind: self._account(kind, counted[kind], *self._open.get(number, (0, 0)), looked=looked)
+            for number, kind in enumerate(KINDS)
+        }
 
     def _account(
-        self, kind: str, counted: dict[str, int], waiting: int, one_way: int
+        self, kind: str, counted: dict[str, int], waiting: int, one_way: int, *, looked: bool
     ) -> dict[str, int]:
+        """The parts of the probes; what waits is all that is no other part.
+
+        Args:
+            kind: Of the probes.
+            counted: By the program.
+            waiting: How many waited when it was LOOKED last.
+            one_way: Likewise, and of whose answers' direction nothing had been seen.
+            looked: Whether that was just now.
+        """
         answered = counted["samples"] + counted["invalidated"] + counted["stretched"]
-        missing = counted["probes_set"] - answered - waiting - one_way
-        self._evicted[kind] = evicted = max(self._evicted[kind], missing)
+        rest = max(0, counted["probes_set"] - answered)
+        if looked:
+            self._evicted[kind] = max(self._evicted[kind], rest - waiting - one_way)
+        evicted = min(rest, self._evicted[kind])
         if self._replaced:
-            evicted, waiting, one_way = evicted + waiting + one_way, 0, 0
-        handed = counted.pop("samples_booked") if self._guest else self._samples[kind]
+            evicted = rest
+        one_way = min(one_way, rest - evicted)
+        booked = counted.pop("samples_booked")
+        handed = booked if self._guest else self._samples[kind]
         return {
             **counted,
             "evicted": evicted,
             "one_way": one_way,
-            "waiting": waiting,
+            "waiting": rest - evicted - one_way,
             "samples_handed": handed,
             "samples_held": max(0, counted["samples"] - handed - counted["samples_lost"]),
             "records_handed": self._records[kind],
