@@ -141,7 +141,9 @@ def ask(asking: socket.socket, times: int, gap: float) -> list[float]:
         asking.sendall(bytes(REQUEST))
         left = REQUEST
         while left:
-            left -= len(asking.recv(left))
+            data = asking.recv(left)
+            assert data
+            left -= len(data)
         found.append((time.monotonic() - before) * 1000)
         time.sleep(gap)
     return found
@@ -152,8 +154,8 @@ def push(ours: socket.socket, theirs: socket.socket, octets: int, rate: float) -
 
     def read() -> None:
         left = octets
-        while left:
-            left -= len(theirs.recv(1 << 16))
+        while left and (data := theirs.recv(1 << 16)):
+            left -= len(data)
 
     thread = threading.Thread(target=read)
     thread.start()
