@@ -83,14 +83,17 @@ def test_on_loopback_each_packet_is_seen_leaving_and_arriving() -> None:
     """From leaving to the answer's arrival is remote, from arrival to its leaving is local."""
     # what vtap-stream itself sends there is on other ports
     options = ("-i", "lo", "--probe", "rtt", "--rtt-key", "src_port,dst_port", "-t", "3600")
-    with Namespace() as alone, contextlib.ExitStack() as stack:
-        with tap.Tap(alone, *options) as tapped:
-            ours, theirs = connection(stack, alone, alone, "127.0.0.1", PORT)
-            with answered(theirs, 0.003):
-                took = ask(ours, QUESTIONS, 0.002)
-            settle(alone, 0.5, "lo")
-            port = str(ours.getsockname()[1])
-            records = tapped.stop()
+    with (
+        Namespace() as alone,
+        contextlib.ExitStack() as stack,
+        tap.Tap(alone, *options) as tapped,
+    ):
+        ours, theirs = connection(stack, alone, alone, "127.0.0.1", PORT)
+        with answered(theirs, 0.003):
+            took = ask(ours, QUESTIONS, 0.002)
+        settle(alone, 0.5, "lo")
+        port = str(ours.getsockname()[1])
+        records = tapped.stop()
     for ports in ((port, str(PORT)), (str(PORT), port)):
         tags = dict(zip(("src_port", "dst_port"), ports, strict=True))
         remote, local = (only(records, side=side, **tags) for side in ("remote", "local"))
