@@ -29,13 +29,18 @@
  * from here on most paths look the same to it. Not 0 if headers could not add up to that offset.
  */
 #define MAX_HEADERS 0xF000 /* the verifier grants an offset of 0xFFFF */
+#if DECAPSULATE && !DIRECT_ACCESS
+#define BOUND(offset) /* helpers check it, and with tunnels there are paths enough */
+#else /* what LLVM makes of the comparisons below may tell kernel 6.1 nothing */
+#define BOUND(offset)                                                                              \
+	asm volatile("if %0 <= %1 goto +1\n\t%0 = %1 + 1" : "+r"(offset) : "i"(MAX_HEADERS))
+#endif
 #define forget(offset, room)                                                                       \
 	({                                                                                         \
 		u64 any_ = p->bytes;                                                               \
 		asm volatile("%0 ^= %1\n\t%0 ^= %1" : "+r"(offset) : "r"(any_));                   \
 		asm volatile("%0 ^= %1\n\t%0 ^= %1" : "+r"(room) : "r"(any_));                     \
-		/* what LLVM makes of the comparisons below may tell kernel 6.1 nothing */         \
-		asm volatile("if %0 <= %1 goto +1\n\t%0 = %1 + 1" : "+r"(offset) : "i"(MAX_HEADERS)); \
+		BOUND(offset);                                                                     \
 		(offset) < ETH_HEADER || (offset) > MAX_HEADERS;                                   \
 	})
 
