@@ -31,7 +31,11 @@ START = TOP - 100_000
 
 LENGTH = 10
 _MACS = bytes.fromhex("020000000002 020000000001")
-_CELL = struct.Struct("=Q")
+_NUMBER = struct.Struct(">I")
+_SENT, _ANSWERED, _READY, _OVER, _CELLS = 0, 1, 2, 4, 5
+"""Where in the memory of both what stands: two are ready, each for itself."""
+
+_SEQUENCE_AT, _ACKNOWLEDGEMENT_AT = 14 + 20 + 4, 14 + 20 + 8
 _DEADLINE = 30.0  # seconds
 
 
@@ -41,14 +45,25 @@ def ends() -> tuple[End, End]:
     return End(here, 4000), End(there, 443)
 
 
-def frame(number: int, *, data: bool) -> bytes:
-    """The piece of data of that NUMBER, or its acknowledgement."""
-    at = START + number * LENGTH
-    if data:
-        step = Step(True, "A", at % TOP, LENGTH, 1)  # noqa: FBT003 - leaves its sender
-    else:
-        step = Step(False, "A", 1, 0, (at + LENGTH) % TOP)  # noqa: FBT003 - the other way
-    return _MACS + FRAMINGS["IPv4"].frame(ends(), step)
+class _Frames:
+    """Pieces of data and their acknowledgements, made quickly."""
+
+    def __init__(self) -> None:
+        wrap = FRAMINGS["IPv4"].frame
+        data = Step(leaves=True, flags="A", sequence=0, length=LENGTH, acknowledges=1)
+        answer = Step(leaves=False, flags="A", sequence=1, length=0, acknowledges=0)
+        self._data = bytearray(_MACS + wrap(ends(), data))
+        self._answer = bytearray(_MACS + wrap(ends(), answer))
+
+    def data(self, number: int) -> bytearray:
+        """The piece of that NUMBER."""
+        _NUMBER.pack_into(self._data, _SEQUENCE_AT, (START + number * LENGTH) % TOP)
+        return self._data
+
+    def answer(self, number: int) -> bytearray:
+        """What acknowledges it."""
+        _NUMBER.pack_into(self._answer, _ACKNOWLEDGEMENT_AT, (START + (number + 1) * LENGTH) % TOP)
+        return self._answer
 
 
 def hammer(namespace: Namespace, name: str, *, in_step: bool) -> list[int]:
@@ -56,7 +71,7 @@ def hammer(namespace: Namespace, name: str, *, in_step: bool) -> list[int]:
     cpus = sorted(os.sched_getaffinity(0))[:2]
     assert len(cpus) == 2
     with tempfile.NamedTemporaryFile() as shared:
-        shared.write(bytes(2 * _CELL.size))
+        shared.write(bytes(_CELLS * 8))
         shared.flush()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         both = [
@@ -69,40 +84,56 @@ def hammer(namespace: Namespace, name: str, *, in_step: bool) -> list[int]:
             )
             for which, cpu in enumerate(cpus)
         ]
-        said = [process.communicate(timeout=SECONDS + _DEADLINE)[0] for process in both]
+        try:
+            said = [process.communicate(timeout=SECONDS + _DEADLINE)[0] for process in both]
+        finally:
+            for process in both:
+                process.kill()
     assert [process.returncode for process in both] == [0, 0]
     return [int(number) for number in said]
 
 
-def _in_step(end: socket.socket, cells: memoryview, which: int) -> int:
-    """Piece by piece: the first says when it is there, the second when it has acknowledged it."""
-    mine, other = cells[which : which + 1], cells[1 - which : 2 - which]
-    number, until = 0, time.monotonic() + SECONDS
-    while time.monotonic() < until or (which == 1 and other[0] > number):
-        if which == 1:
-            while other[0] <= number:
-                if time.monotonic() > until + 1:
-                    return number
-        else:
-            end.send(frame(number, data=True))
-            mine[0] = number + 1
-        end.send(frame(number, data=False))
+def _meet(cells: memoryview, which: int) -> None:
+    """Return when both are there."""
+    cells[_READY + which] = 1
+    while not cells[_READY + 1 - which]:
+        time.sleep(0.001)
+
+
+def _leads(end: socket.socket, cells: memoryview) -> int:
+    """Send a piece, say so, acknowledge it, wait until the other has done so, too; and the next."""
+    frames, number, until = _Frames(), 0, time.monotonic() + SECONDS
+    while time.monotonic() < until:
+        end.send(frames.data(number))
         number += 1
-        mine[0] = number
-        while which == 0 and other[0] < number:
-            if time.monotonic() > until + 1:
-                return number
+        cells[_SENT] = number
+        end.send(frames.answer(number - 1))
+        while cells[_ANSWERED] < number:
+            pass
+    cells[_OVER] = 1
+    return number
+
+
+def _follows(end: socket.socket, cells: memoryview) -> int:
+    """Acknowledge each piece as soon as it is there."""
+    frames, number = _Frames(), 0
+    while not cells[_OVER]:
+        if cells[_SENT] > number:
+            end.send(frames.answer(number))
+            number += 1
+            cells[_ANSWERED] = number
     return number
 
 
 def _at_once(end: socket.socket) -> int:
-    """Data and acknowledgements, whatever the other does."""
-    number, until = 0, time.monotonic() + SECONDS
+    """Data and acknowledgements, whatever the other does; both are at the same number, about."""
+    frames, begun, until = _Frames(), 0, time.monotonic() + SECONDS
     while time.monotonic() < until:
-        number = int((time.monotonic() % 1000) * 20_000)  # the same for both, about
-        end.send(frame(number, data=True))
-        end.send(frame(number, data=False))
-    return number
+        number = int(time.monotonic() % 1000 * 20_000)
+        end.send(frames.data(number))
+        end.send(frames.answer(number))
+        begun += 1
+    return begun
 
 
 def main(name: str, shared: str, which: int, cpu: int, *, in_step: bool) -> None:
@@ -112,13 +143,12 @@ def main(name: str, shared: str, which: int, cpu: int, *, in_step: bool) -> None
         Path(shared).open("r+b") as file,
         mmap.mmap(file.fileno(), 0) as memory,
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as end,
+        memoryview(memory) as view,
+        view.cast("Q") as cells,
     ):
         end.bind((name, 0))
-        if in_step:
-            with memoryview(memory) as view, view.cast("Q") as cells:
-                number = _in_step(end, cells, which)
-        else:
-            number = _at_once(end)
+        _meet(cells, which)
+        number = (_leads, _follows)[which](end, cells) if in_step else _at_once(end)
     print(number)  # noqa: T201 - to who has started it
 
 
