@@ -31,7 +31,7 @@ HISTOGRAM = {
 
 PROTOCOLS = ("tcp", "udp")
 
-FATES = ("measured", "unstamped", "delivery", "negative", "other")
+FATES = ("measured", "unstamped", "delivery", "blocked", "negative", "other")
 """What becomes of a packet that a hook sees."""
 
 CONTROL = Layout(
@@ -43,7 +43,38 @@ CONTROL = Layout(
         Column("slot", "u64", "which of the two slots gathers: 0 or 1"),
     ),
 )
-FATE_COUNTS = Layout("latency_fates", tuple(Column(name, "u64") for name in FATES))
+STATE = Layout(
+    "latency_state",
+    (
+        *(Column(name, "u64") for name in FATES),
+        Column("interface", "u32", "of the last packet that was asked for"),
+        Column("place", "u32", "its number, or PLACES"),
+        Column("net", "u64", "address of our network namespace, once it has been met"),
+        Column("netns", "u64", "inode of the last packet's network namespace"),
+        Column("by", "u64", "the last value of `--latency-by` that was looked up"),
+        Column("number", "u64", "its number; 0: it has none of its own"),
+    ),
+)
+SOCKET = Layout(
+    "latency_socket",
+    (
+        Column("socket", "u64", "its address"),
+        Column("ports", "u32", "of both ends"),
+        Column("stage", "u32", "where it is seen"),
+    ),
+)
+HOLE = Layout(
+    "latency_hole",
+    (
+        Column("packets", "u32", "how many segments the socket has got out of order so far"),
+        Column("next", "u32", "the number that it waited for when it was last seen"),
+        Column("from", "u32", "from this number to"),
+        Column("until", "u32", "this one segments may have waited for others"),
+    ),
+)
+HOLES = 4096
+"""TCP sockets with segments out of order that are told apart, at each stage."""
+
 PLACE = Layout(
     "latency_place",
     (Column("interface", "u32", "its index; 0: none"), Column("number", "u32", "of its cells")),

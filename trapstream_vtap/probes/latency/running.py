@@ -13,11 +13,11 @@ from trapstream_vtap.clock import NS, Grid, receive_timestamps, tai_offset
 from trapstream_vtap.probes.latency.layouts import (
     CELL,
     CONTROL,
-    FATE_COUNTS,
     FATES,
     LONGEST,
     PLACE,
     PROTOCOLS,
+    STATE,
 )
 from trapstream_vtap.probes.latency.names import Values
 from trapstream_vtap.probes.latency.percentiles import percentiles
@@ -134,10 +134,10 @@ class LatencyRunning:
         missed = self._missed()
         found = {}
         for number, stage in enumerate(self._settings.latency_stages):
-            size = FATE_COUNTS.size * self._cpus
-            rows = (kernel.read_element(self._maps["fates"], 2 * number + i, size) for i in (0, 1))
+            size = STATE.size * self._cpus
+            rows = (kernel.read_element(self._maps["states"], 2 * number + i, size) for i in (0, 1))
             words = array("Q", b"".join(rows))
-            fates = {name: sum(words[place :: len(FATES)]) for place, name in enumerate(FATES)}
+            fates = {name: sum(words[place :: STATE.size // 8]) for place, name in enumerate(FATES)}
             fates["missed"] = missed[stage]
             found[stage] = {
                 "seen_packets": sum(fates.values()),
