@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tap
 from latencies import Application
-from relay import Relay
+from withheld import Relay
 from waiting import wait_for
 
 PORT = 7001

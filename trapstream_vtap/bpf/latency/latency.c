@@ -8,7 +8,7 @@
  * kernel's structures lie, by BTF (SKB_*, DEVICE_*, NET_*, SOCK_*, TCP_*, CGROUP_*, KERNFS_*), and the
  * numbers of some of its types (TYPE_*); as constants STAGES, PLACES (interfaces), PROTOCOLS, BY (0, or a
  * BY_*), NUMBERS (values of it that are told apart, and one for all others), CELLS, LONGEST, HOLES (0, or TCP
- * sockets with segments out of order), NETNS (whose packets, but for BY_ANY_NETNS), what lib/histogram.h and lib/spread.h need; for each stage its number and
+ * sockets with segments out of order), LONG (1 s), NETNS (whose packets, but for BY_ANY_NETNS), what lib/histogram.h and lib/spread.h need; for each stage its number and
  * a definition of what is to be loaded.
  *
  * A packet costs cache lines and the clock more than instructions: what a program counts and what it
@@ -187,6 +187,17 @@ static __always_inline struct latency_cell *cell_of(struct latency_control *cont
 }
 
 /*
+ * Whether the clock has not been set, by LONG or more, since user space looked, nor since that STAMP was made.
+ * Asked for long times alone: they may be what it has been set by.
+ */
+static __always_inline bool is_known(struct latency_control *control, u64 now, u64 stamp)
+{
+	u64 off = now - NOW() - *(volatile u64 *)&control->ahead + LONG / 2;
+
+	return off < LONG && !is_before(stamp, *(volatile u64 *)&control->since);
+}
+
+/*
  * Exactly one fate for each packet that the hook sees between the program's begin and end. BLOCKED: the
  * network's time may be in its stamp; DELIVERY: the stamp says when it is to go out, not when it came.
  *
@@ -217,7 +228,8 @@ static __always_inline void take(struct latency_control *control, struct latency
 		return;
 	}
 	latency = now - *(volatile u64 *)&control->tai_offset - stamp;
-	if ((s64)latency < 0 || latency >= LONGEST) {
+	if ((s64)latency < 0 || latency >= LONGEST ||
+	    (latency >= LONG && !is_known(control, now, stamp))) {
 		s->negative++;
 		return;
 	}

@@ -31,7 +31,7 @@ _DOCS = {
         "behind a hole",
     ),
     "negative": (
-        "whose timestamp was ahead of the clock, as when that is set back",
+        "whose timestamp does not fit the clock, as when that has been set meanwhile",
         "of negative latency",
     ),
     "other": (

@@ -38,6 +38,8 @@ CONTROL = Layout(
     "latency_control",
     (
         Column("tai_offset", "u64", "CLOCK_TAI - CLOCK_REALTIME, ns"),
+        Column("ahead", "u64", "CLOCK_TAI - CLOCK_MONOTONIC, ns"),
+        Column("since", "u64", "when it was seen that a clock had been set, CLOCK_REALTIME, ns"),
         Column("begin", "u64", "from when on packets are measured, CLOCK_TAI, ns"),
         Column("end", "u64", "until when"),
         Column("slot", "u64", "which of the two slots gathers: 0 or 1"),
@@ -89,3 +91,5 @@ CELL = Layout(
     ),
 )
 LONGEST = 1 << 62
+LONG = 1_000_000_000
+"""Latencies from so many ns on are doubted if a clock has been set."""
