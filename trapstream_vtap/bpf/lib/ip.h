@@ -80,13 +80,20 @@ static __always_inline enum verdict ipv6(struct context *ctx, const bool direct,
 	p->dst[1] = ip.dst[1];
 	next = ip.next;
 	traits |= TRAITS_IPV6;
+#if !DECAPSULATE /* else there are paths enough without this one */
+	if (likely(!is_extension(next)))
+		return transport(ctx, direct, p, offset, room, next, traits, 0);
+#endif
 
 	/*
+	 * Few packets have extension headers. The verifier forgets behind each where it is, or it would go through
+	 * all that follows for every number of headers, and every length of each; so helpers read, not we.
+	 *
 	 * Kernels of 6.1 refuse a loop whose end runs on into its beginning, as compilers lay it out
 	 * that end without a condition: so the number of headers is looked at there.
 	 */
 	for (i = 0; i < MAX_EXTENSION_HEADERS && is_extension(next); i++) {
-		if (peek(ctx, direct, offset, x))
+		if (peek(ctx, false, offset, x))
 			return MALFORMED;
 		length = extension_length(next, x.length);
 		if (length > room)
@@ -109,7 +116,7 @@ static __always_inline enum verdict ipv6(struct context *ctx, const bool direct,
 		return MALFORMED;
 	if (unlikely(next == IPV6_NONE) && may_be_last(last))
 		next = last;
-	return transport(ctx, direct, p, offset, room, next, traits, first);
+	return transport(ctx, direct && DECAPSULATE, p, offset, room, next, traits, first);
 }
 
 static __always_inline enum verdict network(struct context *ctx, const bool direct, struct packet *p, u64 offset,
