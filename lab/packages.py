@@ -4,9 +4,12 @@
 Installing a database package would start its service on the person's machine.
 """
 
+import contextlib
 import fcntl
+import os
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 STORE = Path(__file__).resolve().parent.parent / "build" / "debian"
@@ -52,6 +55,42 @@ def unpack(directory: Path, *names: str) -> None:
         run("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", *names, cwd=fetched)
         for archive in Path(fetched).glob("*.deb"):
             run("dpkg-deb", "-x", str(archive), str(directory))
+
+
+_KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
+_OF_SUITE = """
+Dir::State "{here}/state";
+Dir::State::status "/dev/null";
+Dir::Cache "{here}/cache";
+Dir::Etc::sourcelist "{here}/suite.sources";
+Dir::Etc::sourceparts "/dev/null";
+APT::Architecture "amd64";
+APT::Sandbox::User "root";
+Acquire::Languages "none";
+"""
+
+
+@contextlib.contextmanager
+def suite(name: str) -> Iterator[None]:
+    """Meanwhile packages are those of another suite of Debian's; what apt knows does not change."""
+    here = STORE / f".{name}"
+    for part in ("state/lists/partial", "cache/archives/partial"):
+        (here / part).mkdir(parents=True, exist_ok=True)
+    (here / "suite.sources").write_text(
+        f"Types: deb\nURIs: http://deb.debian.org/debian\nSuites: {name}\nComponents: main\n"
+        f"Signed-By: {_KEYS}\n",
+        encoding="ascii",
+    )
+    (here / "apt.conf").write_text(_OF_SUITE.format(here=here), encoding="utf-8")
+    before = os.environ.get("APT_CONFIG")
+    os.environ["APT_CONFIG"] = str(here / "apt.conf")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["APT_CONFIG"]
+        else:
+            os.environ["APT_CONFIG"] = before
 
 
 def update() -> None:

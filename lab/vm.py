@@ -208,7 +208,8 @@ class VirtualMachine:
         root = "local,path=/,security_model=none,readonly=on,mount_tag=root,multidevs=remap"
         shared = f"local,path={self.shared},security_model=none,mount_tag=shared"
         # what the kernel defends against by them no emulated processor has
-        settings = "console=ttyS0 loglevel=4 panic=-1 mitigations=off"
+        # no_timer_check: whether its timer ticks is found out too early, where the host is busy
+        settings = "console=ttyS0 loglevel=4 panic=-1 mitigations=off no_timer_check"
         return (
             *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max"),
             *("-smp", str(PROCESSORS), "-m", f"{MEMORY_MIB}M"),

@@ -139,6 +139,11 @@ def receive_timestamps() -> socket.socket:
     return asking
 
 
+def clock_ahead() -> int:
+    """How far CLOCK_TAI is ahead of CLOCK_MONOTONIC, ns: it changes when somebody sets a clock."""
+    return time.clock_gettime_ns(time.CLOCK_TAI) - time.monotonic_ns()
+
+
 def tai_offset() -> int:
     """How far CLOCK_TAI is ahead of CLOCK_REALTIME: ns, whole seconds.
 

@@ -273,6 +273,7 @@ class VtapAgentStage(TypedDict):
     measured_packets: int
     unstamped_packets: int
     delivery_packets: int
+    blocked_packets: int
     negative_packets: int
     other_packets: int
     missed_packets: int
@@ -294,6 +295,7 @@ class VtapAgentProtocol(TypedDict):
     invalidated: int
     stretched: int
     evicted: int
+    unanswered: int
     one_way: int
     waiting: int
     samples_handed: int

@@ -171,6 +171,10 @@ class Btf:
             )
         return bits // 8
 
+    def number(self, structure: str) -> int:
+        """Of a structure among the types; 0 where there is none."""
+        return self._named.get((_Kind.STRUCT, structure), 0)
+
     def size(self, structure: str) -> int:
         """Size in bytes; 0 where there is no such structure."""
         number = self._named.get((_Kind.STRUCT, structure))

@@ -28,6 +28,12 @@ NO_BPF = "This kernel does not support what is needed of BPF (5.12 or newer is):
 _INSTRUCTION = struct.Struct("=BBhi")  # code, registers, offset, immediate
 _LD_IMM64 = 0x18
 _PSEUDO_MAP_FD = 1
+_CALL = 0x85
+_PSEUDO_KFUNC_CALL = 2
+KERNEL_FUNCTION = 1 << 24
+"""No helper has such a number: a call of it plus N is one of the kernel's own function (kfunc) by
+its number N among the types. LLVM 14 knows calls of helpers alone."""
+
 KINDS = {  # enum bpf_prog_type, enum bpf_attach_type
     "SOCKET_FILTER": (1, 0),
     "SCHED_CLS": (3, 0),
@@ -71,7 +77,14 @@ class Objects:
 
     def shared(self, maps: Iterable[str]) -> Objects:
         """Some of the MAPS, by descriptors of their own."""
-        return Objects({}, {name: os.dup(self.maps[name]) for name in maps})
+        found = Objects({}, {})
+        try:
+            for name in maps:
+                found.maps[name] = os.dup(self.maps[name])
+        except BaseException:
+            found.close()
+            raise
+        return found
 
     def close(self) -> None:
         """Close all descriptors."""
@@ -90,6 +103,17 @@ def renamed_maps(function: bytes, number: Callable[[int], int]) -> bytes:
     code = bytearray(function)
     for at, (operation, registers, offset, old) in _map_loads(function):
         _INSTRUCTION.pack_into(code, at, operation, registers, offset, number(old))
+    return bytes(code)
+
+
+def with_kernel_functions(function: bytes) -> bytes:
+    """The instructions, where functions of the kernel are called as it wants it."""
+    code = bytearray(function)
+    for at in range(0, len(function), _INSTRUCTION.size):
+        operation, registers, _, number = _INSTRUCTION.unpack_from(function, at)
+        if operation == _CALL and registers == 0 and number >= KERNEL_FUNCTION:
+            called = number - KERNEL_FUNCTION
+            _INSTRUCTION.pack_into(code, at, _CALL, _PSEUDO_KFUNC_CALL << 4, 0, called)
     return bytes(code)
 
 
@@ -129,13 +153,13 @@ def _all_loaded(programs: Sequence[Program], code: Code, maps: Sequence[int]) ->
 
     Each is loaded in a thread of its own: to check them takes the kernel most of a start.
     """
-    found: dict[str, int | OSError] = {}
+    found: dict[str, int | Exception] = {}
 
     def load(program: Program) -> None:
         try:
             instructions = renamed_maps(code.functions[program.code], maps.__getitem__)
             found[program.name] = _loaded(program, instructions)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - raised below, when all are done
             found[program.name] = error
 
     threads = [threading.Thread(target=load, args=(program,)) for program in programs]
@@ -146,7 +170,7 @@ def _all_loaded(programs: Sequence[Program], code: Code, maps: Sequence[int]) ->
     results = [found[program.name] for program in programs]
     loaded = [each for each in results if isinstance(each, int)]
     for each in results:
-        if isinstance(each, OSError):
+        if isinstance(each, Exception):
             for descriptor in loaded:
                 os.close(descriptor)
             raise each

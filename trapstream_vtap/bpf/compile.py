@@ -13,7 +13,15 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 from trapstream_vtap.bpf import kernel
-from trapstream_vtap.bpf.code import NO_BPF, NOT_ALLOWED, Code, Map, named_maps, renamed_maps
+from trapstream_vtap.bpf.code import (
+    NO_BPF,
+    NOT_ALLOWED,
+    Code,
+    Map,
+    named_maps,
+    renamed_maps,
+    with_kernel_functions,
+)
 from trapstream_vtap.bpf.source import HERE
 from trapstream_vtap.errors import RunError
 
@@ -58,7 +66,8 @@ def compiled(source: Source) -> Code:
 
 def _code(module: Any, source: Source) -> Code:
     """What BCC has made of SOURCE."""
-    functions = {p.code: module.dump_func(p.code.encode()) for p in source.programs}
+    dumped = {p.code: module.dump_func(p.code.encode()) for p in source.programs}
+    functions = {name: with_kernel_functions(code) for name, code in dumped.items()}
     wanted = [module[name].map_fd for name in source.maps]
     used = [fd for function in functions.values() for fd in named_maps(function)]
     descriptors = [*dict.fromkeys((*wanted, *used))]

@@ -9,9 +9,16 @@
 #ifndef VTAP_HISTOGRAM_H
 #define VTAP_HISTOGRAM_H
 
+/* 1 where a > b, both below 2^63, else 0; BPF has no instruction for it but a branch, which times mislead. */
+static __always_inline u64 exceeds(u64 a, u64 b)
+{
+	return (b - a) >> 63;
+}
+
+/* Upward of 2^8; branches only where most times go the same way */
 static __always_inline u32 log2_of(u64 value)
 {
-	u32 found = 0;
+	u32 found = 0, more;
 
 	if (value >> 32) {
 		value >>= 32;
@@ -25,15 +32,9 @@ static __always_inline u32 log2_of(u64 value)
 		value >>= 8;
 		found += 8;
 	}
-	if (value >> 4) {
-		value >>= 4;
-		found += 4;
-	}
-	if (value >> 2) {
-		value >>= 2;
-		found += 2;
-	}
-	return found + (value >> 1);
+	more = exceeds(value, 15) * 4;
+	value >>= more;
+	return found + more + (0xFFFFAA50 >> 2 * (value & 15) & 3); /* two bits for each of 16 values */
 }
 
 static __always_inline u32 bucket_of(u64 time)
@@ -47,8 +48,8 @@ static __always_inline u32 bucket_of(u64 time)
 		return BUCKETS - 1;
 	octave = log2_of(time - 1) & 63;
 	within = time << (62 - octave); /* 2^62 < within <= 2^63 */
-	return 1 + (octave - LEAST_SHIFT) * 4 + (within > QUARTER1) + (within > QUARTER2) +
-	       (within > QUARTER3);
+	return 1 + (octave - LEAST_SHIFT) * 4 + exceeds(within, QUARTER1) + exceeds(within, QUARTER2) +
+	       exceeds(within, QUARTER3);
 }
 
 #endif

@@ -26,8 +26,12 @@ _DOCS = {
         "that had the time at which they are to go out in its place: of TCP on the same machine",
         "with a delivery time",
     ),
+    "blocked": (
+        "of TCP that may have waited for segments ahead of them: the network's time would be in it",
+        "behind a hole",
+    ),
     "negative": (
-        "whose timestamp was ahead of the clock, as when that is set back",
+        "whose timestamp does not fit the clock, as when that has been set meanwhile",
         "of negative latency",
     ),
     "other": (
@@ -46,7 +50,7 @@ ROWS = Rows(
         Count(
             "seen_packets",
             "packets",
-            "that came by; the sum of the next six",
+            "that came by; the sum of the next seven",
             _family("stage_seen_packets", "Packets that came by."),
         ),
         *(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trapstream_vtap.bpf import btf, kernel, spread
+from trapstream_vtap.bpf.code import KERNEL_FUNCTION
 from trapstream_vtap.bpf.memory import hash_bytes
 from trapstream_vtap.bpf.source import Source, program_text
 from trapstream_vtap.errors import RunError
@@ -15,11 +16,15 @@ from trapstream_vtap.probes.latency.hooks import Kernel
 from trapstream_vtap.probes.latency.layouts import (
     CELL,
     CONTROL,
-    FATE_COUNTS,
     HISTOGRAM,
+    HOLE,
+    HOLES,
+    LONG,
     LONGEST,
     PLACE,
     PROTOCOLS,
+    SOCKET,
+    STATE,
 )
 from trapstream_vtap.probes.latency.settings import BY
 
@@ -38,15 +43,30 @@ _MEMBERS = {
     "NET_INODE": ("net", "ns.inum"),
     "SOCK_NET": ("sock", "__sk_common.skc_net.net"),
     "SOCK_PORT": ("sock", "__sk_common.skc_num"),
+    "SOCK_PORTS": ("sock", "__sk_common.skc_portpair"),
     "SOCK_PROTOCOL": ("sock", "sk_protocol"),
     "SOCK_QUEUE_TAIL": ("sock", "sk_receive_queue.prev"),
     "SOCK_QUEUE_LENGTH": ("sock", "sk_receive_queue.qlen"),
+    "TCP_OUT_OF_ORDER": ("tcp_sock", "rcv_ooopack"),
+    "TCP_NEXT": ("tcp_sock", "rcv_nxt"),
+    "TCP_WAITING": ("tcp_sock", "out_of_order_queue.rb_node"),
+    "TCP_WAITING_LAST": ("tcp_sock", "ooo_last_skb"),
 }
 _CGROUP_MEMBERS = {
     "SOCK_CGROUP": ("sock", "sk_cgrp_data.cgroup"),
     "CGROUP_NODE": ("cgroup", "kn"),
     "KERNFS_ID": ("kernfs_node", "id"),
 }
+_CAST = "bpf_rdonly_cast"
+_TYPES = {
+    "TYPE_SOCK": "sock",
+    "TYPE_IPHDR": "iphdr",
+    "TYPE_UDPHDR": "udphdr",
+    "TYPE_TCP_SOCK": "tcp_sock",
+}
+_HOLES = {"QUEUED", "READ_TCP"}
+"""Hooks that see segments of TCP which have waited for others."""
+
 _FEWEST_PLACES = 4
 
 
@@ -81,15 +101,16 @@ def to_load(settings: LatencySettings) -> ToLoad:
     if not hooks:
         raise RunError(f"Latency cannot be measured here: {'; '.join(missing)}.")
     notes = [f"latency is not measured at {'; '.join(missing)}."] if missing else []
-    text = "".join(layout.definition for layout in (CONTROL, FATE_COUNTS, PLACE, CELL))
+    text = "".join(layout.definition for layout in (CONTROL, STATE, SOCKET, HOLE, PLACE, CELL))
     text += "".join(f"#define {n} {v}ULL\n" for n, v in _constants(settings, types).items())
+    text += f"#define HOLES {HOLES if _HOLES.intersection(h.text for h in hooks) else 0}\n"
     text += "".join(f"#define LOAD_{name} 1\n" for name in dict.fromkeys(h.text for h in hooks))
     source = Source(
         text + program_text("latency/latency.c"),
         tuple(hook.program for hook in hooks),
         (
             "controls",
-            "fates",
+            "states",
             "cells",
             "places",
             *(["numbers"] * bool(settings.latency_by)),
@@ -113,6 +134,8 @@ def _constants(settings: LatencySettings, types: btf.Btf) -> dict[str, int]:
     by = BY.index(settings.latency_by) + 1 if settings.latency_by else 0
     return {
         **{name: types.offset(*member) for name, member in members.items()},
+        **_casts(types),
+        "SKB_TCP_END": types.offset("sk_buff", "cb") + types.offset("tcp_skb_cb", "end_seq"),
         "SKB_TSTAMP_TYPE": bits // 8,
         "TSTAMP_TYPE_MASK": mask << bits % 8,
         **{f"STAGE_{name.upper()}": n for n, name in enumerate(settings.latency_stages)},
@@ -121,6 +144,7 @@ def _constants(settings: LatencySettings, types: btf.Btf) -> dict[str, int]:
         "PROTOCOLS": len(PROTOCOLS),
         "CELLS": cells(settings),
         "LONGEST": LONGEST,
+        "LONG": LONG,
         **HISTOGRAM,
         **spread.constants(settings.interfaces),
         **{f"BY_{name.upper()}": n for n, name in enumerate(BY, 1)},
@@ -131,9 +155,19 @@ def _constants(settings: LatencySettings, types: btf.Btf) -> dict[str, int]:
     }
 
 
+def _casts(types: btf.Btf) -> dict[str, int]:
+    """What it takes to load from an address as from one of the kernel's types (6.2 or newer)."""
+    cast = types.traced(_CAST)
+    found = {name: types.number(structure) for name, structure in _TYPES.items()}
+    if not cast or not all(found.values()):
+        return {}
+    return {"RDONLY_CAST": KERNEL_FUNCTION + cast, **found}
+
+
 def _memory(settings: LatencySettings) -> int:
     per_cpu = 2 * cells(settings) * CELL.size
-    return per_cpu * kernel.possible_cpus() + hash_bytes(8, 8, numbers(settings))
+    hashes = hash_bytes(8, 8, numbers(settings)) + hash_bytes(SOCKET.size, HOLE.size, HOLES)
+    return per_cpu * kernel.possible_cpus() + hashes
 
 
 def _sized_by(settings: LatencySettings) -> str:

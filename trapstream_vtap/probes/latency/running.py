@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 
 from trapstream_vtap.bpf import kernel
 from trapstream_vtap.bpf.spread import spread
-from trapstream_vtap.clock import NS, Grid, receive_timestamps, tai_offset
+from trapstream_vtap.clock import NS, Grid, clock_ahead, receive_timestamps, tai_offset
 from trapstream_vtap.probes.latency.layouts import (
     CELL,
     CONTROL,
-    FATE_COUNTS,
     FATES,
+    LONG,
     LONGEST,
     PLACE,
     PROTOCOLS,
+    STATE,
 )
 from trapstream_vtap.probes.latency.names import Values
 from trapstream_vtap.probes.latency.percentiles import percentiles
@@ -66,7 +67,7 @@ class LatencyRunning:
         """What is about to come in the place of this one."""
         self._slot = self._begin = 0
         self._end = _FOREVER
-        self._tai = tai_offset()
+        self._tai, self._ahead, self._since = tai_offset(), clock_ahead(), 0
         self._handed = {stage: Counter[str]() for stage in settings.latency_stages}
         self._grid = Grid(clock, settings.interval)
         self._line, self._closed = self._grid.next_line(), clock.now()
@@ -134,10 +135,10 @@ class LatencyRunning:
         missed = self._missed()
         found = {}
         for number, stage in enumerate(self._settings.latency_stages):
-            size = FATE_COUNTS.size * self._cpus
-            rows = (kernel.read_element(self._maps["fates"], 2 * number + i, size) for i in (0, 1))
+            size = STATE.size * self._cpus
+            rows = (kernel.read_element(self._maps["states"], 2 * number + i, size) for i in (0, 1))
             words = array("Q", b"".join(rows))
-            fates = {name: sum(words[place :: len(FATES)]) for place, name in enumerate(FATES)}
+            fates = {name: sum(words[place :: STATE.size // 8]) for place, name in enumerate(FATES)}
             fates["missed"] = missed[stage]
             found[stage] = {
                 "seen_packets": sum(fates.values()),
@@ -164,19 +165,27 @@ class LatencyRunning:
         return found
 
     def _follow(self) -> None:
-        tai = tai_offset()
-        if tai != self._tai:
-            self._tai = tai
+        """See whether somebody has set a clock."""
+        tai, ahead = tai_offset(), clock_ahead()
+        if tai != self._tai or abs(ahead - self._ahead) >= LONG // 2:
+            self._tai, self._ahead = tai, ahead
+            self._clock.follow()
+            self._since = self._clock.now() + self._clock.offset
             self._write_control()
 
     def _in_tai(self, moment: int) -> int:
         return max(0, moment + self._clock.offset + self._tai)
 
     def _write_control(self) -> None:
-        control = {"tai_offset": self._tai, "begin": self._begin, "end": self._end}
-        kernel.write_element(
-            self._maps["controls"], 0, CONTROL.pack(control | {"slot": self._slot})
-        )
+        control = {
+            "tai_offset": self._tai,
+            "ahead": self._ahead % (1 << 64),
+            "since": self._since,
+            "begin": self._begin,
+            "end": self._end,
+            "slot": self._slot,
+        }
+        kernel.write_element(self._maps["controls"], 0, CONTROL.pack(control))
 
     def _take(self, moment: int) -> Iterator[Batch]:
         """What the slot has that has gathered until now; the interval ends at MOMENT."""
