@@ -9,6 +9,8 @@ import json
 import re
 import signal
 import struct
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -207,3 +209,46 @@ def maps_of(process: int) -> collections.Counter[str]:
             text = descriptor.read_text(encoding="ascii")
         found.update(re.findall(r"^map_id:\t(\d+)$", text, re.MULTILINE))
     return found
+
+
+def test_what_is_asked_again_has_no_samples() -> None:
+    """Whichever answer comes: not even where the number is used for the next question, too."""
+    ends = Framing().addresses()
+    options = ("-i", "wire0", "--probe", "rtt")
+    with RawWire() as wire, tap.Tap(wire.tapped, *options) as tapped:
+        for kind in (8, 8, 0, 8, 0, 8, 0, 0):
+            data = struct.pack(">BBHHH", kind, 0, 0, 77, 1) + bytes(20)
+            towards = ends if kind else ends[::-1]
+            wire.put(Framing().wrap(*towards, data, 1), leaves=bool(kind))
+        records = tapped.stop()
+    said = account(records, "icmp")
+    assert (said["probes_set"], said["samples"], said["invalidated"]) == (1, 0, 1)
+
+
+def test_a_cut_option_says_no_timestamps() -> None:
+    """What stands behind it is data."""
+    options = ("-i", "wire0", "--probe", "rtt", "--rtt-tcp", "timestamp")
+    with RawWire() as wire, tap.Tap(wire.tapped, *options) as tapped:
+        for number in range(4):
+            for leaves in (True, False):
+                framing = Framing(tcp_options=bytes((1, 1, 8, 2)))
+                at = 100 + 10 * number
+                step = Step(leaves, "A", at, 10, at)
+                wire.put(framing.frame((HERE, THERE), step), leaves=leaves)
+        records = tapped.stop()
+    assert account(records)["probes_set"] == 0
+
+
+def test_engines_one_after_another(tmp_path: Path) -> None:
+    """In one process, with records that two probes share."""
+    arguments = ["-i", "lo", *BOTH, "--sink", f"file:{tmp_path}/records"]
+    program = (
+        "from trapstream_vtap import Engine, load_settings\n"
+        "for _ in range(2):\n"
+        f"    with Engine(load_settings({arguments!r})):\n"
+        "        pass\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -138,6 +138,10 @@ class Layout:
         if self.size % 8:
             raise ValueError(f"struct {self.name}: {self.size} bytes are not times 8")
 
+    def __reduce__(self) -> tuple[type[Layout], tuple[str, tuple[Column, ...]]]:
+        """Without what has been computed of it."""
+        return Layout, (self.name, self.columns)
+
     @cached_property
     def offsets(self) -> Mapping[str, int]:
         """Offset in bytes of each member."""

@@ -465,14 +465,19 @@ def _destinations(field: str, how: How = How.MEAN) -> Series:
 TRIPS = Board(
     name="rtt",
     title="vtap: round-trip times",
-    doc="How long answers take, from here to their sender and back, by who answers.",
+    doc="How long answers take, there and back, by who answers and the side of this machine.",
     variables=("device", "interface", "side"),
     measurement=RTT,
     rows=(
         Row(
             "Round-trip times",
             (
-                Panel("Mean", f"Of all samples. {_NO_RTT}", "ms", (_destinations("rtt_mean_ms"),)),
+                Panel(
+                    "Mean",
+                    f"Mean of the records; from Prometheus, of all samples. {_NO_RTT}",
+                    "ms",
+                    (_destinations("rtt_mean_ms"),),
+                ),
                 Panel(
                     "Shortest",
                     "What the way takes without queues, if anything came through without. "

@@ -19,6 +19,7 @@ enum rtt_kind { RTT_TCP, RTT_ICMP, RTT_DNS, RTT_QUIC, RTT_OTHER };
 #define RTT_FARTHEST (1LL << 30) /* a number farther off belongs to another stream, as for sequences */
 #define RTT_SYN_REACH 65536	/* so far behind a SYN its connection is the same */
 #define RTT_TRIES 8		/* each failure means that another CPU was faster */
+#define RTT_AT_ONCE 2000	/* ns within which two clocks have been read */
 #define RTT_FRESH 1000000000ULL /* a receive timestamp is not older than that, ns */
 
 /* A probe: its number in the upper half, then the moment in units of 64 ns, of which two bits say more */
@@ -75,15 +76,17 @@ static __always_inline u64 rtt_moment(struct context *ctx, const bool egress)
 {
 	u64 now = NOW();
 #if HAVE_TAI
-	u64 stamp = egress ? 0 : TIMESTAMP(ctx), age;
+	u64 stamp = egress ? 0 : TIMESTAMP(ctx), age, then;
 	struct rtt_control *c;
 	u32 zero = 0;
 
 	if (stamp) {
 		c = rtt_controls.lookup(&zero);
 		age = c ? NOW_TAI() - c->tai_offset - stamp : ~0ULL;
-		if (age < RTT_FRESH) /* else somebody has just set the clock */
-			now -= age;
+		then = NOW();
+		/* else somebody has just set the clock, or something came between the two */
+		if (age < RTT_FRESH && then - now < RTT_AT_ONCE)
+			return then - age;
 	}
 #endif
 	return now;
@@ -122,10 +125,13 @@ static __always_inline void answered(struct context *ctx, struct outcome *o, str
 
 	if (__sync_val_compare_and_swap(&s->probe, probe, 0) != probe)
 		return;
-	c->samples++;
 	time = age_of(probe, set, rtt_moment(ctx, egress));
-	if ((s64)time < 1)
-		time = 1;
+	if ((s64)time < 1) { /* two processors took their times in another order */
+		c->invalidated++;
+		o->lost++;
+		return;
+	}
+	c->samples++;
 	o->time = time;
 	o->before = __sync_lock_test_and_set(&s->last, time);
 	o->handshake = !!(probe & PROBE_SYN);
@@ -259,7 +265,8 @@ static __always_inline bool tcp_timestamps(struct context *ctx, struct packet *p
 		if (load_bytes(ctx, at, option, sizeof(option)) || !option[0])
 			return false;
 		if (option[0] == TCP_OPTION_TIMESTAMPS) {
-			if (load_bytes(ctx, at + sizeof(option), both, sizeof(both)))
+			if (option[1] != sizeof(option) + sizeof(both) || at + option[1] > end ||
+			    load_bytes(ctx, at + sizeof(option), both, sizeof(both)))
 				return false;
 			*value = ntohl(both[0]);
 			*echo = ntohl(both[1]);
@@ -356,12 +363,18 @@ static __always_inline void follow_question(struct context *ctx, struct packet *
 			if (!asked)
 				return;
 		}
-		then = __sync_lock_test_and_set(asked, 0);
-		asks.delete(&key);
-		if (!then || then & ASKED_AGAIN)
+		then = *(volatile u64 *)asked;
+		/* whatever answers what was asked again, nobody knows which it answers */
+		if (!then || then & ASKED_AGAIN || __sync_val_compare_and_swap(asked, then, 0) != then)
 			return;
+		asks.delete(&key);
+		if (!is_before(then, now)) {
+			c->invalidated++;
+			o->lost++;
+			return;
+		}
 		c->samples++;
-		o->time = (s64)(now - then) < 1 ? 1 : now - then;
+		o->time = now - then;
 		o->before = 0;
 		o->handshake = 0;
 		o->left = key.left;

@@ -177,7 +177,8 @@ def flow_schema(
 
     return Schema(
         measurement="vtap_flow",
-        doc="One record per flow and interval in which the flow had a packet.",
+        doc="One record per flow and interval in which the flow had a packet."
+        + (" Or an answer came to one of before." if guest else ""),
         layout=flow_layouts(
             key,
             sequence=sequence,

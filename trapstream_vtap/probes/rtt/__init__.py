@@ -97,14 +97,16 @@ class Rtt:
 
     def reloaded(self, settings: RttSettings) -> str:
         """What tells records apart."""
+        if self.name in settings.guests:
+            return "round-trip times of its flows"
         return f"round-trip times by {', '.join(settings.by) or 'interface'}"
 
     def doubt(self, settings: RttSettings, totals: Mapping[str, int]) -> str | None:  # noqa: ARG002
         """Where only one direction comes by."""
         if totals["one_way"] >= _ENOUGH and not totals["samples"]:
             return (
-                "there are no round-trip times: of no connection have both directions been seen "
-                "here (docs/rtt.md)"
+                "there are no round-trip times so far: of no connection have both directions been "
+                "seen here (docs/rtt.md)"
             )
         return None
 

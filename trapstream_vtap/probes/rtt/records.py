@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from trapstream_vtap.bpf.histogram import ERROR
@@ -142,7 +141,7 @@ def schema_of(key: Iterable[str], interfaces: Mapping[int, str]) -> Schema:
     return Schema(
         "vtap_rtt",
         "With `--probe rtt`, one record per interface, side, protocol, `--rtt-key` and interval "
-        "in which there was an answer: how long it took.",
+        "in which there was an answer, or a probe was dropped: how long it took.",
         RECORD,
         (*tags, *_VALUES),
         names=_NAMES | {"interface": interfaces},
@@ -154,4 +153,4 @@ def schema_of(key: Iterable[str], interfaces: Mapping[int, str]) -> Schema:
 
 def everything() -> Schema:
     """With every tag that there may be, for the reference page."""
-    return replace(schema_of((*FIELDS, *NETS), {}))
+    return schema_of((*FIELDS, *NETS), {})
