@@ -12,6 +12,7 @@ from bench import (
     latency,
     packets,
     records,
+    rtt,
     rules,
     scrapes,
     sequence,
@@ -21,7 +22,7 @@ from bench import (
 
 PARTS = (
     *(packets, rules, sequence, hooks, records, scrapes, startup, delivery, drops, udp),
-    latency,
+    *(latency, rtt),
 )
 
 

@@ -77,7 +77,7 @@ class Lab:
             (port,) = free_ports(self._tap, 1)
             self.arguments = (
                 *("-i", IFNAME, "--sequence-offset", "0", "--metrics", f"{host}:{port}"),
-                *("--probe", "flows,drops,latency"),
+                *("--probe", "flows,drops,latency,rtt"),
                 *("--sink", f"http://{host}:{self.influxd.http_port}?db=vtap"),
                 *("--sink", f"tcp://{host}:{self.victoria.tcp_port}"),
             )

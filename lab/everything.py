@@ -9,6 +9,8 @@ from trapstream_vtap.clock import NS
 from trapstream_vtap.probes import REGISTRY
 from trapstream_vtap.probes.flows.layouts import KEY_FIELDS
 from trapstream_vtap.probes.flows.settings import FlowSettings
+from trapstream_vtap.probes.latency.records import everything as latency
+from trapstream_vtap.probes.rtt.records import everything as rtt
 
 if TYPE_CHECKING:
     from trapstream_vtap.account import Rows
@@ -24,6 +26,7 @@ EVERYTHING = FlowSettings(
     expected_gap=0,
     smoothed_jitter=True,
     jitter_interval=2 * NS,
+    guest=next(guest for probe in REGISTRY if (guest := probe.guest(probe.settings()))),
 )
 """Settings with which everything is measured that can be."""
 
@@ -39,6 +42,7 @@ def schemas() -> list[Schema]:
     for probe in REGISTRY:
         for schema in probe.schemas(settings_of(probe)):
             found.setdefault(schema.measurement, schema)
+    found |= {schema.measurement: schema for schema in (latency(), rtt())}  # by whatever key
     return list(found.values())
 
 

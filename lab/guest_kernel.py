@@ -26,7 +26,7 @@ Debian's, of which it need not know; nothing is changed about that."""
 
 MODULES = (
     *("virtio_pci", "9pnet_virtio", "9p", "overlay"),  # the machine's own root
-    *("veth", "sch_ingress", "cls_bpf"),
+    *("veth", "sch_ingress", "cls_bpf", "sch_netem"),
 )
 """Modules to load, beside those that they need and what is built here."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from lab.everything import accounts, schemas
+from lab.everything import EVERYTHING, accounts, schemas
 from trapstream_vtap.account import MEASUREMENT
 from trapstream_vtap.ledger import SINK_ROWS
 from trapstream_vtap.probes.flows.layouts import KEY_FIELDS, JitterInterval
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from trapstream_vtap.schema import Field, Schema
 
 _ALWAYS = frozenset(
-    (Kind.CONSTANT, Kind.LABEL, Kind.ADDRESS, Kind.COUNT, Kind.SIGNED, Kind.TIME, Kind.TIME_TEXT)
+    (
+        *(Kind.CONSTANT, Kind.LABEL, Kind.ADDRESS, Kind.NETWORK, Kind.COUNT, Kind.SIGNED),
+        *(Kind.TIME, Kind.TIME_TEXT),
+    )
 )
 """Kinds that a record has in any case."""
 _INTEGERS = frozenset((Kind.COUNT, Kind.COUNT_IF, Kind.NUMBER))
@@ -36,6 +39,7 @@ _FORMS: dict[Kind, dict[str, Any]] = {
     Kind.TIME_TEXT: {"type": "string", "pattern": r"^\d+\.\d{9}$"},
     Kind.ADDRESS: {"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]},
     Kind.ADDRESS_IF: {"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]},
+    Kind.NETWORK: {"type": "string", "pattern": "^[0-9a-f.:]+/[0-9]{1,3}$"},
     Kind.PORT: {"type": "string", "pattern": r"^\d{1,5}$"},
     Kind.VLAN: {"type": "string", "pattern": r"^\d{1,4}(\.\d{1,4})?$"},
     Kind.ID: {"type": "string", "pattern": r"^\d{1,10}$"},
@@ -49,7 +53,12 @@ def text() -> str:
     """The schema of a record, whichever it is; a payload is an array of them."""
     rates = flow_schema(KEY_FIELDS, bits=True).fields
     flow = flow_schema(
-        KEY_FIELDS, sequence=True, deviation=True, smoothed=True, jitter=JitterInterval.SHORTER
+        KEY_FIELDS,
+        sequence=True,
+        deviation=True,
+        smoothed=True,
+        jitter=JitterInterval.SHORTER,
+        guest=EVERYTHING.guest,
     )
     shown = (flow if s.measurement == flow.measurement else s for s in schemas())
     kinds = (

@@ -12,10 +12,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lab import everything
+from lab.everything import EVERYTHING
 from trapstream_vtap.ledger import SINK_ROWS
-from trapstream_vtap.probes.flows.account import rows
 from trapstream_vtap.probes.flows.layouts import KEY_FIELDS, JitterInterval
-from trapstream_vtap.probes.flows.records import event_schema, flow_schema
+from trapstream_vtap.probes.flows.records import flow_schema
 from trapstream_vtap.schema import Kind, Role
 
 if TYPE_CHECKING:
@@ -85,24 +86,14 @@ _UDP = """\
 
 
 def schemas() -> tuple[Schema, ...]:
-    """All records that there are, with all fields that they may have."""
-    flows = [
-        flow_schema(
-            KEY_FIELDS,
-            bits=bits,
-            sequence=True,
-            deviation=True,
-            smoothed=True,
-            jitter=JitterInterval.LONGER,
-        )
-        for bits in (False, True)
+    """All records that there are, with all fields that they may have, but for nested ones."""
+    flat = [
+        schema for schema in everything.schemas() if not any(field.path for field in schema.fields)
     ]
-    return (
-        *flows,
-        event_schema(KEY_FIELDS),
-        rows(events=True).schema,
-        SINK_ROWS.schema,
+    flows = flow_schema(
+        KEY_FIELDS, bits=True, sequence=True, jitter=JitterInterval.LONGER, guest=EVERYTHING.guest
     )
+    return (*flat, flows, *(rows.schema for rows in everything.accounts()), SINK_ROWS.schema)
 
 
 def pages() -> dict[Path, str]:

@@ -15,6 +15,8 @@ from traffic import V4, Wire
 from waiting import wait_for
 
 import trapstream_vtap
+from trapstream_vtap.engine.events import Event, Reloaded
+from trapstream_vtap.engine.reporter import sentence
 
 PAGE = (Path(__file__).parent.parent / "docs" / "api.md").read_text(encoding="utf-8")
 
@@ -91,7 +93,7 @@ def test_cannot_begin(tmp_path: Path) -> None:
     )
     cannot, wrong, threads = done.stdout.splitlines()
     assert cannot.startswith("Cannot listen on 203.0.113.9 port 1 ")
-    assert "is not in the range" in wrong
+    assert "0 is out of range" in wrong
     assert threads == "1"
 
 
@@ -100,6 +102,33 @@ def test_as_a_module() -> None:
     command = [sys.executable, "-m", "trapstream_vtap", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == f"vtap-stream, version {trapstream_vtap.__version__}\n"
+
+
+def test_reload_of_nothing() -> None:
+    """Where there is nothing to read again, that is said; with credentials alone, there is."""
+    told: list[Event] = []
+    settings = trapstream_vtap.load_settings(["-i", "lo", "-"])
+    trapstream_vtap.Engine(settings, report=told.append).reload()
+    (said,) = map(sentence, told)
+    assert said.startswith("the configuration stays as it was: there is nothing to read again")
+
+
+def test_reload_from_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A relative path means the file that it meant when the engine was made."""
+    told: list[Event] = []
+    file = tmp_path / "vtap.json"
+    file.write_text('{"RULES": []}', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    words = ["-c", "vtap.json", "-i", "lo", "--metrics", "127.0.0.1:0"]
+    engine = trapstream_vtap.Engine(trapstream_vtap.load_settings(words), words, told.append)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "vtap.json").write_text('{"RULES": ["wrong"]}', encoding="utf-8")
+    monkeypatch.chdir(elsewhere)
+    with engine:
+        file.write_text('{"RULES": ["- - - 443 tcp"]}', encoding="utf-8")
+        engine.reload()
+        wait_for(lambda: Reloaded(("1 rule",)) in told)
 
 
 def test_many_runs_in_one_process() -> None:

@@ -127,9 +127,18 @@ USAGE = {
         ("-i", "lo", "--sink", "-", "-"),
         "- is there twice: a record would be sent there twice.",
     ),
-    "file size 0": (("--file-size", "0", *COLLECTOR), ".*'--file-size': 0 is not in the range.*"),
-    "file age 0": (("--file-age", "0", *COLLECTOR), ".*'--file-age': 0.0 is not in the range.*"),
-    "file keep 0": (("--file-keep", "0", *COLLECTOR), ".*'--file-keep': 0 is not in the range.*"),
+    "file size 0": (
+        ("--file-size", "0", *COLLECTOR),
+        ".*'--file-size': 0 is out of range: .* from 1 to 1048576, in MiB.",
+    ),
+    "file age 0": (
+        ("--file-age", "0", *COLLECTOR),
+        ".*'--file-age': 0 is out of range: .* from 1 to 31622400, in seconds.",
+    ),
+    "file keep 0": (
+        ("--file-keep", "0", *COLLECTOR),
+        ".*'--file-keep': 0 is out of range: .* from 1 to 1000000.",
+    ),
     "sink with port 65536": (("--sink", "tcp://[::1]:65536"), "--sink .*: Port out of range.*"),
     "a sink twice": (
         ("--sink", "tcp://127.0.0.1:8094", *COLLECTOR),
@@ -215,7 +224,7 @@ USAGE = {
     ),
     "for ever": (
         ("--duration", "1e300", *COLLECTOR),
-        ".*'--duration': 1e.300 is not in the range.*",
+        ".*'--duration': 1e300 is out of range: .*",
     ),
     "port abc": (("::1", "abc"), ".*'abc' is not a port: give a number from 1 to 65535."),
     "port -1": (("--", "::1", "-1"), ".*'-1' is not a port: give a number from 1 to 65535."),
@@ -256,31 +265,53 @@ USAGE = {
         ("a..b", "8094"),
         "The collector's name 'a..b' is none that a host can have: give a name or an IP address.",
     ),
-    "interval too short": (("-t", "0.09", *COLLECTOR), ".*0.09 is not in the range 0.1<=x<=3600."),
-    "interval too long": (("-t", "3601", *COLLECTOR), ".*3601.0 is not in the range.*3600."),
-    "interval nan": (("-t", "nan", *COLLECTOR), ".*'nan' is not a number of seconds."),
-    "interval word": (("-t", "soon", *COLLECTOR), ".*'--interval': 'soon' is not a valid float.*"),
+    "interval too short": (
+        ("-t", "0.09", *COLLECTOR),
+        ".*: 0.09 is out of range: give a number from 0.1 to 3600, in seconds.",
+    ),
+    "interval too long": (
+        ("-t", "3601", *COLLECTOR),
+        ".*: 3601 is out of range: .*3600, in seconds.",
+    ),
+    "interval nan": (
+        ("-t", "nan", *COLLECTOR),
+        ".*: 'nan' is not a number: give one from 0.1 to 3600, in seconds.",
+    ),
+    "interval word": (
+        ("-t", "soon", *COLLECTOR),
+        ".*'--interval': 'soon' is not a number: give one from 0.1 to 3600, in seconds.",
+    ),
     "intervals that do not fit": (
         ("-i", "lo", "-t", "1", "-j", "1.5", *COLLECTOR),
         "--jitter-interval is 1.5 s and --interval 1 s: one of the two must be a whole multiple .+",
     ),
-    "jitter interval 0": (("-j", "0", *COLLECTOR), ".*'--jitter-interval': 0.0 is not in the r.+"),
+    "jitter interval 0": (
+        ("-j", "0", *COLLECTOR),
+        ".*'--jitter-interval': 0 is out of range: .+, in seconds.",
+    ),
+    "expected gap": (("--expected-gap", "soon"), ".* give one from 0 to 3600000, in ms."),
+    "sequence bits": (("--sequence-bits", "x"), ".*'x' is not one of 16, 32 and 64."),
+    "sequence bits 8": (("--sequence-bits", "8"), ".*'8' is not one of 16, 32 and 64."),
+    "half a packet": (("--max-datagram", "1.5"), ".*'1.5' is not a whole number: .*, in bytes."),
     "duration 0": (
         ("--duration", "0", *COLLECTOR),
-        ".*'--duration': 0.0 is not in the range 0<x<=3162240000.",
+        ".*'--duration': 0 is out of range: give a number above 0, up to 3162240000, in seconds.",
     ),
     "duration inf": (
         ("--duration", "inf", *COLLECTOR),
-        ".*'--duration': inf is not in the range 0<x<=3162240000.",
+        ".*'--duration': inf is out of range: .*, up to 3162240000, in seconds.",
     ),
     "empty device": (
         ("-i", "lo", "-d", " ", *COLLECTOR),
         "--device-ip must have 1 to 255 characters: give the address that names this device.",
     ),
-    "batch size 0": (("-b", "0", *COLLECTOR), ".*'--batch-size': 0 is not in the range.*"),
+    "batch size 0": (
+        ("-b", "0", *COLLECTOR),
+        ".*'--batch-size': 0 is out of range: give a whole number from 1 to 1000000.",
+    ),
     "flow table size 0": (
         ("--flow-table-size", "0", *COLLECTOR),
-        ".*'--flow-table-size': 0 is not in the range.*",
+        ".*'--flow-table-size': 0 is out of range: .* from 64 to 16777216.",
     ),
     "small datagram": (
         ("-i", "lo", "--transport", "udp", "--max-datagram", "200", *COLLECTOR),
@@ -288,7 +319,7 @@ USAGE = {
     ),
     "large datagram": (
         ("--max-datagram", "65508", *COLLECTOR),
-        ".*'--max-datagram': 65508 is not in the range.*",
+        ".*'--max-datagram': 65508 is out of range: .* from 1 to 65507, in bytes.",
     ),
 }
 

@@ -67,7 +67,10 @@ ERRORS = {
     "option type": ('{"interval": "1"}', 'interval is "1": give a number, in seconds.'),
     "option number": ('{"batch_size": 5.5}', "batch_size is 5.5: give a whole number."),
     "option boolean": ('{"batch_size": true}', "batch_size is true: give a whole number."),
-    "option range": ('{"interval": 0}', "interval: 0(.0)? is not in the range 0.1<=x<=3600."),
+    "option range": (
+        '{"interval": 0}',
+        "interval: 0 is out of range: give a number from 0.1 to 3600, in seconds.",
+    ),
     "option choice": ('{"format": "xml"}', "format: 'xml' is not one of 'influx', 'json'."),
     "option flag": ('{"bits": 1}', "bits is 1: give true, false, .*"),
     "option list": ('{"interface": [1]}', r"interface is \[1\]: give a string, or a list .*"),

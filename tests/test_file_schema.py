@@ -35,7 +35,8 @@ GOOD: dict[str, list[Any]] = {
     "format": ["json"],
     "verbose": [True],
     "interface": ["eth*", ["lo", "!eth1"]],
-    "probe": [["flows", "drops"], "traps"],
+    "probe": [["flows", "drops"], "traps", "drops, traps"],
+    "decapsulate": ["vxlan", ["gre", "ipip"], " vxlan ,gre,", ""],
 }
 BAD: dict[str, list[Any]] = {
     "RULES": ["- - - - -", [5]],
@@ -46,7 +47,10 @@ BAD: dict[str, list[Any]] = {
     "LOG_DATA": ["yes", 1],
     "MONITOR_SERVER": [0, 65536, "8080"],
     "interval": ["1", 0.05, 3601, True],
-    "key": [5, [5]],
+    "key": [5, [5], "src_ipp", "src_ip dst_ip", ["src_ip", "nothing"]],
+    "probe": ["flow", "flows;drops", ["flows", "x"]],
+    "decapsulate": ["vxlans", ["vxlan", "vxlans"]],
+    "latency_stages": ["stacks", ["ip", "ipv4"]],
     "sequence_bits": [8, "16"],
     "sequence_pattern": [7, "xyz"],
     "format": ["xml", 5],

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import tap
 from latencies import Application
-from withheld import Relay
 from waiting import wait_for
+from withheld import Relay
 
 PORT = 7001
 GAP = 0.02  # seconds between segments

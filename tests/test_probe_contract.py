@@ -121,7 +121,9 @@ def test_counts_add_up_and_all_is_handed_over(name: str, storm: Storm) -> None:
         for record in batch.schema.layout.unpack(batch.data)
         if batch.schema.weight
     )
-    assert packets == totals(found)["packets_handed"] >= 60
+    assert packets == totals(found)["packets_handed"]
+    weighs = any(schema.weight for schema in found.probe.schemas(found.settings))
+    assert packets >= 60 or not weighs
     assert all(batch.probe == name for batch in batches)
     assert not list(found.running.flush())
     found.close()

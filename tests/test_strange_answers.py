@@ -61,15 +61,17 @@ class Server:
 
     def close(self) -> None:
         """Accept no more."""
+        self._listener.shutdown(socket.SHUT_RDWR)  # to close it alone wakes nobody who accepts
         self._listener.close()
 
 
 def requests(accepted: socket.socket) -> Iterator[None]:
     """Once for each request that came over a connection, with its body."""
     with accepted.makefile("rb") as stream:
-        while head := b"".join(iter(stream.readline, b"\r\n")):
+        while head := b"".join(itertools.takewhile(b"\r\n".__ne__, iter(stream.readline, b""))):
             found = re.search(rb"(?i)content-length: *(\d+)", head)
-            assert found
+            if not found:  # the client has closed in the middle of it
+                return
             stream.read(int(found[1]))
             yield
 

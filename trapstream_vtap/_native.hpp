@@ -102,7 +102,8 @@ class Ring {
 // The same names as schema.Kind; those behind TIME only events have
 enum class Kind {
     CONSTANT, LABEL, ADDRESS, PORT, VLAN, ID, COUNT, SIGNED, COUNT_IF, RATE, BIT_RATE, MEAN_MS, STDDEV_MS, EXTREME_MS,
-    DEVIATION_MS, SMOOTHED_MS, SECONDS, RATIO, TIME_RFC3339, TIME, TIME_TEXT, NUMBER, HEX, NAME, MAC, ADDRESS_IF
+    DEVIATION_MS, SMOOTHED_MS, SECONDS, RATIO, TIME_RFC3339, TIME, TIME_TEXT, NUMBER, HEX, NAME, MAC, ADDRESS_IF,
+    NETWORK
 };
 
 // A short literal, copied in one go of fixed size: what is too much is overwritten by what follows.
@@ -168,6 +169,7 @@ struct Slot {
             break;
         case Kind::ADDRESS:
         case Kind::ADDRESS_IF: text = 39; break;
+        case Kind::NETWORK: text = 39 + 4; break;
         case Kind::MAC: text = 17; break;
         case Kind::PORT: text = 5; break;
         case Kind::VLAN: text = 9; break;
@@ -466,11 +468,16 @@ inline char *rfc3339(char *to, uint64_t ns) {
 }
 
 // The value of a column of a kind that only events have; null where `b` says that there is none.
-inline char *event_value(char *to, const Slot &slot, const uint8_t *a, const uint8_t *b) {
+inline char *event_value(char *to, const Slot &slot, const uint8_t *record) {
+    const uint8_t *a = record + slot.at[0], *b = record + slot.at[1];
     if (slot.kind == Kind::TIME_TEXT) return time_text(to, load<uint64_t>(a));
     if (!*b) return nullptr;
     switch (slot.kind) {
     case Kind::ADDRESS_IF: return *b == 4 ? ipv4(to, a) : ipv6(to, a);
+    case Kind::NETWORK:
+        to = *b == 4 ? ipv4(to, a) : ipv6(to, a);
+        *to++ = '/';
+        return integer(to, record[slot.at[2]]);
     case Kind::MAC: return mac(to, a);
     case Kind::HEX:
         *to++ = '0';
@@ -486,7 +493,7 @@ inline char *event_value(char *to, const Slot &slot, const uint8_t *a, const uin
 // As `column`, of any kind; by itself, so that the columns of flows stay fast.
 [[gnu::noinline]] inline char *event_column(char *to, const Slot &slot, const uint8_t *record) {
     if (!slot.of_event()) return column(to, slot, record);
-    char *end = event_value(slot.before.put(to), slot, record + slot.at[0], record + slot.at[1]);
+    char *end = event_value(slot.before.put(to), slot, record);
     return end ? slot.behind.put(end) : to;
 }
 
@@ -571,7 +578,7 @@ struct FlowLayout {
     uint32_t key_size, value_size;
     uint32_t interface_at;             // in the key
     uint32_t end_at;                   // in the value
-    uint32_t arrivals_at[2], gaps_at[2], merged_at[2], bytes_at[2];
+    uint32_t arrivals_at[2], gaps_at[2], guest_at[2], merged_at[2], bytes_at[2];
 };
 
 struct SweepResult {
@@ -619,15 +626,15 @@ class Sweep {
         for (uint32_t i = 0; i < count; i++) {
             const uint8_t *key = keys_.data() + size_t{i} * layout_.key_size;
             const uint8_t *value = values_.data() + size_t{i} * layout_.value_size;
-            uint64_t arrivals = 0, gaps = 0, packets = 0, bytes = 0;
+            uint64_t arrivals = 0, others = 0, packets = 0, bytes = 0;
             for (int s = 0; s < 2; s++) {
                 arrivals += load<uint64_t>(value + layout_.arrivals_at[s]);
-                gaps += load<uint64_t>(value + layout_.gaps_at[s]);
+                others |= load<uint64_t>(value + layout_.gaps_at[s]) | load<uint64_t>(value + layout_.guest_at[s]);
                 packets += load<uint64_t>(value + layout_.merged_at[s]);
                 bytes += load<uint64_t>(value + layout_.bytes_at[s]);
             }
             result_.flows++;
-            if (!arrivals && !gaps) continue;
+            if (!arrivals && !others) continue;
             book(result_.pending, load<uint32_t>(key + layout_.interface_at), 1, arrivals + packets, bytes);
             const uint64_t line = load<uint64_t>(value + layout_.end_at) & ~uint64_t{3};
             if (!force && static_cast<int64_t>(now - line) < 0) continue;  // moments are modulo 2^64

@@ -46,6 +46,7 @@ class Sweep:
         end_at: int,
         arrivals_at: tuple[int, int],
         gaps_at: tuple[int, int],
+        guest_at: tuple[int, int],
         merged_at: tuple[int, int],
         bytes_at: tuple[int, int],
     ) -> None: ...

@@ -76,6 +76,7 @@ cdef extern from "_native.hpp" namespace "vtap" nogil:
         uint32_t end_at
         uint32_t arrivals_at[2]
         uint32_t gaps_at[2]
+        uint32_t guest_at[2]
         uint32_t merged_at[2]
         uint32_t bytes_at[2]
 
@@ -241,7 +242,7 @@ cdef class Sweep:
 
     def __cinit__(self, int flows_fd, int program_fd, uint32_t keys_per_run, *, uint32_t key_size,
                   uint32_t value_size, uint32_t interface_at, uint32_t end_at, arrivals_at,
-                  gaps_at, merged_at, bytes_at):
+                  gaps_at, guest_at, merged_at, bytes_at):
         cdef FlowLayout_ layout
         layout.key_size = key_size
         layout.value_size = value_size
@@ -250,6 +251,7 @@ cdef class Sweep:
         for i in range(2):
             layout.arrivals_at[i] = arrivals_at[i]
             layout.gaps_at[i] = gaps_at[i]
+            layout.guest_at[i] = guest_at[i]
             layout.merged_at[i] = merged_at[i]
             layout.bytes_at[i] = bytes_at[i]
         self.sweep = new Sweep_(flows_fd, program_fd, layout, keys_per_run)

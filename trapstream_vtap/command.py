@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from trapstream_vtap import privileges
 from trapstream_vtap.engine.loop import Loop
 from trapstream_vtap.engine.reporter import report
+from trapstream_vtap.settings.again import Again
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ def run(settings: Settings, again: Sequence[str] | None) -> bool:
         UsageError: The settings say what cannot be.
         RunError: Measuring cannot begin, or cannot go on.
     """
-    loop = Loop(settings, again, report)
+    loop = Loop(settings, None if again is None else Again.from_here(again), report)
     with contextlib.closing(loop), _signals(loop):
         loop.open()
         keep = () if privileges.bpf_is_for_all() else (privileges.CAP_BPF,)

@@ -61,6 +61,7 @@ class Kind(enum.Enum):
     NAME = "name"  # a number that stands for a name, presence: absent likewise
     MAC = "mac"  # 6 bytes, presence: an Ethernet address; absent likewise
     ADDRESS_IF = "address_if"  # as ADDRESS; absent where the family is 0
+    NETWORK = "network"  # 16 bytes, family, bits: an address and its length, as 10.0.0.0/24
 
     @property
     def is_text(self) -> bool:
@@ -72,6 +73,7 @@ _TEXTS = frozenset(
     (
         *(Kind.CONSTANT, Kind.LABEL, Kind.ADDRESS, Kind.PORT, Kind.VLAN, Kind.ID),
         *(Kind.TIME_TEXT, Kind.TIME_RFC3339, Kind.HEX, Kind.NAME, Kind.MAC, Kind.ADDRESS_IF),
+        Kind.NETWORK,
     )
 )
 

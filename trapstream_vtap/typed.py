@@ -43,6 +43,13 @@ class VtapFlow(TypedDict):
     seq_missing: NotRequired[int]
     seq_restarts: NotRequired[int]
     loss_ratio: NotRequired[float]
+    rtt_count: NotRequired[int]
+    rtt_min_ms: NotRequired[float]
+    rtt_mean_ms: NotRequired[float]
+    rtt_max_ms: NotRequired[float]
+    rtt_jitter_ms: NotRequired[float]
+    rtt_handshake_ms: NotRequired[float]
+    rtt_invalidated: NotRequired[int]
     timestamp: int | str
     throughput_bits_per_second: NotRequired[float]
     goodput_bits_per_second: NotRequired[float]
@@ -159,6 +166,9 @@ class VtapLatency(TypedDict):
     interface: str
     stage: str
     protocol: str
+    cgroup: str
+    netns: str
+    dst_port: str
     count: int
     min_ms: NotRequired[float]
     mean_ms: NotRequired[float]
@@ -167,6 +177,34 @@ class VtapLatency(TypedDict):
     p90_ms: NotRequired[float]
     p99_ms: NotRequired[float]
     p999_ms: NotRequired[float]
+    timestamp: int | str
+
+
+class VtapRtt(TypedDict):
+    """With `--probe rtt`, one record per interface, side, protocol, `--rtt-key` and …."""
+
+    name: Literal["vtap_rtt"]
+    device: str
+    dst_ip: str
+    dst_net: str
+    dst_port: NotRequired[str]
+    interface: str
+    protocol: str
+    side: str
+    src_ip: str
+    src_net: str
+    src_port: NotRequired[str]
+    vlan: NotRequired[str]
+    rtt_count: int
+    rtt_min_ms: NotRequired[float]
+    rtt_mean_ms: NotRequired[float]
+    rtt_max_ms: NotRequired[float]
+    rtt_jitter_ms: NotRequired[float]
+    rtt_p50_ms: NotRequired[float]
+    rtt_p90_ms: NotRequired[float]
+    rtt_p99_ms: NotRequired[float]
+    rtt_handshake_ms: NotRequired[float]
+    rtt_invalidated: int
     timestamp: int | str
 
 
@@ -244,6 +282,28 @@ class VtapAgentStage(TypedDict):
     timestamp: int | str
 
 
+class VtapAgentProtocol(TypedDict):
+    """With `--probe rtt`, one record for each protocol and interval: what became of …."""
+
+    name: Literal["vtap_agent"]
+    device: str
+    protocol: str
+    seen_packets: int
+    no_room: int
+    probes_set: int
+    samples: int
+    invalidated: int
+    stretched: int
+    evicted: int
+    one_way: int
+    waiting: int
+    samples_handed: int
+    samples_lost: int
+    samples_held: int
+    records_handed: int
+    timestamp: int | str
+
+
 class VtapAgentSink(TypedDict):
     """One record per sink and interval, also of `vtap_agent`: what became of the …."""
 
@@ -284,9 +344,11 @@ Record = (
     | VtapSequenceError
     | DroppedPackets
     | VtapLatency
+    | VtapRtt
     | VtapAgentInterface
     | VtapAgentProbe
     | VtapAgentStage
+    | VtapAgentProtocol
     | VtapAgentSink
 )
 """Any of them."""

@@ -151,6 +151,19 @@ ALERTS = (
         ),
         scale=1000,
     ),
+    Alert(
+        name="VtapRoundTrip",
+        summary="answers of {protocol} take long ({side} of {interface})",
+        doc="One answer in a hundred took more than 300 ms; choose a limit of yours. See "
+        "docs/rtt.md for what lies on which side.",
+        promql="histogram_quantile(0.99, sum by (instance, interface, side, protocol, le) "
+        f"(rate(vtap_rtt_seconds_bucket[{WINDOW}s])))",
+        limit=0.3,
+        lasting="1m",
+        severity="warning",
+        influxql=_from('mean("rtt_p99_ms")', "vtap_rtt", "device", "interface", "side", "protocol"),
+        scale=1000,
+    ),
 )
 
 

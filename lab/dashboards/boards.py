@@ -7,6 +7,7 @@ from lab.dashboards.description import (
     AGENT,
     DROPS,
     LATENCY,
+    RTT,
     Board,
     How,
     Kind,
@@ -27,6 +28,9 @@ _TWO = "Empty: no flow had two packets within an interval and --stop-gap."
 _NUMBERS = "Empty: sequence numbers are not checked; start vtap-stream with --sequence."
 _AGENT = "Empty: vtap-stream does not run, or nothing of it arrives here."
 _NO_LATENCY = "Empty: --probe latency is not on."
+_NO_RTT = (
+    "Empty: --probe rtt is not on, its times stand in the records of flows, or nothing is answered."
+)
 _NO_DROPS = "Empty: nothing was dropped, or drops are not watched."
 
 
@@ -438,7 +442,7 @@ RECEIVE = Board(
                     (
                         Series(
                             "",
-                            "latency",
+                            "",
                             How.BUCKETS,
                             measurement=LATENCY,
                             only=("prometheus",),
@@ -452,4 +456,89 @@ RECEIVE = Board(
     ),
 )
 
-BOARDS = (TRAFFIC, FLOW, HEALTH, TRAPS, RECEIVE)
+
+def _destinations(field: str, how: How = How.MEAN) -> Series:
+    by = ("dst_ip", "protocol", "side")
+    return Series("", field, how, by=by, measurement=RTT)
+
+
+TRIPS = Board(
+    name="rtt",
+    title="vtap: round-trip times",
+    doc="How long answers take, from here to their sender and back, by who answers.",
+    variables=("device", "interface", "side"),
+    measurement=RTT,
+    rows=(
+        Row(
+            "Round-trip times",
+            (
+                Panel("Mean", f"Of all samples. {_NO_RTT}", "ms", (_destinations("rtt_mean_ms"),)),
+                Panel(
+                    "Shortest",
+                    "What the way takes without queues, if anything came through without. "
+                    f"{_NO_RTT}",
+                    "ms",
+                    (_destinations("rtt_min_ms"),),
+                ),
+                Panel(
+                    "Median",
+                    f"Half of the answers took longer. {_NO_RTT}",
+                    "ms",
+                    (_destinations("rtt_p50_ms"),),
+                ),
+                Panel(
+                    "99 of 100 answers",
+                    f"No more than one answer in a hundred took longer. {_NO_RTT}",
+                    "ms",
+                    (_destinations("rtt_p99_ms", How.LARGEST),),
+                ),
+                Panel(
+                    "Jitter",
+                    f"What two that follow one another in a connection differ by. {_NO_RTT}",
+                    "ms",
+                    (_destinations("rtt_jitter_ms"),),
+                ),
+                Panel(
+                    "Handshake",
+                    "From SYN to SYN-ACK, and from that to the answer to it. "
+                    f"Empty also where no connection begins. {_NO_RTT}",
+                    "ms",
+                    (_destinations("rtt_handshake_ms"),),
+                ),
+            ),
+        ),
+        Row(
+            "Samples",
+            (
+                Panel(
+                    "Samples",
+                    f"Answers per second that were measured. {_NO_RTT}",
+                    "short",
+                    (
+                        Series(
+                            "", "rtt_count", by=("protocol", "side", "interface"), measurement=RTT
+                        ),
+                    ),
+                ),
+                Panel(
+                    "Dropped",
+                    "Probes per second that were dropped: sent again, reset, or covered by an "
+                    f"acknowledgement of more. {_NO_RTT}",
+                    "short",
+                    (_destinations("rtt_invalidated", How.RATE),),
+                ),
+                Panel(
+                    "Heat map: $side",
+                    "Answers by how long they took, and time: the brighter, the more of them. Two "
+                    f"bands are two ways, or two kinds of destinations. {_NO_RTT}",
+                    "s",
+                    (Series("", "", How.BUCKETS, measurement=RTT, only=("prometheus",)),),
+                    Kind.HEAT,
+                    each="side",
+                ),
+            ),
+        ),
+    ),
+)
+
+BOARDS = (TRAFFIC, FLOW, HEALTH, TRAPS, RECEIVE, TRIPS)

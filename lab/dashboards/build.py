@@ -37,6 +37,7 @@ LABELS = {
     "src_ip": "source",
     "dst_ip": "destination",
     "stage": "stage",
+    "side": "side",
 }
 
 _OF_INTERVALS = {"auto", "auto_count", "auto_min"}

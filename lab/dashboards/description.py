@@ -10,6 +10,7 @@ FLOW = "vtap_flow"
 AGENT = "vtap_agent"
 DROPS = "DroppedPackets"
 LATENCY = "vtap_latency"
+RTT = "vtap_rtt"
 
 TAGS: dict[str, dict[str, str | None]] = {
     FLOW: {},

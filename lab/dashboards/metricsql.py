@@ -8,9 +8,15 @@ See: https://docs.victoriametrics.com/victoriametrics/metricsql/
 
 from __future__ import annotations
 
-from lab.dashboards.description import AGENT, DROPS, FLOW, LATENCY, Board, How, Series, chosen
+from lab.dashboards.description import AGENT, DROPS, FLOW, LATENCY, RTT, Board, How, Series, chosen
 
-FIELDS = {FLOW: "packets", AGENT: "seen_packets", DROPS: "count", LATENCY: "count"}
+FIELDS = {
+    FLOW: "packets",
+    AGENT: "seen_packets",
+    DROPS: "count",
+    LATENCY: "count",
+    RTT: "rtt_count",
+}
 """One that every series of the measurement has."""
 
 FUNCTIONS = {

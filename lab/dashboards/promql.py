@@ -9,7 +9,7 @@ See: docs/metrics.md, https://prometheus.io/docs/prometheus/latest/querying/basi
 from __future__ import annotations
 
 from lab.dashboards.boards import ERRORS, EXITS
-from lab.dashboards.description import AGENT, DROPS, FLOW, LATENCY, Board, How, Series
+from lab.dashboards.description import AGENT, DROPS, FLOW, LATENCY, RTT, Board, How, Series
 from lab.dashboards.metricsql import legend, matchers
 from trapstream_vtap.ledger import LOSSES
 
@@ -37,6 +37,7 @@ _AMOUNTS = {
 """Of a flow's field: the metric behind `vtap_flow_` and `vtap_protocol_`, and labels to match."""
 
 _OWN = {
+    "count": ("vtap_dropped_packets_total", {}),
     "seen_packets": ("vtap_agent_seen_packets_total", {}),
     "evicted_packets": ("vtap_agent_evicted_packets_total", {}),
     "ring_full": ("vtap_agent_ring_full_total", {}),
@@ -56,7 +57,7 @@ _OWN = {
     },
     **{f"lost_{name}": ("vtap_sink_lost_records_total", {"reason": name}) for name in LOSSES},
 }
-"""Of a field of `vtap_agent`: the metric, and labels to match."""
+"""Of a field of `vtap_agent` or `DroppedPackets`: the metric, and labels to match."""
 
 FUNCTIONS = {
     How.RATE: "sum{by} (rate({metric}[$__rate_interval]))",
@@ -70,6 +71,14 @@ FUNCTIONS = {
 }
 
 
+_HISTOGRAMS = {
+    LATENCY: ("vtap_receive_latency_seconds", ("interface", "stage", "protocol")),
+    RTT: ("vtap_rtt_seconds", ("interface", "side", "protocol")),
+}
+"""Of measurements that are histograms here: name and labels; no others tell records apart."""
+_SAMPLES = ("count", "rtt_count", "")
+"""Fields that say how many values there were."""
+
 _OF_BUCKETS = (How.PERCENTILE, How.BUCKETS)
 _COUNTED = {How.RATE: "_count", How.BUCKETS: "_bucket"}
 """Of a histogram's metrics, those that are asked for as they are: what they end in."""
@@ -80,14 +89,14 @@ def query(series: Series, variables: tuple[str, ...]) -> str | None:
     metric, matched = _metric(series, variables)
     if not metric:
         return None
-    if series.measurement == LATENCY and series.how not in _COUNTED:
+    if series.measurement in _HISTOGRAMS and series.how not in _COUNTED:
         return _of_histogram(series, metric, variables)
     chosen = {LABELS.get(tag, tag): name for tag, name in series.chosen(variables).items()}
     fixed = [f'{label}="{value}"' for label, value in matched.items()]
     if _PER_FLOW.intersection(series.by):
         fixed.append('flow!="rest"')  # all the flows that are not shown, in one series
     inside = ", ".join(filter(None, (matchers(chosen), *fixed)))
-    tags = (*series.by, "le") if series.how in _OF_BUCKETS else series.by
+    tags = (*_labels(series), "le") if series.how in _OF_BUCKETS else _labels(series)
     by = ", ".join(LABELS.get(tag, tag) for tag in tags)
     expression = FUNCTIONS[series.how].format(
         by=f" by ({by})" if by else "", metric=f"{metric}{{{inside}}}", top=series.top
@@ -96,27 +105,35 @@ def query(series: Series, variables: tuple[str, ...]) -> str | None:
     return expression if scale == 1 else f"{expression} * {scale}"
 
 
-def _of_histogram(series: Series, metric: str, variables: tuple[str, ...]) -> str:
+def _labels(series: Series) -> tuple[str, ...]:
+    """What tells the lines of a series apart, as far as there are such labels."""
+    _, there = _HISTOGRAMS.get(series.measurement, ("", series.by))
+    return tuple(tag for tag in series.by if tag in (*there, "device"))
+
+
+def _of_histogram(series: Series, metric: str, variables: tuple[str, ...]) -> str | None:
     """A percentile, as the field's name says which (`p99_ms`), or the mean; in ms."""
     chosen = {LABELS.get(tag, tag): name for tag, name in series.chosen(variables).items()}
-    inside, by = matchers(chosen), ", ".join(series.by)
+    inside, by = matchers(chosen), ", ".join(_labels(series))
 
     def rate(suffix: str, by: str) -> str:
         return f"sum by ({by}) (rate({metric}_{suffix}{{{inside}}}[$__rate_interval]))"
 
-    if series.field == "mean_ms":
+    name = series.field.removeprefix("rtt_")
+    if name == "mean_ms":
         return f"{rate('sum', by)} / {rate('count', by)} * 1000"
-    share = float(f"0.{series.field.removeprefix('p').removesuffix('_ms')}")
+    if not name.startswith("p"):
+        return None
+    share = float(f"0.{name.removeprefix('p').removesuffix('_ms')}")
     return f"histogram_quantile({share}, {rate('bucket', f'{by}, le')}) * 1000"
 
 
 def _metric(series: Series, variables: tuple[str, ...]) -> tuple[str, dict[str, str]]:
-    if series.measurement == DROPS:
-        return "vtap_dropped_packets_total", {}
-    if series.measurement == LATENCY:
-        name = "vtap_receive_latency_seconds"
-        return name + _COUNTED.get(series.how, ""), {}
-    if series.measurement == AGENT:
+    if series.measurement in _HISTOGRAMS:
+        there = series.how not in _COUNTED or series.field in _SAMPLES
+        name, _ = _HISTOGRAMS[series.measurement]
+        return (name + _COUNTED.get(series.how, "") if there else ""), {}
+    if series.measurement in (AGENT, DROPS):
         return _OWN.get(series.field, ("", {}))
     if series.how is How.PERCENTILE:
         return "vtap_interarrival_seconds_bucket", {}
@@ -129,7 +146,7 @@ def _metric(series: Series, variables: tuple[str, ...]) -> tuple[str, dict[str, 
 
 def legend_of(series: Series) -> str:
     """The legend."""
-    renamed = tuple(LABELS.get(tag, tag) for tag in series.by)
+    renamed = tuple(LABELS.get(tag, tag) for tag in _labels(series))
     return legend(Series(series.label, series.field, by=renamed))
 
 
@@ -140,6 +157,7 @@ def values(board: Board, variable: str) -> str:
         AGENT: "vtap_agent_seen_packets_total",
         DROPS: "vtap_dropped_packets_total",
         LATENCY: "vtap_receive_latency_seconds_count",
+        RTT: "vtap_rtt_seconds_count",
     }[board.measurement]
     return f"label_values({metric}, {LABELS.get(variable, variable)})"
 

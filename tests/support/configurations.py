@@ -181,6 +181,14 @@ EVERYTHING = {
 }
 
 
+WITH_A_GUEST = {
+    "probe": "flows,rtt",
+    "direction": "both",
+    "key": [name for name in KEY_FIELDS if name != "tunnel_id"],
+    **{name: value for name, value in EVERYTHING.items() if name not in ("decapsulate", "key")},
+}
+
+
 def made(
     monkeypatch: pytest.MonkeyPatch, path: Path, file: dict[str, Any], layers: Sequence[bool]
 ) -> FlowSettings:

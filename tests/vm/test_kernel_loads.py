@@ -37,6 +37,8 @@ FILES = {
         )
         for hook, rules in ALL_AT_ONCE.items()
     },
+    "a guest": (configurations.WITH_A_GUEST, (True,)),
+    "a guest alone": ({"probe": "flows,rtt", "direction": "both"}, (True,)),
     **{
         f"{tunnel}, {hook}": (
             {**configurations.EVERYTHING, "hook": hook, "decapsulate": tunnel},

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import struct
+import threading
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from trapstream_vtap.bpf import kernel
 from trapstream_vtap.errors import RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from trapstream_vtap.bpf.source import Program, Source
 
@@ -74,6 +75,10 @@ class Objects:
     programs: dict[str, int]
     maps: dict[str, int]
 
+    def shared(self, maps: Iterable[str]) -> Objects:
+        """Some of the MAPS, by descriptors of their own."""
+        return Objects({}, {name: os.dup(self.maps[name]) for name in maps})
+
     def close(self) -> None:
         """Close all descriptors."""
         for descriptor in (*self.programs.values(), *self.maps.values()):
@@ -121,15 +126,12 @@ def load(source: Source, code: Code) -> Objects:
         RunError: We may not, or the kernel will not.
     """
     maps: list[int] = []
-    programs: dict[str, int] = {}
     try:
         for each in code.maps:
             maps.append(kernel.create_map(*astuple(each)))  # noqa: PERF401 - those made so far count
-        for program in source.programs:
-            instructions = renamed_maps(code.functions[program.code], maps.__getitem__)
-            programs[program.name] = _loaded(program, instructions)
+        programs = _all_loaded(source.programs, code, maps)
     except OSError as error:
-        for descriptor in (*programs.values(), *maps):
+        for descriptor in maps:
             os.close(descriptor)
         if error.errno == errno.EPERM:
             raise RunError(NOT_ALLOWED) from error
@@ -137,6 +139,35 @@ def load(source: Source, code: Code) -> Objects:
     for descriptor in maps[len(source.maps) :]:  # the programs hold them
         os.close(descriptor)
     return Objects(programs, dict(zip(source.maps, maps, strict=False)))
+
+
+def _all_loaded(programs: Sequence[Program], code: Code, maps: Sequence[int]) -> dict[str, int]:
+    """The descriptors of all PROGRAMS, by name, in their order; or an OSError, and none.
+
+    Each is loaded in a thread of its own: to check them takes the kernel most of a start.
+    """
+    found: dict[str, int | OSError] = {}
+
+    def load(program: Program) -> None:
+        try:
+            instructions = renamed_maps(code.functions[program.code], maps.__getitem__)
+            found[program.name] = _loaded(program, instructions)
+        except OSError as error:
+            found[program.name] = error
+
+    threads = [threading.Thread(target=load, args=(program,)) for program in programs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    results = [found[program.name] for program in programs]
+    loaded = [each for each in results if isinstance(each, int)]
+    for each in results:
+        if isinstance(each, OSError):
+            for descriptor in loaded:
+                os.close(descriptor)
+            raise each
+    return dict(zip((program.name for program in programs), loaded, strict=True))
 
 
 def _loaded(program: Program, instructions: bytes) -> int:

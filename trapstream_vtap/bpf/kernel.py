@@ -353,20 +353,35 @@ def elements(map_fd: int, key_size: int, value_size: int) -> Iterator[tuple[byte
         key = following
 
 
-def take_elements(map_fd: int, key_size: int, value_size: int, most: int) -> Iterator[bytearray]:
-    """Empty a hash that nobody else writes to: its values, up to MOST together."""
+def take_elements(
+    map_fd: int, key_size: int, value_size: int, most: int
+) -> Iterator[tuple[bytearray, bytearray]]:
+    """Empty a hash that nobody else writes to: its keys and values, up to MOST together."""
+    return _batches("bpf_map_lookup_and_delete_batch", map_fd, key_size, value_size, most)
+
+
+def read_elements(
+    map_fd: int, key_size: int, value_size: int, most: int
+) -> Iterator[tuple[bytearray, bytearray]]:
+    """Keys and values of a hash, up to MOST together; what comes meanwhile may be there."""
+    return _batches("bpf_map_lookup_batch", map_fd, key_size, value_size, most)
+
+
+def _batches(
+    function: str, map_fd: int, key_size: int, value_size: int, most: int
+) -> Iterator[tuple[bytearray, bytearray]]:
     keys, values = bytearray(most * key_size), bytearray(most * value_size)
     of_keys, of_values = ((ctypes.c_char * len(part)).from_buffer(part) for part in (keys, values))
     place, following = None, ctypes.create_string_buffer(max(key_size, 8))
     done = False
     while not done:
         count = ctypes.c_uint32(most)
-        result = _libbpf().bpf_map_lookup_and_delete_batch(
+        result = getattr(_libbpf(), function)(
             map_fd, place, following, of_keys, of_values, ctypes.byref(count), None
         )
         done = result == -errno.ENOENT
         if not done:
             _checked(result)
         if count.value:
-            yield values[: count.value * value_size]
+            yield keys[: count.value * key_size], values[: count.value * value_size]
         place = following

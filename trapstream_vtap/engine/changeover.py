@@ -97,10 +97,10 @@ class Changeover:
         found = [
             Next(room, running, running.take_over(room.running)) for room, running in made.items()
         ]
-        names = [room.probe.name for room in made]
+        names = [room.probe.name for room in made if not room.is_guest]
         notes = self._keeper.attach(names, sorted(renewed))
         for room, running in made.items():
-            running.notes += notes[room.probe.name]
+            running.notes += notes.get(room.probe.name, [])
         kernel.wait_for_programs()
         return found
 

@@ -7,9 +7,10 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-from trapstream_vtap.engine.events import Note
+from trapstream_vtap.engine.events import Note, ReloadRefused
 from trapstream_vtap.engine.loop import Loop
 from trapstream_vtap.errors import RunError
+from trapstream_vtap.settings.again import Again
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 
 _SOON = 1.0  # s
+_NOTHING_TO_READ = (
+    "there is nothing to read again; give the engine the arguments that name the file (again=…)"
+)
 
 
 def _silent(_event: Event) -> None:
@@ -36,7 +40,8 @@ class Engine:
 
     Args:
         settings: Of this run.
-        again: The command line by which `reload` reads the configuration file again, or None.
+        again: The command line by which `reload` reads the configuration file again, or None. A
+            path in it is relative to the directory where we are now, wherever we are later.
         report: Takes what happens, in any thread.
         clock: What time it is; None: the machine's.
     """
@@ -49,7 +54,8 @@ class Engine:
         clock: Clock | None = None,
     ) -> None:
         self._report = report
-        self._loop = Loop(settings, again, report, clock)
+        how = None if again is None else Again.from_here(again)
+        self._loop = Loop(settings, how, report, clock)
         self._thread: threading.Thread | None = None
         self._entered = threading.Event()
         self._error: Exception | None = None
@@ -120,8 +126,14 @@ class Engine:
         return replace(found, measuring=False) if self._over else found
 
     def reload(self) -> None:
-        """Have the configuration file, and files of credentials, read again; from any thread."""
-        self._loop.reload()
+        """Have the configuration file, and files of credentials, read again; from any thread.
+
+        What comes of it is reported, also that there are none.
+        """
+        if self._loop.rereads:
+            self._loop.reload()
+        else:
+            self._report(ReloadRefused(_NOTHING_TO_READ))
 
     def subscribe(self, take: Callable[[Batch], None]) -> None:
         """From now on TAKE is called with every batch, in the engine's thread.

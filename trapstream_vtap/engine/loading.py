@@ -11,7 +11,7 @@ from trapstream_vtap.errors import UsageError
 from trapstream_vtap.settings.settings import fixed_changes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from trapstream_vtap.bpf.code import Objects
     from trapstream_vtap.keeper.client import Keeper
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from trapstream_vtap.settings.settings import Settings
 
     Result = tuple[Settings, dict[str, Objects]]
+
+
+def with_guests(objects: Mapping[str, Objects], settings: Settings) -> dict[str, Objects]:
+    """What was loaded by probe, with what guests have of their host's; made from SETTINGS."""
+    guest, host = settings.core.guest, settings.host
+    if not guest or not host or host.name not in objects:
+        return dict(objects)
+    return {**objects, guest.probe: objects[host.name].shared(guest.maps)}
 
 
 class Loading:
@@ -39,7 +47,8 @@ class Loading:
         wake: Callable[[], None],
     ) -> None:
         self._keeper = keeper
-        self._names = [probe.name for probe in probes if probe.reloads]
+        guests = settings.core.guests
+        self._names = [probe.name for probe in probes if probe.reloads and probe.name not in guests]
         self._settings = settings
         self._wake = wake
         self._attempt: Future[Result] | None = None
@@ -104,7 +113,7 @@ class Loading:
                 each.close()
             words = ", ".join(changed)
             raise UsageError(f"a running program cannot change its {words}: start it again.")
-        return settings, objects
+        return settings, with_guests(objects, settings)
 
     def forget(self) -> None:
         """What was loaded last will not be attached."""

@@ -19,7 +19,7 @@ from trapstream_vtap.engine import changeover, events
 from trapstream_vtap.engine.accounting import Accounting
 from trapstream_vtap.engine.bus import Bus
 from trapstream_vtap.engine.changeover import Changeover
-from trapstream_vtap.engine.loading import Loading
+from trapstream_vtap.engine.loading import Loading, with_guests
 from trapstream_vtap.engine.reporter import progress
 from trapstream_vtap.engine.room import Room
 from trapstream_vtap.engine.situation import Situation
@@ -35,9 +35,11 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
+    from trapstream_vtap.bpf.code import Objects
     from trapstream_vtap.clock import Clock
     from trapstream_vtap.metrics.exporter import Metrics
     from trapstream_vtap.probes.interface import Probe, Running
+    from trapstream_vtap.settings.again import Again
     from trapstream_vtap.settings.core import Core
     from trapstream_vtap.settings.settings import Settings
 
@@ -60,7 +62,7 @@ class Loop:
 
     Args:
         settings: Of this run.
-        again: The command line by which `reload` reads the configuration file again, or None.
+        again: How `reload` reads the configuration file again, or None.
         report: Takes what happens, in any thread.
         clock: What time it is.
     """
@@ -68,12 +70,11 @@ class Loop:
     def __init__(
         self,
         settings: Settings,
-        again: Sequence[str] | None = None,
+        again: Again | None = None,
         report: Callable[[events.Event], None] = lambda _event: None,
         clock: Clock | None = None,
     ) -> None:
-        self._settings = settings
-        self._again = again
+        self._settings, self._again = settings, again
         self._report = report
         self._clock = clock or SystemClock()
         self.bus = Bus()
@@ -206,9 +207,9 @@ class Loop:
         self._follow_device()
         for room in self._rooms:
             room.running.take_over(None)
-        notes = self._keeper.attach([room.probe.name for room in self._rooms])
+        notes = self._keeper.attach([room.probe.name for room in self._rooms if not room.is_guest])
         for room in self._rooms:
-            room.running.notes += notes[room.probe.name]
+            room.running.notes += notes.get(room.probe.name, [])
             self.notes += room.running.notes
         for note in self.notes:
             self._note(note)
@@ -225,11 +226,12 @@ class Loop:
         return self._accounting.useful()
 
     def _load_all(self) -> None:
-        how = "look"
+        objects: dict[str, Objects] = {}
         for room in self._rooms:
-            objects, self._settings = self._keeper.load(room.probe.name, how)
-            how = "same"
-            running = self._changeover.load(room, self._settings, objects)
+            if (name := room.probe.name) not in objects:
+                own, self._settings = self._keeper.load(name, "same" if objects else "look")
+                objects = with_guests({**objects, name: own}, self._settings)
+            running = self._changeover.load(room, self._settings, objects[name])
             room.begin(running, self._settings.of(room.probe))
 
     def _say_measuring(self) -> None:
@@ -247,8 +249,7 @@ class Loop:
     def _loop(self) -> None:
         now, duration = self._clock.now(), self._settings.core.duration
         end = NEVER if duration is None else now + int(duration * NS)
-        self._line, self._offset = self._grid.next_line(), self._clock.offset
-        self._looked = now
+        self._line, self._offset, self._looked = self._grid.next_line(), self._clock.offset, now
         with select.epoll() as self._poll:
             for ours in (self._woken, self._situation, self._keeper):
                 self._poll.register(ours.fileno(), select.EPOLLIN)
@@ -369,8 +370,7 @@ class Loop:
 
     def _follow_device(self) -> None:
         """Records say which device they are of, as far as that is known."""
-        name = self._device.name
-        if name != self._delivery.device:
+        if (name := self._device.name) != self._delivery.device:
             self._delivery.name_device(name)
             if self._metrics:
                 self._metrics.name_device(name)

@@ -48,6 +48,11 @@ class Room:
         self._shown: set[str] = set()
         self._doubted = False
 
+    @property
+    def is_guest(self) -> bool:
+        """Whether another one's program measures for it."""
+        return self.probe.name in self.settings.guests
+
     def begin(self, running: Running, settings: Core) -> None:
         """RUNNING measures from now on, made from SETTINGS; what ran before has been flushed."""
         if self._runs:

@@ -28,6 +28,7 @@ from trapstream_vtap.privileges import (
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
+    from trapstream_vtap.settings.again import Again
     from trapstream_vtap.settings.settings import Settings
 
 
@@ -63,13 +64,13 @@ class Keeper:
 
     Args:
         settings: The first, of a run, or of one probe alone.
-        again: The command line by which the configuration file is read anew, if it ever is.
+        again: How the configuration file is read anew, if it ever is.
 
     Raises:
         RunError: We are not root.
     """
 
-    def __init__(self, settings: Settings, again: Sequence[str] | None) -> None:
+    def __init__(self, settings: Settings, again: Again | None) -> None:
         if os.geteuid() != 0:
             raise RunError(NOT_ALLOWED)
         self._orders, orders = socket.socketpair()

@@ -20,18 +20,17 @@ from trapstream_vtap.keeper import handover
 from trapstream_vtap.probes import named
 
 if TYPE_CHECKING:
+    from trapstream_vtap.settings.again import Again
     from trapstream_vtap.settings.settings import Settings
 
 
-def _chosen(how: str, again: list[str] | None, settings: Settings) -> Settings:
-    """By HOW, one of `handover.WAYS`: AGAIN is the command line, SETTINGS are those of before."""
+def _chosen(how: str, again: Again | None, settings: Settings) -> Settings:
+    """By HOW, one of `handover.WAYS`: AGAIN reads the file, SETTINGS are those of before."""
     if how == "same":
         return settings
     if how == "look" or again is None:
         return settings.with_interfaces()
-    from trapstream_vtap.settings.command import load_settings  # noqa: PLC0415 - large
-
-    return load_settings(again, settings.core.names)
+    return again.settings(settings.core.names)
 
 
 def main() -> None:

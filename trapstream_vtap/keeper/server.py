@@ -229,8 +229,8 @@ class Server:
             answer = pickle.loads(data)  # noqa: S301 - the loader is ours
         except (EOFError, OSError):
             answer, descriptors = RunError(""), []
-        status = self._reap()
         if isinstance(answer, Exception):
+            status = self._reap()
             if not str(answer):
                 answer = RunError(f"What compiles the program ended with exit code {status}.")
             handover.send(self._loads, pickle.dumps(answer))
@@ -246,6 +246,7 @@ class Server:
         finally:
             for descriptor in loaded.others:
                 os.close(descriptor)
+            self._reap()  # after that: the peer need not wait until it has ended
 
     def _reap(self) -> int:
         assert self._loader  # noqa: S101 - it is asked for only then

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from trapstream_vtap.probes.drops import DROPS, TRAPS
 from trapstream_vtap.probes.flows import FLOWS
 from trapstream_vtap.probes.latency import LATENCY
+from trapstream_vtap.probes.rtt import RTT
 
 if TYPE_CHECKING:
     from trapstream_vtap.probes.interface import Probe
@@ -17,6 +18,7 @@ REGISTRY: tuple[Probe, ...] = (
     DROPS,
     TRAPS,
     LATENCY,
+    RTT,
 )
 """In the order in which they are listed, loaded, and read."""
 

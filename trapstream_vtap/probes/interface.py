@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trapstream_vtap.bpf.code import Objects
     from trapstream_vtap.bpf.source import Source
     from trapstream_vtap.clock import Clock
+    from trapstream_vtap.guest import Guest
     from trapstream_vtap.metrics.collector import Collector
     from trapstream_vtap.schema import Batch, Schema
     from trapstream_vtap.settings.core import Core
@@ -122,6 +123,12 @@ class Probe(Protocol):
     @property
     def reloads(self) -> bool:
         """Whether another program of it can take the place of one that runs."""
+
+    def hosts(self, settings: Any) -> bool:
+        """Whether its program measures what a guest wants of each of its records."""
+
+    def guest(self, settings: Any) -> Guest | None:
+        """What a host is to measure for it, so that it has no program; None: it has its own."""
 
     def needs(self, settings: Any) -> Needs:
         """What it takes to run it."""

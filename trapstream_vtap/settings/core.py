@@ -27,6 +27,7 @@ from trapstream_vtap.settings.option import Key, Reload, derived, option
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from trapstream_vtap.guest import Guest
     from trapstream_vtap.interfaces import Interface
     from trapstream_vtap.settings.address import Address
 
@@ -81,6 +82,8 @@ class Core:
         probes: Names of those that run.
         interfaces: Those of the wanted ones that are there.
         gone: Names of the others.
+        guest: What a probe has another one measure, and that one's records say.
+        guests: Names of those that have no program of their own therefore.
         sinks: Where records go.
         device: What the tag says; None: what follows from the way to the first sink.
     """
@@ -100,6 +103,8 @@ class Core:
     probes: tuple[str, ...] = derived((), Reload.FIXED)
     interfaces: tuple[Interface, ...] = derived((), Reload.TAKEN)
     gone: tuple[str, ...] = derived((), Reload.TAKEN)
+    guest: Guest | None = derived(None, Reload.DERIVED)  # noqa: RUF009 - a declaration
+    guests: tuple[str, ...] = derived((), Reload.FIXED, said="records that probes share")
     format: str = option(
         "-f",
         "--format",

@@ -134,6 +134,7 @@ class Whole(ValueType, click.IntRange):
 
     def __init__(self, lowest: int, highest: int, scale: int = 1) -> None:
         click.IntRange.__init__(self, lowest, highest)
+        self._lowest, self._highest = lowest, highest
         self._scale = scale
         self.name = "integer range"
         self.schema = {"type": "integer", "minimum": lowest, "maximum": highest}
@@ -141,7 +142,14 @@ class Whole(ValueType, click.IntRange):
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
         """The number."""
         _check_unit(value, param, ctx)
-        return int(click.IntRange.convert(self, value, param, ctx))
+        wanted = f"from {self._lowest} to {self._highest}{unit_of(param)}."
+        try:
+            number = int(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a whole number: give one {wanted}", param, ctx)
+        if not self._lowest <= number <= self._highest:
+            self.fail(f"{value} is out of range: give a whole number {wanted}", param, ctx)
+        return number
 
     def check_json(self, key: str, value: Any, unit: str) -> Any:
         """An integer."""
@@ -164,11 +172,11 @@ class OneOf(Whole):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
         """The number."""
-        number = int(click.INT.convert(value, param, ctx))
-        if number not in self._numbers:
-            *others, last = map(str, self._numbers)
-            self.fail(f"{value!r} is not one of {', '.join(others)} and {last}.", param, ctx)
-        return number
+        with contextlib.suppress(ValueError):
+            if int(value) in self._numbers:
+                return int(value)
+        *others, last = map(str, self._numbers)
+        return self.fail(f"{value!r} is not one of {', '.join(others)} and {last}.", param, ctx)
 
 
 class Seconds(ValueType, click.FloatRange):
@@ -176,28 +184,39 @@ class Seconds(ValueType, click.FloatRange):
 
     Args:
         lowest: In that unit.
-        highest: Likewise; None: no limit.
+        highest: Likewise.
         above: Whether it must be longer than the lowest.
         to: Of the settings' unit, so many are one of these.
     """
 
     def __init__(
-        self, lowest: float, highest: float | None = None, *, above: bool = False, to: float = NS
+        self, lowest: float, highest: float, *, above: bool = False, to: float = NS
     ) -> None:
         click.FloatRange.__init__(self, lowest, highest, min_open=above)
+        self._lowest, self._highest, self._above = lowest, highest, above
         self._to = to
         self.name = "float range"
         bound = {"exclusiveMinimum" if above else "minimum": lowest}
-        top = {} if highest is None else {"maximum": highest}
-        self.schema = {"type": "number", **bound, **top}
+        self.schema = {"type": "number", **bound, "maximum": highest}
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        """The number; unlike any other, NaN is in every range."""
+        """The number."""
         _check_unit(value, param, ctx)
-        seconds = float(click.FloatRange.convert(self, value, param, ctx))
-        if not math.isfinite(seconds):
-            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
-        return seconds
+        wanted = f"{self._range()}{unit_of(param)}."
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number: give one {wanted}", param, ctx)
+        if not self._lowest <= number <= self._highest or (self._above and number == self._lowest):
+            self.fail(f"{value} is out of range: give a number {wanted}", param, ctx)
+        return number
+
+    def _range(self) -> str:
+        """Which numbers there are, in words."""
+        lowest, highest = f"{self._lowest:.12g}", f"{self._highest:.12g}"
+        return f"above {lowest}, up to {highest}" if self._above else f"from {lowest} to {highest}"
 
     def check_json(self, key: str, value: Any, unit: str) -> Any:
         """A number."""
@@ -237,12 +256,14 @@ class Names(ValueType):
         what: One of them is called so in messages.
     """
 
-    schema = STRINGS
-
     def __init__(self, name: str, known: Sequence[str], what: str) -> None:
         self.name = name
         self._known = known
         self._what = what
+        word = f" *({'|'.join(map(re.escape, known))})? *"
+        # the words by themselves as well: editors complete them
+        some = [{"enum": list(known)}, {"type": "string", "pattern": f"^{word}(,{word})*$"}]
+        self.schema = {"anyOf": [*some, {"type": "array", "items": {"anyOf": some}}]}
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
         """The names."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from trapstream_vtap.settings.command import NO_KEYS, OptionOfRoom, parameters
 from trapstream_vtap.settings.file import SCHEMA_KEY
-from trapstream_vtap.settings.kinds import STRINGS
+from trapstream_vtap.settings.kinds import STRINGS, Names
 from trapstream_vtap.settings.option import key_of
 from trapstream_vtap.settings.settings import keys
 
@@ -46,4 +46,5 @@ def _property(option: OptionOfRoom) -> dict[str, Any]:
     found: dict[str, Any] = {"description": described}
     if not option.multiple and option.default is not None and not callable(option.default):
         found["default"] = option.default
-    return {**found, **(STRINGS if option.multiple else option.kind.schema)}
+    plain = option.multiple and not isinstance(option.kind, Names)
+    return {**found, **(STRINGS if plain else option.kind.schema)}

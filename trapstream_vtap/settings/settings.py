@@ -52,7 +52,20 @@ class Settings:
         if not self.at_interfaces:
             return self
         there, gone = choose(self.core.selected, self.core.names)
-        return Settings(tuple(replace(p, interfaces=there, gone=gone) for p in self.parts))
+        parts = tuple(replace(part, interfaces=there, gone=gone) for part in self.parts)
+        return Settings(parts).with_guest()
+
+    @property
+    def host(self) -> Probe | None:
+        """That of the probes whose program measures for others, too, if there is one."""
+        return next((probe for probe in self.probes if probe.hosts(self.of(probe))), None)
+
+    def with_guest(self) -> Settings:
+        """The same, with what one probe has another one's program measure, if that is so."""
+        found = (probe.guest(self.of(probe)) for probe in self.probes)
+        guest = next((each for each in found if each), None) if self.host else None
+        guests = (guest.probe,) if guest else ()
+        return Settings(tuple(replace(part, guest=guest, guests=guests) for part in self.parts))
 
 
 def classes() -> tuple[type[Core], ...]:
@@ -94,7 +107,7 @@ def build(values: Mapping[str, Any], known: tuple[str, ...] = ()) -> Settings:
         kind(**of_core, **{name: values[name] for name, _ in own(kind) if name in values})
         for kind in classes()[1:]
     )
-    return Settings((core, *(other.checked() for other in others)))
+    return Settings((core, *(other.checked() for other in others))).with_guest()
 
 
 def fixed_changes(present: Settings, wanted: Settings) -> list[str]:

@@ -13,12 +13,14 @@
  * LINK_TRIES, SWEEP_KEYS, COUNTS_BIT and JITTER_BIT; where they are asked for, LONG_NS (jitter has an interval of its own, and a structure jitter_slot), VTAP_SEQUENCE
  * (sequence numbers), VTAP_DEVIATION (with EXPECTED_GAP_NS), VTAP_SMOOTHED (jitter as in RFC 3550) and
  * VTAP_GAPS (so many histograms, a structure gap_counts, GAP_KINDS and GAP_BUCKET());
- * where there are rules RULES, how many, and the function wanted() that they are (wanted.py).
+ * where there are rules RULES, how many, and the function wanted() that they are (wanted.py);
+ * VTAP_GUEST where another probe measures here, too (flows/guest.h).
  */
 #include <uapi/linux/bpf.h>
 #include "lib/moment.h"
 #include "lib/dissect.h"
 #include "lib/spread.h"
+#include "lib/extreme.h"
 
 /* A packet begins with its key */
 #define SAME(k, p) _Static_assert(__builtin_offsetof(struct flow_key, k) == __builtin_offsetof(struct packet, p), #k)
@@ -91,27 +93,34 @@ static __always_inline struct control *control(void)
 /* Whether there is more to come than the verifier could follow from each way through the dissection */
 #if defined(VTAP_SEQUENCE) || defined(RULES) || DECAPSULATE
 #define FORGET 1
-BPF_PERCPU_ARRAY(packets, struct packet, 1);
-
-/*
- * P in memory that the verifier knows nothing of; NULL never happens. There are dozens of ways through
- * the dissection, and it would go through all that follows anew for each.
- */
-static __always_inline struct packet *forgotten(struct packet *p)
-{
-	u32 zero = 0;
-	struct packet *copy = packets.lookup(&zero);
-
-	if (copy)
-		*copy = *p;
-	asm volatile("" : : : "memory"); /* nor shall the compiler remember */
-	return copy;
-}
+#include "lib/forgotten.h"
 #endif
 
 #include "flows/sequence.h"
 #include "flows/jitter.h"
 #include "flows/gaps.h"
+
+#define KEPT_TRAITS                                                                                \
+	(TRAITS_EGRESS | (KEY_PROTOCOL ? TRAITS_PROTOCOL : 0) |                                    \
+	 (KEY_SRC_IP || KEY_DST_IP ? TRAITS_FAMILY : 0) |                                          \
+	 (KEY_SRC_PORT || KEY_DST_PORT ? TRAITS_PORTS : 0))
+
+/* P's key has only what the user tells flows apart by: all else is zero in every key. */
+static __always_inline void mask(struct packet *p)
+{
+	if (!KEY_SRC_IP)
+		p->src[0] = p->src[1] = 0;
+	if (!KEY_DST_IP)
+		p->dst[0] = p->dst[1] = 0;
+	if (!KEY_SRC_PORT || !KEY_DST_PORT)
+		p->ports &= (KEY_SRC_PORT ? 0xFFFF0000 : 0) | (KEY_DST_PORT ? 0xFFFF : 0);
+	if (KEPT_TRAITS != TRAITS_ALL)
+		p->traits &= KEPT_TRAITS;
+	if (!KEY_VLAN)
+		p->vlan = 0;
+}
+
+#include "flows/guest.h"
 
 /* The line behind NOW of a grid that is aligned to the wall clock. */
 static __always_inline u64 next_line(struct control *c, u64 now, u64 interval)
@@ -128,7 +137,8 @@ static __always_inline bool gathered(struct flow *f, u64 end, u64 kinds)
 	if (kinds & JITTER_BIT && *(volatile u64 *)&JITTER(f, end)->iat_count)
 		return true;
 #endif
-	return kinds & COUNTS_BIT && *(volatile u64 *)&COUNTS(f, end)->arrivals;
+	return kinds & COUNTS_BIT &&
+	       (*(volatile u64 *)&COUNTS(f, end)->arrivals || guest_gathered(COUNTS(f, end)));
 }
 
 static __always_inline void hand_over_counts(struct flow_record *r, struct flow *f, struct slot *s)
@@ -144,6 +154,7 @@ static __always_inline void hand_over_counts(struct flow_record *r, struct flow 
 #ifdef VTAP_SEQUENCE
 	close_sequence(r, f, s);
 #endif
+	guest_hands_over(r, s);
 }
 
 /*
@@ -260,21 +271,6 @@ static __always_inline u64 close_intervals(struct flow_key *key, struct flow *f,
 		return end;
 #endif
 	return close_interval(key, f, now, by_packet, force);
-}
-
-static __always_inline void raise_to(u64 *extreme, u64 value)
-{
-	u64 seen;
-	int i;
-
-#pragma unroll
-	for (i = 0; i < 4; i++) { /* each failure means that another CPU raised it meanwhile */
-		seen = *(volatile u64 *)extreme;
-		if (likely(value <= seen))
-			return;
-		if (__sync_val_compare_and_swap(extreme, seen, value) == seen)
-			return;
-	}
 }
 
 /* GAP, forward or backward, and how long that is. */
@@ -399,11 +395,6 @@ static __always_inline u64 hidden_zero(const struct link *l)
 	return counter ^ copy;
 }
 
-#define KEPT_TRAITS                                                                                \
-	(TRAITS_EGRESS | (KEY_PROTOCOL ? TRAITS_PROTOCOL : 0) |                                    \
-	 (KEY_SRC_IP || KEY_DST_IP ? TRAITS_FAMILY : 0) |                                          \
-	 (KEY_SRC_PORT || KEY_DST_PORT ? TRAITS_PORTS : 0))
-
 /* P is no packet of a flow. */
 static __always_inline void turn_away(struct context *ctx, struct packet *p, struct link *l,
 				      enum verdict verdict)
@@ -482,6 +473,7 @@ static __always_inline void measure(struct context *ctx, const bool egress, cons
 	if (!p)
 		return;
 #endif
+	guest_sees(ctx, p, egress);
 #ifdef RULES
 	if (!wanted(p->src[0], p->src[1], p->dst[0], p->dst[1], p->ports, p->traits, hidden_zero(l))) {
 		l->filtered_packets += p->packets;
@@ -490,17 +482,7 @@ static __always_inline void measure(struct context *ctx, const bool egress, cons
 	}
 #endif
 
-	/* What the user does not tell flows apart by is zero in every key */
-	if (!KEY_SRC_IP)
-		p->src[0] = p->src[1] = 0;
-	if (!KEY_DST_IP)
-		p->dst[0] = p->dst[1] = 0;
-	if (!KEY_SRC_PORT || !KEY_DST_PORT)
-		p->ports &= (KEY_SRC_PORT ? 0xFFFF0000 : 0) | (KEY_DST_PORT ? 0xFFFF : 0);
-	if (KEPT_TRAITS != TRAITS_ALL)
-		p->traits &= KEPT_TRAITS;
-	if (!KEY_VLAN)
-		p->vlan = 0;
+	mask(p);
 
 #ifdef VTAP_SEQUENCE
 	read_number(ctx, p);

@@ -26,10 +26,6 @@
 #define SEQ_FAR 64 /* where most are, they are hardly sequence numbers, or 98 % are lost */
 #define MOST_DATAGRAM 0xFFFF /* RFC 791 section 3.1 */
 
-#define TCP_FIN 0x01
-#define TCP_SYN 0x02
-#define TCP_RST 0x04
-
 /* The same order as EVENT_KINDS in layouts.py */
 enum event_kind { REVERSE, SMALL, BIG, DUPLICATE, OUT_OF_ORDER, HOLE, RETRANSMISSION };
 

@@ -33,10 +33,14 @@ static __always_inline enum verdict dissect(struct context *ctx, struct packet *
 	p->bytes = FRAME_LENGTH(ctx);
 	p->missing = 0;
 	blur(p->missing);
-#ifdef VTAP_SEQUENCE
+#if WANT_TRANSPORT
 	p->numbered = 0;
 	p->tcp_sequence = 0;
 	p->tcp_flags = 0;
+#endif
+#ifdef VTAP_RTT
+	p->tcp_acknowledgement = 0;
+	p->tcp_options = 0;
 #endif
 	if (unlikely(TAG_TAKEN_OFF(ctx))) { /* the outermost, by driver or kernel */
 		vlan = (TAG(ctx) & 0xFFF) | VLAN_PRESENT;

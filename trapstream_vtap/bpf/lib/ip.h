@@ -93,7 +93,8 @@ static __always_inline enum verdict ipv6(struct context *ctx, const bool direct,
 			return MALFORMED;
 		offset += length;
 		room -= length;
-		IF_DECAPSULATING(if (forget(offset, room)) return MALFORMED);
+		if (forget(offset, room))
+			return MALFORMED;
 		IF_DECAPSULATING(if (next == IPV6_FRAGMENT) p->fragment |= x.fragment & htons(0xFFF9));
 		if (next == IPV6_FRAGMENT && x.fragment & htons(0xFFF8))
 			return payload(p, offset, 0, room, traits | x.next, 0);

@@ -13,6 +13,10 @@
 #include "lib/hook.h"
 #include "lib/protocols.h"
 
+#if defined(VTAP_SEQUENCE) || defined(VTAP_RTT)
+#define WANT_TRANSPORT 1
+#endif
+
 #if DECAPSULATE
 #define IF_DECAPSULATING(...) __VA_ARGS__
 #else
@@ -25,11 +29,18 @@
  * from here on most paths look the same to it. Not 0 if headers could not add up to that offset.
  */
 #define MAX_HEADERS 0xF000 /* the verifier grants an offset of 0xFFFF */
+#if DECAPSULATE && !DIRECT_ACCESS
+#define BOUND(offset) /* helpers check it, and with tunnels there are paths enough */
+#else /* what LLVM makes of the comparisons below may tell kernel 6.1 nothing */
+#define BOUND(offset)                                                                              \
+	asm volatile("if %0 <= %1 goto +1\n\t%0 = %1 + 1" : "+r"(offset) : "i"(MAX_HEADERS))
+#endif
 #define forget(offset, room)                                                                       \
 	({                                                                                         \
 		u64 any_ = p->bytes;                                                               \
 		asm volatile("%0 ^= %1\n\t%0 ^= %1" : "+r"(offset) : "r"(any_));                   \
 		asm volatile("%0 ^= %1\n\t%0 ^= %1" : "+r"(room) : "r"(any_));                     \
+		BOUND(offset);                                                                     \
 		(offset) < ETH_HEADER || (offset) > MAX_HEADERS;                                   \
 	})
 
@@ -66,11 +77,17 @@ struct packet {
 #if DECAPSULATE
 	u64 fragment;	/* not 0: it holds only a part of what the IP header is of */
 #endif
-#ifdef VTAP_SEQUENCE
+#if WANT_TRANSPORT
 	u32 numbered;	  /* protocol, where the transport header is there and may lead to a number */
 	u32 tcp_sequence; /* host byte order */
 	u64 tcp_flags;
+#endif
+#ifdef VTAP_SEQUENCE
 	u64 number, has_number; /* that the payload carries, where it has been looked at already */
+#endif
+#ifdef VTAP_RTT
+	u32 tcp_acknowledgement; /* host byte order */
+	u32 tcp_options;	 /* how many bytes there are behind the fixed header */
 #endif
 };
 
@@ -142,12 +159,12 @@ static __always_inline enum verdict transport(struct context *ctx, const bool di
 	u64 header = MIN_UDP;
 	struct tcp_header tcp;
 	__be32 ports;
-#ifdef VTAP_SEQUENCE
+#if WANT_TRANSPORT
 	__be32 sequence;
 #endif
 
 	traits |= protocol;
-#ifdef VTAP_SEQUENCE
+#if WANT_TRANSPORT
 	if (protocol == PROTOCOL_UDP || protocol == PROTOCOL_ICMP || protocol == PROTOCOL_ICMPV6)
 		p->numbered = protocol;
 #endif
@@ -155,7 +172,7 @@ static __always_inline enum verdict transport(struct context *ctx, const bool di
 		if (unlikely(first && room < sizeof(tcp))) {
 			if (room < MIN_FRAGMENT || peek(ctx, false, offset, ports))
 				return MALFORMED;
-#ifdef VTAP_SEQUENCE
+#if WANT_TRANSPORT
 			if (peek(ctx, false, offset + sizeof(ports), sequence))
 				return MALFORMED;
 			p->numbered = PROTOCOL_TCP;
@@ -172,10 +189,14 @@ static __always_inline enum verdict transport(struct context *ctx, const bool di
 			return MALFORMED;
 		if (unlikely(first && header > room))
 			header = room;
-#ifdef VTAP_SEQUENCE
+#if WANT_TRANSPORT
 		p->numbered = PROTOCOL_TCP;
 		p->tcp_sequence = ntohl(tcp.sequence);
 		p->tcp_flags = tcp.rest[0] | (first ? TCP_FRAGMENT : 0);
+#endif
+#ifdef VTAP_RTT
+		p->tcp_acknowledgement = ntohl(tcp.acknowledgement);
+		p->tcp_options = header - MIN_TCP;
 #endif
 		return payload(p, offset, header, room, traits | TRAITS_PORTS, ntohl(tcp.ports));
 	}

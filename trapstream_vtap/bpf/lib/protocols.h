@@ -133,6 +133,11 @@ struct tcp_header {
 	u8 rest[7];
 };
 
+#define TCP_FIN 0x01 /* RFC 9293 section 3.1, in the first byte of `rest` */
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
 static __always_inline bool is_vlan(u16 ethertype)
 {
 	return ethertype == htons(ETHERTYPE_8021Q) || ethertype == htons(ETHERTYPE_8021AD) ||

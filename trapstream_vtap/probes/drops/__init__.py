@@ -43,6 +43,13 @@ class _Dropped:
         self.noun = name.removesuffix("s")
         self._files = files
 
+    def hosts(self, settings: DropSettings) -> bool:  # noqa: ARG002
+        """Nothing of others."""
+        return False
+
+    def guest(self, settings: DropSettings) -> None:
+        """It has a program of its own."""
+
     def needs(self, settings: DropSettings) -> Needs:  # noqa: ARG002
         """Where functions of the kernel are."""
         return Needs(files=self._files)

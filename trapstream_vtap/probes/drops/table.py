@@ -94,12 +94,14 @@ class DropTable:
         self._clock.follow()
         self._write_control()
         kernel.wait_for_programs()
-        yield from kernel.take_elements(
+        taken = kernel.take_elements(
             self._maps[f"aggregates{old}"],
             self._key.size,
             DROP_EVENT.size,
             min(self._settings.drop_table_size, _MOST_AT_ONCE),
         )
+        for _, values in taken:
+            yield values
 
     def suppressed(self) -> bytearray:
         """A record for each cause of which packets have only been counted since the last call."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trapstream_vtap.bpf.attach import Direction
 from trapstream_vtap.privileges import CAP_NET_RAW
 from trapstream_vtap.probes.flows import account, numbering
 from trapstream_vtap.probes.flows.records import errors_of, schema_of
@@ -36,6 +37,14 @@ class Flows:
     settings = FlowSettings
     at_interfaces = True
     reloads = True
+
+    def hosts(self, settings: FlowSettings) -> bool:
+        """Where it sees both directions of what comes by, and no tunnels are looked into."""
+        both = len(settings.directions) == len(Direction)
+        return both and settings.hook == "tc" and not settings.decapsulate
+
+    def guest(self, settings: FlowSettings) -> None:
+        """It has a program of its own."""
 
     def needs(self, settings: FlowSettings) -> Needs:
         """Packet sockets, where it is to see packets by them, or to have others' frames taken."""

@@ -12,6 +12,8 @@ from trapstream_vtap.schema import Column, Layout
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from trapstream_vtap.guest import Guest
+
 KEY_FIELDS = ("src_ip", "dst_ip", "src_port", "dst_port", "protocol", "vlan", "tunnel_id")
 """What may tell flows apart, beside interface and direction."""
 
@@ -161,6 +163,7 @@ def flow_layouts(
     deviation: bool = False,
     smoothed: bool = False,
     own_interval: bool = False,
+    guest: Guest | None = None,
 ) -> FlowLayouts:
     """The structures of the flow program.
 
@@ -170,6 +173,7 @@ def flow_layouts(
         deviation: The sender's spacing is known.
         smoothed: Jitter is smoothed as in RFC 3550.
         own_interval: Jitter has an interval of its own.
+        guest: What another probe measures of each flow.
     """
     # Long: one list of members for each thing that may be asked for.
     record, slot, jitter, state = [], [], [], []
@@ -209,6 +213,9 @@ def flow_layouts(
             Column("iat_smoothed", "u64", "smoothed jitter, 2^-16 ns"),
             Column("iat_mean", "u64", "running mean, 2^-16 ns; 0: none yet"),
         ]
+    if guest:
+        record += guest.record
+        slot += guest.slot
     counts, gaps = Layout("slot", (*FLOW_SLOT.columns, *slot, *jitter)), None
     slots = [Column("slot", "struct slot[2]", "", counts)]
     if own_interval:

@@ -31,12 +31,14 @@ from trapstream_vtap.probes.flows.wanted import define_wanted
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from trapstream_vtap.guest import Guest
     from trapstream_vtap.interfaces import Interface
     from trapstream_vtap.probes.flows.settings import FlowSettings
 
 _SWEEP_BYTES = 3072  # of keys in one run: what fits into a page, with what the kernel puts around
 _DIRECT_INTO_TUNNELS = (6, 18)
 """The kernel since which direct access to a packet in a packet is known to load."""
+_NO_GUEST = '#include "flows/guest.h"\n'
 _KINDS = {"tc": "SCHED_CLS", "xdp": "XDP", "socket": "SOCKET_FILTER"}
 
 
@@ -80,6 +82,7 @@ def source(settings: FlowSettings, release: str = "") -> Source:
         **_jitter_constants(settings),
         **_sequence_constants(settings, structures),
         **_gap_constants(settings),
+        **({"VTAP_GUEST": 1, **settings.guest.constants} if settings.guest else {}),
     }
     text = "".join(
         layout.definition
@@ -93,6 +96,7 @@ def source(settings: FlowSettings, release: str = "") -> Source:
             LINK,
             GAP_COUNTS,
             CONTROL,
+            *(settings.guest.layouts if settings.guest else ()),
         )
     )
     text += "".join(f"#define {name} {value}ULL\n" for name, value in constants.items())
@@ -100,7 +104,7 @@ def source(settings: FlowSettings, release: str = "") -> Source:
     if settings.rules:
         text += f"#define RULES {len(settings.rules)}\n" + define_wanted(settings.rules)
     return Source(
-        text + program_text("flows/flow.c"),
+        text + _text(settings.guest),
         (
             *_programs(settings.hook, programs),
             Program("vtap_sweep", "SCHED_CLS", shared=True),
@@ -109,8 +113,15 @@ def source(settings: FlowSettings, release: str = "") -> Source:
             *("flows", "summaries", "wakeups", "links", "controls"),
             *(("events",) if settings.sequences else ()),
             *(("gaps",) if settings.metrics else ()),
+            *(settings.guest.maps if settings.guest else ()),
         ),
     )
+
+
+def _text(guest: Guest | None) -> str:
+    """bpf/flows/flow.c, with the header of GUEST in the place of the one that has none."""
+    text = program_text("flows/flow.c")
+    return text.replace(_NO_GUEST, program_text(guest.header)) if guest else text
 
 
 def _direct_into_tunnels(release: str) -> bool:
@@ -134,6 +145,7 @@ def memory(settings: FlowSettings) -> int:
         hash_bytes(structures.key.size, structures.flow.size, settings.flow_table_size)
         + sum(rings) * PAGE
         + (links * LINK.size + gaps) * cpus
+        + (settings.guest.memory if settings.guest else 0)
     )
 
 
@@ -184,6 +196,7 @@ def layouts(settings: FlowSettings) -> FlowLayouts:
         deviation=settings.expected_gap is not None,
         smoothed=settings.smoothed_jitter,
         own_interval=settings.jitter is not JitterInterval.SAME,
+        guest=settings.guest,
     )
 
 

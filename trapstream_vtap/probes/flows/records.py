@@ -19,6 +19,7 @@ from trapstream_vtap.schema import DEVICE, INTERFACE, TIME, Field, Kind, Role, S
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from trapstream_vtap.guest import Guest
     from trapstream_vtap.probes.flows.settings import FlowSettings
 
 _FLOW_TAGS = {
@@ -152,6 +153,7 @@ def flow_schema(
     deviation: bool = False,
     smoothed: bool = False,
     jitter: JitterInterval = JitterInterval.SAME,
+    guest: Guest | None = None,
 ) -> Schema:
     """The records of `vtap_flow`.
 
@@ -162,6 +164,7 @@ def flow_schema(
         deviation: With the distance from an expected gap.
         smoothed: With the jitter of RFC 3550.
         jitter: The jitter interval; where it is the shorter one, not every record has counts.
+        guest: What another probe measures of each flow.
     """
     # Long: one list, in the order in which the fields are written.
     rate, unit = (Kind.BIT_RATE, "bits") if bits else (Kind.RATE, "bytes")
@@ -176,7 +179,12 @@ def flow_schema(
         measurement="vtap_flow",
         doc="One record per flow and interval in which the flow had a packet.",
         layout=flow_layouts(
-            key, sequence=sequence, deviation=deviation, smoothed=smoothed, own_interval=own
+            key,
+            sequence=sequence,
+            deviation=deviation,
+            smoothed=smoothed,
+            own_interval=own,
+            guest=guest,
         ).record,
         fields=(
             *_tags(key),
@@ -236,10 +244,11 @@ def flow_schema(
             *(_SMOOTHED if smoothed else ()),
             *((_JITTER_INTERVAL,) if own and not first else ()),
             *(_SEQUENCE if sequence else ()),
+            *(guest.fields if guest else ()),
             TIME,
         ),
         names=_NAMES,
-        remarks=_REMARKS,
+        remarks=f"{_REMARKS} {guest.remark}" if guest else _REMARKS,
     )
 
 
@@ -269,6 +278,7 @@ def schema_of(settings: FlowSettings) -> Schema:
             deviation=settings.expected_gap is not None,
             smoothed=settings.smoothed_jitter,
             jitter=settings.jitter,
+            guest=settings.guest,
         ),
         settings.hidden,
     )

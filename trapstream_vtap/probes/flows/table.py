@@ -56,6 +56,9 @@ class FlowTable:
             end_at=structures.flow.offsets["end"],
             arrivals_at=_slot_offsets(structures, "arrivals"),
             gaps_at=_gap_offsets(structures),
+            guest_at=_slot_offsets(
+                structures, settings.guest.gathered if settings.guest else "arrivals"
+            ),
             merged_at=_slot_offsets(structures, "merged"),
             bytes_at=_slot_offsets(structures, "bytes"),
         )

@@ -35,6 +35,13 @@ class Latency:
     at_interfaces = True
     reloads = True
 
+    def hosts(self, settings: LatencySettings) -> bool:  # noqa: ARG002
+        """Nothing of others."""
+        return False
+
+    def guest(self, settings: LatencySettings) -> None:
+        """It has a program of its own."""
+
     def needs(self, settings: LatencySettings) -> Needs:  # noqa: ARG002
         """Nothing."""
         return Needs()

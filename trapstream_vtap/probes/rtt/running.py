@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The round-trip time probe at work: samples are taken at each grid line, and become records."""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING
+
+from trapstream_vtap.bpf import kernel
+from trapstream_vtap.bpf.spread import spread
+from trapstream_vtap.clock import NS, Grid, receive_timestamps, tai_offset
+from trapstream_vtap.probes.rtt.histograms import Histograms
+from trapstream_vtap.probes.rtt.layouts import (
+    CELL,
+    CONTROL,
+    COUNTS,
+    HISTOGRAM,
+    KEY,
+    KINDS,
+    LONGEST,
+    PLACE,
+)
+from trapstream_vtap.probes.rtt.open import open_probes
+from trapstream_vtap.probes.rtt.program import bits_of
+from trapstream_vtap.probes.rtt.records import PERCENTILES, RECORD, schema_of
+from trapstream_vtap.schema import Batch
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Collection, Iterator
+
+    from trapstream_vtap.bpf.code import Objects
+    from trapstream_vtap.clock import Clock
+    from trapstream_vtap.probes.rtt.settings import RttSettings
+
+NAME = "rtt"
+_LOOK_NS = NS
+"""So often it is looked whether CLOCK_TAI has another distance from CLOCK_REALTIME."""
+_COUNT_NS = 50_000_000
+_SHARE = 20
+"""What waits is counted no sooner than so long after it was counted last, nor than so many times as
+long as that took: a large table takes a while to read."""
+_MOST = 1024  # elements in one system call
+
+
+class RttRunning:
+    """Takes records in turns out of two tables, of which nobody writes to one.
+
+    Args:
+        settings: Of the run.
+        objects: What has been loaded.
+        clock: By which intervals end.
+    """
+
+    def __init__(self, settings: RttSettings, objects: Objects, clock: Clock) -> None:
+        self._settings = settings
+        self._objects = objects
+        self._maps = objects.maps
+        self._clock = clock
+        self._cpus = kernel.possible_cpus()
+        self._guest = NAME in settings.guests
+        self._schema = schema_of(settings.by, {i.index: i.name for i in settings.interfaces})
+        self._bits = bits_of(settings.by)
+        self.histograms = Histograms(settings.interfaces, objects.maps)
+        self._slot = 0
+        self._tai = tai_offset()
+        self._samples = dict.fromkeys(KINDS, 0)
+        self._records = dict.fromkeys(KINDS, 0)
+        self._evicted = dict.fromkeys(KINDS, 0)
+        self._replaced = False
+        self._open: dict[int, tuple[int, int]] = {}
+        self._count_at = 0
+        self._stamping: socket.socket | None = None
+        self._grid = Grid(clock, settings.interval)
+        self._line, self._closed = self._grid.next_line(), clock.now()
+        self._look_at = clock.now() + _LOOK_NS
+        _, places = spread(() if self._guest else settings.interfaces)
+        for index, place in places.items():
+            kernel.write_element(self._maps["rtt_places"], place, PLACE.pack({"interface": index}))
+        self._write_control()
+        self.notes: list[str] = []
+
+    def descriptors(self) -> tuple[int, ...]:
+        """None: nothing wakes it but the time."""
+        return ()
+
+    def woken(self, ready: Collection[int]) -> None:
+        """Never."""
+
+    def due(self) -> int:
+        """The grid line, or the next look at the clocks."""
+        return min(self._line, self._look_at)
+
+    def attend(self) -> Iterator[Batch]:
+        """What the grid line brings."""
+        now = self._clock.now()
+        if now >= self._look_at:
+            self._look_at = now + _LOOK_NS
+            self._follow()
+        if now >= self._line:
+            yield from self._take(self._line)
+            self._closed, self._line = self._line, self._grid.next_line()
+
+    def closed(self) -> int:
+        """The last grid line."""
+        return self._closed
+
+    def take_over(self, old: RttRunning | None) -> int:
+        """It counts from when it is attached; what waits in OLD will not be answered there."""
+        self._stamping = receive_timestamps()
+        if old:
+            old._replaced = True  # noqa: SLF001 - another one of ours
+        return self._clock.now()
+
+    def flush(self, moment: int | None = None) -> Iterator[Batch]:
+        """All samples that there are."""
+        self._count_at = 0
+        yield from self._take(self._clock.now() if moment is None else moment)
+
+    def close(self) -> None:
+        """Give programs and maps back, and have packets stamped no longer."""
+        if self._stamping:
+            self._stamping.close()
+            self._stamping = None
+        self._objects.close()
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """By protocol: what became of the probes, and of the samples."""
+        size = COUNTS.size * self._cpus
+        counted = {}
+        for number, kind in enumerate(
+            KINDS
+        ):  # ahead of the tables: what is missing is not too much
+            rows = COUNTS.unpack(kernel.read_element(self._maps["rtt_counted"], number, size))
+            counted[kind] = {
+                name: sum(v)
+                for name, *v in zip(COUNTS.offsets, *map(dict.values, rows), strict=True)
+            }
+        now = self._clock.now()
+        looked = now >= self._count_at
+        if looked:
+            self._open = open_probes(self._maps["pairs"], self._maps["asks"])
+            took = self._clock.now() - now
+            self._count_at = now + max(_COUNT_NS, _SHARE * took)
+        return {
+            kind: self._account(kind, counted[kind], *self._open.get(number, (0, 0)), looked=looked)
+            for number, kind in enumerate(KINDS)
+        }
+
+    def _account(
+        self, kind: str, counted: dict[str, int], waiting: int, one_way: int, *, looked: bool
+    ) -> dict[str, int]:
+        """The parts of the probes; what waits is all that is no other part.
+
+        Args:
+            kind: Of the probes.
+            counted: By the program.
+            waiting: How many waited when it was LOOKED last.
+            one_way: Likewise, and of whose answers' direction nothing had been seen.
+            looked: Whether that was just now.
+        """
+        answered = counted["samples"] + counted["invalidated"] + counted["stretched"]
+        rest = max(0, counted["probes_set"] - answered)
+        if looked:
+            self._evicted[kind] = max(self._evicted[kind], rest - waiting - one_way)
+        evicted = min(rest, self._evicted[kind])
+        if self._replaced:
+            evicted = rest
+        one_way = min(one_way, rest - evicted)
+        booked = counted.pop("samples_booked")
+        handed = booked if self._guest else self._samples[kind]
+        return {
+            **counted,
+            "evicted": evicted,
+            "one_way": one_way,
+            "waiting": rest - evicted - one_way,
+            "samples_handed": handed,
+            "samples_held": max(0, counted["samples"] - handed - counted["samples_lost"]),
+            "records_handed": self._records[kind],
+        }
+
+    def _follow(self) -> None:
+        tai = tai_offset()
+        if tai != self._tai:
+            self._tai = tai
+            self._write_control()
+
+    def _write_control(self) -> None:
+        control = CONTROL.pack({"tai_offset": self._tai, "slot": self._slot})
+        kernel.write_element(self._maps["rtt_controls"], 0, control)
+
+    def _take(self, moment: int) -> Iterator[Batch]:
+        """What the table has that has gathered until now; the interval ends at MOMENT."""
+        if self._guest:
+            self.histograms.look()
+            return
+        table = self._maps[f"cells{self._slot}"]
+        self._slot = 1 - self._slot
+        self._clock.follow()
+        self._follow()
+        self._write_control()
+        kernel.wait_for_programs()
+        time = self._grid.wall(moment)
+        for keys, values in kernel.take_elements(table, KEY.size, CELL.size, _MOST):
+            found = zip(KEY.unpack(keys), CELL.unpack(values), strict=True)
+            data = b"".join(self._record(key, cell, time) for key, cell in found)
+            yield Batch(self._schema, data, NAME)
+
+    def _record(self, key: dict[str, int], cell: dict[str, int], time: int) -> bytes:
+        kind = KINDS[key["kind"]]
+        self._records[kind] += 1
+        self._samples[kind] += cell["count"]
+        least, most = LONGEST - cell.pop("least"), cell.pop("most")
+        percentiles = {}
+        if cell["count"]:
+            buckets = array("I", bytes(cell["buckets"]))
+            if self._settings.metrics:
+                where = key["interface"], key["side"], key["kind"]
+                self.histograms.add(*where, cell["sum"], buckets)
+            percentiles = HISTOGRAM.percentiles(PERCENTILES, buckets, least, most)
+        version = 0 if key["family"] == 4 else 1  # noqa: PLR2004 - IPv4
+        bits = {f"{end}_bits": each[version] for end, each in self._bits.items()}
+        return RECORD.pack(
+            {**key, **cell, **percentiles, **bits, "min": least, "max": most, "time": time}
+        )
