@@ -164,7 +164,7 @@ def check_account(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The last account of each protocol, in which the parts add up and nothing is left."""
     rows = [r for r in records if r["name"] == "vtap_agent" and "probes_set" in r]
     latest = {r["protocol"]: r for r in rows}
-    fates = ("samples", "invalidated", "stretched", "evicted", "one_way", "waiting")
+    fates = ("samples", "invalidated", "stretched", "evicted", "unanswered", "one_way", "waiting")
     for row in rows:
         assert row["probes_set"] == sum(row[fate] for fate in fates), row
     for row in latest.values():

@@ -159,5 +159,5 @@ def test_every_question_is_accounted_for(results: tuple[Kind, list[dict[str, Any
     said = account(records, kind.protocol)
     assert said["samples"] == sum(case.remote + case.local for case in CASES.values())
     assert said["invalidated"] == sum(case.invalidated for case in CASES.values())
-    assert said["waiting"] == sum(case.waiting for case in CASES.values())
+    assert said["unanswered"] == sum(case.waiting for case in CASES.values())
     assert (said["evicted"], said["one_way"], said["stretched"]) == (0, 0, 0)

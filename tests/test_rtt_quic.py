@@ -120,8 +120,7 @@ def test_both_ways_of_a_spinning_connection_are_measured(*, at_client: bool, ver
     for side, shortest, edges in ((to_server, ANSWERS, ROUNDS), (to_client, THINKS, ROUNDS - 1)):
         record = found[side]
         assert edges - BELIEVED <= record["rtt_count"] <= edges
-        assert record["rtt_min_ms"] >= shortest * 1000
-        assert record["rtt_p50_ms"] < (shortest + 0.004) * 1000
+        assert shortest * 1000 <= record["rtt_min_ms"] < (shortest + 0.004) * 1000
         assert record.get("rtt_invalidated", 0) == 0
     said = account(records, "quic")
     assert said["samples"] == total(list(found.values()), "rtt_count")

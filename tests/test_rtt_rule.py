@@ -42,7 +42,7 @@ def test_samples_are_those_of_the_rule(case: Case) -> None:
     handshakes = [s.side for s in found.samples if s.handshake]
     assert tuple(map(handshakes.count, sides)) == case.handshakes
     left = found.left()
-    assert (left["waiting"], left["one_way"]) == case.left
+    assert (left["unanswered"], left["one_way"]) == case.left
     ended = len(found.samples) + sum(case.invalidated) + sum(case.stretched) + sum(case.left)
     assert sum(found.set.values()) == ended
 

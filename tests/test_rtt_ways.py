@@ -64,7 +64,7 @@ def test_timestamps_tell_answers_too(tmp_path: Path, way: Way) -> None:
                 much(apart, V6)
             records = tapped.stop()
     read = segments(path, own)
-    by_numbers, found = RoundTrips().take(read), EchoedTimes().take(read)
+    found = EchoedTimes().take(read)
     for addresses in (V4, V6):
 
         def of(source: End, _: End, ends: tuple[str, str] = addresses) -> bool:
@@ -74,8 +74,7 @@ def test_timestamps_tell_answers_too(tmp_path: Path, way: Way) -> None:
         expected = found.fields("remote", of)
         assert expected["rtt_count"] > 10
         about(record, expected)
-        theirs = by_numbers.fields("remote", of)
-        assert record["rtt_min_ms"] == pytest.approx(theirs["rtt_min_ms"], abs=LATE)
+        assert record["rtt_min_ms"] >= 2 * DELAY * 1000
     assert account(records)["samples"] == len(found.samples)
 
 

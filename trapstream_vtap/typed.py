@@ -295,6 +295,7 @@ class VtapAgentProtocol(TypedDict):
     invalidated: int
     stretched: int
     evicted: int
+    unanswered: int
     one_way: int
     waiting: int
     samples_handed: int

@@ -109,7 +109,7 @@ class RoundTrips:
         for (source, target, leaves), half in self._halves.items():
             if half.probe:
                 others = (self._half(target, source, way) for way in (leaves, not leaves))
-                found["waiting" if any(other.seen for other in others) else "one_way"] += 1
+                found["unanswered" if any(other.seen for other in others) else "one_way"] += 1
         return found
 
     def _half(self, source: End, target: End, leaves: bool) -> _Half:  # noqa: FBT001

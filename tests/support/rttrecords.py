@@ -13,7 +13,7 @@ CLOSE = 0.1
 LATE = 1.0
 """ms by which a program may be late, on the mean, in looking at its clock."""
 
-FATES = ("samples", "invalidated", "stretched", "evicted", "one_way", "waiting")
+FATES = ("samples", "invalidated", "stretched", "evicted", "unanswered", "one_way", "waiting")
 
 _BUCKETS = 0.1  # a percentile's own error, of itself: four buckets in a doubling
 

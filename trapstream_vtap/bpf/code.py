@@ -77,7 +77,14 @@ class Objects:
 
     def shared(self, maps: Iterable[str]) -> Objects:
         """Some of the MAPS, by descriptors of their own."""
-        return Objects({}, {name: os.dup(self.maps[name]) for name in maps})
+        found = Objects({}, {})
+        try:
+            for name in maps:
+                found.maps[name] = os.dup(self.maps[name])
+        except BaseException:
+            found.close()
+            raise
+        return found
 
     def close(self) -> None:
         """Close all descriptors."""
@@ -146,13 +153,13 @@ def _all_loaded(programs: Sequence[Program], code: Code, maps: Sequence[int]) ->
 
     Each is loaded in a thread of its own: to check them takes the kernel most of a start.
     """
-    found: dict[str, int | OSError] = {}
+    found: dict[str, int | Exception] = {}
 
     def load(program: Program) -> None:
         try:
             instructions = renamed_maps(code.functions[program.code], maps.__getitem__)
             found[program.name] = _loaded(program, instructions)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - raised below, when all are done
             found[program.name] = error
 
     threads = [threading.Thread(target=load, args=(program,)) for program in programs]
@@ -163,7 +170,7 @@ def _all_loaded(programs: Sequence[Program], code: Code, maps: Sequence[int]) ->
     results = [found[program.name] for program in programs]
     loaded = [each for each in results if isinstance(each, int)]
     for each in results:
-        if isinstance(each, OSError):
+        if isinstance(each, Exception):
             for descriptor in loaded:
                 os.close(descriptor)
             raise each

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def with_guests(objects: Mapping[str, Objects], settings: Settings) -> dict[str, Objects]:
     """What was loaded by probe, with what guests have of their host's; made from SETTINGS."""
     guest, host = settings.core.guest, settings.host
-    if not guest or not host or host.name not in objects:
+    if not guest or not host or host.name not in objects or guest.probe in objects:
         return dict(objects)
     return {**objects, guest.probe: objects[host.name].shared(guest.maps)}
 
@@ -113,7 +113,12 @@ class Loading:
                 each.close()
             words = ", ".join(changed)
             raise UsageError(f"a running program cannot change its {words}: start it again.")
-        return settings, with_guests(objects, settings)
+        try:
+            return settings, with_guests(objects, settings)
+        except BaseException:
+            for each in objects.values():
+                each.close()
+            raise
 
     def forget(self) -> None:
         """What was loaded last will not be attached."""

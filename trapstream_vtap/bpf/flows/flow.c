@@ -120,7 +120,8 @@ static __always_inline void mask(struct packet *p)
 		p->vlan = 0;
 }
 
-#include "flows/guest.h"
+static __always_inline bool guest_gathered(struct slot *s);
+static __always_inline void guest_hands_over(struct flow_record *r, struct slot *s);
 
 /* The line behind NOW of a grid that is aligned to the wall clock. */
 static __always_inline u64 next_line(struct control *c, u64 now, u64 interval)
@@ -368,6 +369,8 @@ static __always_inline struct flow *new_flow(struct flow_key *key, struct link *
 	}
 	return flows.lookup(key);
 }
+
+#include "flows/guest.h"
 
 /*
  * When the packet arrived, CLOCK_MONOTONIC: the receive timestamp that the kernel gave it, where

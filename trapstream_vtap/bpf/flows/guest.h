@@ -3,7 +3,7 @@
  * What another probe measures in this program, of each flow: nothing. Where there is such a guest, its own
  * header stands in the place of this one, and VTAP_GUEST is defined.
  *
- * It finds the flow of a packet by masked(), and keeps what it has of it in the flow's slots.
+ * It finds the flow of a packet by what mask() leaves of it, and keeps what it has of it in the flow's slots.
  */
 
 /* P comes by, whether it belongs to a flow that is wanted or not. */

@@ -38,12 +38,15 @@ static __always_inline void book_histogram(struct packet *p, u64 time, u32 kind,
 }
 #endif
 
-/* The slot of the flow of P, or (ANSWERED) of the packet that P answers, which LEFT; NULL: there is none. */
+/*
+ * The slot that gathers of the flow of P, or (ANSWERED) of the packet that P answers, which LEFT; NULL: there is
+ * none.
+ */
 static __always_inline struct slot *slot_of(struct packet *p, bool answered, u32 left)
 {
 	struct packet *a;
 	struct flow *f;
-	u64 end;
+	u64 end, now;
 	u32 zero = 0;
 
 	a = answered_packets.lookup(&zero);
@@ -64,46 +67,25 @@ static __always_inline struct slot *slot_of(struct packet *p, bool answered, u32
 	if (!f)
 		return NULL;
 	end = *(volatile u64 *)&f->end;
+	now = NOW();
+	if (unlikely(!is_before(now, LINE(end)))) /* nothing of the flow has come by since */
+		end = close_intervals((struct flow_key *)a, f, now, true, false);
 	return COUNTS(f, end);
 }
 
-static __always_inline void guest_sees(struct context *ctx, struct packet *p, const bool egress)
+/* So many probes that wait in the flow of S have been dropped. */
+static __always_inline void book_dropped(struct slot *s, u32 dropped)
 {
-	__be32 head[2] = {};
-	enum rtt_kind kind = kind_of(ctx, p, head);
-	struct rtt_counts *c = counts_of(kind);
-	struct outcome *o;
-	struct slot *s;
-	u64 time, before;
-	u32 zero = 0;
+	if (!s)
+		return;
+	__sync_fetch_and_add(&s->rtt_invalidated, dropped);
+	__sync_fetch_and_add(&s->rtt_events, 1); /* last: what has any is handed over */
+}
 
-	o = outcomes.lookup(&zero);
-	if (!c || !o)
-		return;
-	c->seen_packets++;
-	if (kind == RTT_OTHER)
-		return;
-	o->time = 0;
-	o->lost = o->lost_own = 0;
-	follow(ctx, p, o, c, kind, head, egress);
-	if (unlikely(o->lost_own)) {
-		s = slot_of(p, false, egress);
-		if (s)
-			__sync_fetch_and_add(&s->rtt_invalidated, o->lost_own);
-	}
-	if (likely(!o->time && !o->lost))
-		return;
-	s = slot_of(p, true, o->left);
-	time = o->time;
-	before = o->before;
-	if (!s) {
-		c->samples_lost += !!time;
-		return;
-	}
-	if (o->lost)
-		__sync_fetch_and_add(&s->rtt_invalidated, o->lost);
-	if (!time)
-		return;
+static __always_inline void book_sample(struct slot *s, struct outcome *o, u32 kind)
+{
+	u64 time = o->time, before = o->before;
+
 	raise_to(&s->rtt_max, time);
 	raise_to(&s->rtt_min_inverted, ~time);
 	__sync_fetch_and_add(&s->rtt_sum, time);
@@ -115,23 +97,78 @@ static __always_inline void guest_sees(struct context *ctx, struct packet *p, co
 		__sync_fetch_and_add(&s->rtt_handshake, time);
 		__sync_fetch_and_add(&s->rtt_handshakes, 1);
 	}
-	c->samples_booked++;
-	__sync_fetch_and_add(&s->rtt_count, 1); /* last: with it they are handed over */
+	__sync_fetch_and_add(kind == RTT_TCP  ? &s->rtt_tcp :
+			     kind == RTT_ICMP ? &s->rtt_icmp :
+			     kind == RTT_DNS  ? &s->rtt_dns :
+						&s->rtt_quic, 1);
+	__sync_fetch_and_add(&s->rtt_events, 1);
+}
+
+static __always_inline void guest_sees(struct context *ctx, struct packet *p, const bool egress)
+{
+	__be32 head[2] = {};
+	enum rtt_kind kind = kind_of(ctx, p, head);
+	struct rtt_counts *c = counts_of(kind);
+	struct outcome *o;
+	struct slot *s;
+	u32 zero = 0;
+
+	o = outcomes.lookup(&zero);
+	if (!c || !o)
+		return;
+	c->seen_packets++;
+	if (kind == RTT_OTHER)
+		return;
+	o->time = 0;
+	o->lost = o->lost_own = 0;
+	follow(ctx, p, o, c, kind, head, egress);
+	if (likely(!o->time && !o->lost && !o->lost_own))
+		return;
+	if (o->time || o->lost) {
+		s = slot_of(p, true, o->left);
+		if (o->lost)
+			book_dropped(s, o->lost);
+		if (o->time) {
+			if (s)
+				book_sample(s, o, kind);
+			else
+				c->samples_lost++;
 #ifdef RTT_HISTOGRAMS
-	book_histogram(p, time, kind, !o->left && egress);
+			book_histogram(p, o->time, kind, !o->left && egress);
 #endif
+		}
+	}
+	if (o->lost_own)
+		book_dropped(slot_of(p, false, egress), o->lost_own);
 }
 
 static __always_inline bool guest_gathered(struct slot *s)
 {
-	return *(volatile u64 *)&s->rtt_count;
+	return *(volatile u64 *)&s->rtt_events;
+}
+
+/* Samples of KIND go out with a record. */
+static __always_inline u64 hand_over_kind(u64 *gathered, u32 kind)
+{
+	struct rtt_counts *c;
+	u64 samples;
+
+	if (likely(!*(volatile u64 *)gathered))
+		return 0;
+	samples = __sync_lock_test_and_set(gathered, 0);
+	c = counts_of(kind);
+	if (c)
+		__sync_fetch_and_add(&c->samples_handed, samples); /* a sweep may be interrupted by a packet */
+	return samples;
 }
 
 static __always_inline void guest_hands_over(struct flow_record *r, struct slot *s)
 {
 	u64 inverted;
 
-	r->rtt_count = __sync_lock_test_and_set(&s->rtt_count, 0);
+	__sync_lock_test_and_set(&s->rtt_events, 0);
+	r->rtt_count = hand_over_kind(&s->rtt_tcp, RTT_TCP) + hand_over_kind(&s->rtt_icmp, RTT_ICMP) +
+		       hand_over_kind(&s->rtt_dns, RTT_DNS) + hand_over_kind(&s->rtt_quic, RTT_QUIC);
 	r->rtt_sum = __sync_lock_test_and_set(&s->rtt_sum, 0);
 	r->rtt_max = __sync_lock_test_and_set(&s->rtt_max, 0);
 	inverted = __sync_lock_test_and_set(&s->rtt_min_inverted, 0);
@@ -141,7 +178,11 @@ static __always_inline void guest_hands_over(struct flow_record *r, struct slot 
 	r->rtt_handshake = __sync_lock_test_and_set(&s->rtt_handshake, 0);
 	r->rtt_handshakes = __sync_lock_test_and_set(&s->rtt_handshakes, 0);
 	r->rtt_invalidated = __sync_lock_test_and_set(&s->rtt_invalidated, 0);
-	/* Another CPU may be in the middle of its sample: then part of that goes with the next record */
-	if (!inverted)
-		r->rtt_min = r->rtt_max;
+	/*
+	 * Another CPU may be in the middle of its sample: then its time has gone with the record before, and its
+	 * count comes alone. No time is said that nobody has measured.
+	 */
+	r->rtt_timed = inverted ? r->rtt_count : 0;
+	if (r->rtt_sum > r->rtt_timed * r->rtt_max)
+		r->rtt_sum = r->rtt_timed * r->rtt_max;
 }

@@ -99,9 +99,10 @@ static __always_inline void set_probe(struct context *ctx, struct rtt_counts *c,
 		return;
 	now = rtt_moment(ctx, egress);
 	probe = (u64)number << 32 | PROBE_TIME(now) | PROBE_OUT | (syn ? PROBE_SYN : 0);
+	if (__sync_val_compare_and_swap(&s->probe, 0, probe))
+		return; /* another CPU was faster */
 	*(volatile u64 *)&s->set = now;
-	if (!__sync_val_compare_and_swap(&s->probe, 0, probe))
-		c->probes_set++;
+	c->probes_set++;
 }
 
 /* The time from PROBE, which has been taken out of a stream, to NOW; `set` said SET just before. */
@@ -110,7 +111,7 @@ static __always_inline u64 age_of(u64 probe, u64 set, u64 now)
 	/* another CPU may have set the next one since: then to 256 ns */
 	if (PROBE_TIME(set) == ((u32)probe & ~3U))
 		return now - set;
-	return (u64)(PROBE_TIME(now) - ((u32)probe & ~3U)) * PROBE_AGE;
+	return (s64)(s32)(PROBE_TIME(now) - ((u32)probe & ~3U)) * PROBE_AGE;
 }
 
 /* PROBE of stream S is answered by this packet; it is taken, by nobody else. */
@@ -301,11 +302,15 @@ static __always_inline void follow_tcp(struct context *ctx, struct packet *p, st
 	begin = number - begin;
 	if (!tcp_timestamps(ctx, p, &number, &answer))
 		return;
-	if (begin) {
+	if (unlikely(flags & TCP_SYN)) { /* another connection, whose clock may begin anywhere */
+		invalidate(c, own, &o->lost_own);
+		*(volatile u64 *)&own->highest = RTT_SEEN | number;
+		order = BEYOND;
+	} else { /* also what has no data: what is sent later within the tick has the same */
 		order = advance(own, number, number, false);
-		if (order == BEYOND || order == JOINED)
-			set_probe(ctx, c, own, number, flags & TCP_SYN, egress);
 	}
+	if (begin && order == BEYOND)
+		set_probe(ctx, c, own, number, flags & TCP_SYN, egress);
 #else
 	if (number == begin) {
 		/* what its end has not sent yet begins there */
@@ -330,6 +335,8 @@ static __always_inline void follow_question(struct context *ctx, struct packet *
 {
 	struct rtt_ask_key key = {};
 	u64 now = rtt_moment(ctx, egress) & ~ASKED_AGAIN, *asked, then;
+	struct rtt_pair *pair;
+	u32 way;
 
 	key.number = number;
 	key.interface = p->interface;
@@ -355,15 +362,22 @@ static __always_inline void follow_question(struct context *ctx, struct packet *
 			return;
 		c->samples++;
 		o->time = (s64)(now - then) < 1 ? 1 : now - then;
-	o->before = 0;
-	o->handshake = 0;
+		o->before = 0;
+		o->handshake = 0;
 		o->left = key.left;
+		if (kind == RTT_ICMP) { /* one question follows another between the same ends */
+			pair = pair_of(p, kind, &way);
+			if (pair)
+				o->before = __sync_lock_test_and_set(
+					&pair->stream[(way & 1) * 2 + egress].last, o->time);
+		}
 	} else if (likely(!asked)) {
 		if (!asks.insert(&key, &now))
 			c->probes_set++;
 		else
 			c->no_room++;
-	} else if ((s64)(now - *(volatile u64 *)asked) > (s64)RTT_FORGOTTEN) { /* numbers come round again */
+	} else if (!*(volatile u64 *)asked || /* it is just being answered, or numbers come round again */
+		   (s64)(now - *(volatile u64 *)asked) > (s64)RTT_FORGOTTEN) {
 		__sync_lock_test_and_set(asked, now);
 		c->probes_set++;
 	} else if (!(__sync_lock_test_and_set(asked, now | ASKED_AGAIN) & ASKED_AGAIN)) {

@@ -3,7 +3,7 @@
  * The round-trip time probe: how long after a packet its answer comes by, without a packet sent.
  *
  * Generated in front, beside what rtt/pairs.h says: the structures rtt_place, rtt_key and rtt_cell, the
- * programs wanted (RTT_INGRESS and so on), CELLS, KEY_SRC_PORT, KEY_DST_PORT, KEY_VLAN, the masks that make of
+ * programs wanted (RTT_INGRESS and so on), CELLS, KEY_SRC_PORT, KEY_DST_PORT, KEY_VLAN, KEY_ADDRESSES, the masks that make of
  * addresses what is asked for of them (SRC_IPV4, SRC_IPV6_0, SRC_IPV6_1, and DST_ likewise), and what
  * lib/spread.h and lib/histogram.h need.
  */
@@ -64,7 +64,7 @@ static __always_inline struct rtt_cell *cell_of(struct packet *p, u32 kind, bool
 	key.vlan = KEY_VLAN ? p->vlan : 0;
 	key.interface = p->interface;
 	key.kind = kind;
-	key.family = ipv4 ? 4 : 6;
+	key.family = !KEY_ADDRESSES ? 0 : ipv4 ? 4 : 6; /* one key, if addresses are none of it */
 	key.side = !left && leaves; /* 0: remote */
 	c = rtt_controls.lookup(&zero);
 	blank = blanks.lookup(&zero);

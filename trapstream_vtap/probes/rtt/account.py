@@ -33,12 +33,17 @@ _DOCS = {
         _FATES,
         "evicted",
     ),
+    "unanswered": (
+        "whose answer had not come by when the run, or the program that waited for it, ended",
+        _FATES,
+        "without an answer",
+    ),
     "one_way": (
-        "that wait, and of whose answers' direction nothing has been seen (not a counter)",
+        "likewise, or that wait, where nothing has been seen of the other direction (no counter)",
         _OPEN,
         "seen in one direction only",
     ),
-    "waiting": ("that wait for their answer (not a counter)", _OPEN, "without an answer"),
+    "waiting": ("that wait for their answer (not a counter)", _OPEN, ""),
 }
 
 ROWS = Rows(
@@ -60,7 +65,7 @@ ROWS = Rows(
         Count(
             "probes_set",
             "probes",
-            "packets whose answer was waited for; the sum of the next six",
+            "packets whose answer was waited for; the sum of the next seven",
             _family("probes_set", "Packets whose answer was waited for."),
         ),
         *(
@@ -77,10 +82,11 @@ ROWS = Rows(
         Count(
             "samples_lost",
             "samples",
-            "that found no room among the records of their interval",
+            "that are in no record: there were too many in the interval; or, in those of flows, "
+            "there was no such flow, or it was evicted",
             _family("lost_samples", "Samples that found no room among the records."),
             part_of="samples",
-            said="found no room among the records",
+            said="are in no record",
         ),
         Count(
             "samples_held",

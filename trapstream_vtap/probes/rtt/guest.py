@@ -7,6 +7,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from trapstream_vtap.bpf.kernel import possible_cpus
 from trapstream_vtap.bpf.memory import hash_bytes
 from trapstream_vtap.guest import Guest
 from trapstream_vtap.probes.rtt.layouts import (
@@ -31,14 +32,14 @@ _CLOCK_TAI_SINCE = (6, 1)
 """The kernel since which a program may ask for CLOCK_TAI."""
 
 _SUMS = ("jitter", "neighbours", "handshake", "handshakes", "invalidated")
-_SLOT = ("count", "sum", "max", "min_inverted", *_SUMS)
-_RECORD = ("count", "sum", "max", "min", *_SUMS)
+_SLOT = ("events", *KINDS[:-1], "sum", "max", "min_inverted", *_SUMS)
+_RECORD = ("count", "timed", "sum", "max", "min", *_SUMS)
 _MS = "ms"
 _OF = "of what was sent this way and answered; absent where there was none"
 
 
 def _extreme(name: str, doc: str) -> Field:
-    columns = ("rtt_count", f"rtt_{name}")
+    columns = ("rtt_timed", f"rtt_{name}")
     return Field(f"rtt_{name}_ms", Role.VALUE, Kind.EXTREME_MS, columns, _MS, doc)
 
 
@@ -55,7 +56,7 @@ def _count(name: str, unit: str, doc: str) -> Field:
 _FIELDS = (
     _count("count", "samples", f"round-trip times {_OF}"),
     _extreme("min", "the shortest; absent likewise"),
-    _mean("mean", "count", "sum", "mean; absent likewise"),
+    _mean("mean", "timed", "sum", "mean; absent likewise"),
     _extreme("max", "the longest; absent likewise"),
     _mean("jitter", "neighbours", "jitter", "mean difference of neighbours; absent likewise"),
     _mean("handshake", "handshakes", "handshake", "of the SYN or SYN-ACK; absent likewise"),
@@ -93,9 +94,10 @@ def guest_of(settings: RttSettings) -> Guest:
         layouts=tuple(layouts),
         constants=constants,
         maps=tuple(maps),
-        memory=sum(hash_bytes(key.size, size, settings.rtt_table_size) for key, size in tables),
+        memory=sum(hash_bytes(key.size, size, settings.rtt_table_size) for key, size in tables)
+        + constants.get("RTT_HISTOGRAMS", 0) * HISTOGRAM_COUNTS.size * possible_cpus(),
         slot=tuple(Column(f"rtt_{name}", "u64") for name in _SLOT),
-        gathered="rtt_count",
+        gathered="rtt_events",
         record=tuple(Column(f"rtt_{name}", "u64") for name in _RECORD),
         fields=_FIELDS,
         remark="The fields that begin with `rtt_` are there with `--probe flows,rtt --direction "

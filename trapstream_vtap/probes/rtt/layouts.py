@@ -10,7 +10,7 @@ KINDS = ("tcp", "icmp", "dns", "quic", "other")
 """What leads to an answer; others are seen, and not followed."""
 
 SIDES = ("remote", "local")
-HISTOGRAM = Histogram(13, 34)
+HISTOGRAM = Histogram(8, 34)
 LONGEST = 1 << 62
 STREAMS = 4
 """Of a pair: either way, as it is seen arriving, and as it is seen leaving."""
@@ -25,7 +25,7 @@ CONTROL = Layout(
 COUNTED = ("seen_packets", "no_room", "probes_set", "samples", "invalidated", "stretched")
 COUNTS = Layout(
     "rtt_counts",
-    tuple(Column(name, "u64") for name in (*COUNTED, "samples_lost", "samples_booked")),
+    tuple(Column(name, "u64") for name in (*COUNTED, "samples_lost", "samples_handed")),
 )
 """What the program counts of each kind, on each CPU."""
 

@@ -80,6 +80,7 @@ def _constants(settings: RttSettings) -> dict[str, int]:
         "KEY_TUNNEL_ID": 0,
         **tracking(settings),
         **{f"KEY_{name.upper()}": int(name in settings.by) for name in _PLAIN},
+        "KEY_ADDRESSES": int(any(map(any, bits_of(settings.by).values()))),
         **masks(settings.by),
         "CELLS": settings.rtt_table_size,
         "LONGEST": LONGEST,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from trapstream_vtap.bpf import kernel
@@ -67,7 +68,7 @@ class RttRunning:
         self._samples = dict.fromkeys(KINDS, 0)
         self._records = dict.fromkeys(KINDS, 0)
         self._evicted = dict.fromkeys(KINDS, 0)
-        self._replaced = False
+        self._ended = False
         self._open: dict[int, tuple[int, int]] = {}
         self._count_at = 0
         self._stamping: socket.socket | None = None
@@ -105,16 +106,14 @@ class RttRunning:
         """The last grid line."""
         return self._closed
 
-    def take_over(self, old: RttRunning | None) -> int:
+    def take_over(self, old: RttRunning | None) -> int:  # noqa: ARG002 - nothing of it goes on
         """It counts from when it is attached; what waits in OLD will not be answered there."""
         self._stamping = receive_timestamps()
-        if old:
-            old._replaced = True  # noqa: SLF001 - another one of ours
         return self._clock.now()
 
     def flush(self, moment: int | None = None) -> Iterator[Batch]:
         """All samples that there are."""
-        self._count_at = 0
+        self._ended, self._count_at = True, 0
         yield from self._take(self._clock.now() if moment is None else moment)
 
     def close(self) -> None:
@@ -126,56 +125,59 @@ class RttRunning:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """By protocol: what became of the probes, and of the samples."""
-        size = COUNTS.size * self._cpus
-        counted = {}
-        for number, kind in enumerate(
-            KINDS
-        ):  # ahead of the tables: what is missing is not too much
-            rows = COUNTS.unpack(kernel.read_element(self._maps["rtt_counted"], number, size))
-            counted[kind] = {
-                name: sum(v)
-                for name, *v in zip(COUNTS.offsets, *map(dict.values, rows), strict=True)
-            }
-        now = self._clock.now()
+        before, now = self._counted(), self._clock.now()
         looked = now >= self._count_at
         if looked:
             self._open = open_probes(self._maps["pairs"], self._maps["asks"])
             took = self._clock.now() - now
             self._count_at = now + max(_COUNT_NS, _SHARE * took)
+        counted = self._counted() if looked else before
+        for number, kind in enumerate(KINDS if looked else ()):
+            # what is set later, or answered later, makes this too small, never too large
+            gone = before[kind]["probes_set"] - _answered(counted[kind])
+            gone -= sum(self._open.get(number, (0, 0)))
+            self._evicted[kind] = max(self._evicted[kind], gone)
         return {
-            kind: self._account(kind, counted[kind], *self._open.get(number, (0, 0)), looked=looked)
+            kind: self._account(kind, counted[kind], self._open.get(number, (0, 0))[1])
             for number, kind in enumerate(KINDS)
         }
 
-    def _account(
-        self, kind: str, counted: dict[str, int], waiting: int, one_way: int, *, looked: bool
-    ) -> dict[str, int]:
+    def _counted(self) -> dict[str, dict[str, int]]:
+        """What the program has counted of each kind."""
+        size = COUNTS.size * self._cpus
+        found = {}
+        for number, kind in enumerate(KINDS):
+            rows = COUNTS.unpack(kernel.read_element(self._maps["rtt_counted"], number, size))
+            sums = Counter[str]()
+            for row in rows:
+                sums.update(row)
+            found[kind] = dict(sums)
+        return found
+
+    def _account(self, kind: str, counted: dict[str, int], one_way: int) -> dict[str, int]:
         """The parts of the probes; what waits is all that is no other part.
 
         Args:
             kind: Of the probes.
             counted: By the program.
-            waiting: How many waited when it was LOOKED last.
-            one_way: Likewise, and of whose answers' direction nothing had been seen.
-            looked: Whether that was just now.
+            one_way: How many waited for what goes another way, when it was looked last.
         """
-        answered = counted["samples"] + counted["invalidated"] + counted["stretched"]
-        rest = max(0, counted["probes_set"] - answered)
-        if looked:
-            self._evicted[kind] = max(self._evicted[kind], rest - waiting - one_way)
-        evicted = min(rest, self._evicted[kind])
-        if self._replaced:
-            evicted = rest
-        one_way = min(one_way, rest - evicted)
-        booked = counted.pop("samples_booked")
-        handed = booked if self._guest else self._samples[kind]
+        evicted = self._evicted[kind]
+        rest = max(0, counted["probes_set"] - _answered(counted) - evicted)
+        one_way = min(one_way, rest)
+        waiting = rest - one_way
+        handed = counted["samples_handed"] if self._guest else self._samples[kind]
+        held = max(0, counted["samples"] - handed - counted["samples_lost"])
+        lost = counted["samples_lost"] + (held if self._ended else 0)
         return {
             **counted,
             "evicted": evicted,
+            "unanswered": waiting if self._ended else 0,
             "one_way": one_way,
-            "waiting": rest - evicted - one_way,
+            "waiting": 0 if self._ended else waiting,
             "samples_handed": handed,
-            "samples_held": max(0, counted["samples"] - handed - counted["samples_lost"]),
+            "samples_lost": lost,
+            "samples_held": 0 if self._ended else held,
             "records_handed": self._records[kind],
         }
 
@@ -223,3 +225,8 @@ class RttRunning:
         return RECORD.pack(
             {**key, **cell, **percentiles, **bits, "min": least, "max": most, "time": time}
         )
+
+
+def _answered(counted: dict[str, int]) -> int:
+    """Probes that nothing waits for any more, in COUNTED."""
+    return counted["samples"] + counted["invalidated"] + counted["stretched"]

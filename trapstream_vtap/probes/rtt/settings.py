@@ -111,7 +111,7 @@ class RttSettings(Core):
     )
     rtt_table_size: int = option(
         "--rtt-table-size",
-        kind=Whole(64, 1 << 20),
+        kind=Whole(64, 1 << 18),
         metavar="N",
         default=16384,
         reload=Reload.TAKEN,
