@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 MS = 10**6  # ns
 PORT = 7001
-INTERVAL = 0.1  # seconds; a packet in each, so that a record is of one packet
+INTERVAL = 0.25  # seconds; a packet in each, so that a record is of one packet
 PACKETS = 12
 ECHO = bytes.fromhex("0800f7ff00000000")  # RFC 792, with its checksum
 WITHOUT_UDP_READ = "read (UDP: this kernel lets no program trace its functions)"
