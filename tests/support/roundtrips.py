@@ -213,6 +213,9 @@ class RoundTrips:
 class EchoedTimes(RoundTrips):
     """The same by TCP's timestamps, which are new in what is sent again.
 
+    Only what is first seen with its timestamp is a probe, and only if it takes numbers: what comes
+    later within the same tick has the same one.
+
     See: RFC 7323, section 4
     """
 
@@ -220,9 +223,17 @@ class EchoedTimes(RoundTrips):
         if segment.stamps is None:
             return
         value, echoed = segment.stamps
-        if segment.numbers and (own.highest is None or signed(value - own.highest) > 0):
+        if segment.syn:  # the clock of another connection may begin anywhere
+            self._invalidate(own)
             own.highest = value
             self._set(own, segment)
+        elif own.highest is None:
+            own.highest = value
+        else:
+            ahead = signed(value - own.highest)
+            own.highest += max(0, ahead)
+            if ahead > 0 and segment.numbers:
+                self._set(own, segment)
         if segment.acknowledges is not None:
             self._answered(other, segment, echoed)
 
