@@ -27,11 +27,12 @@ from lab import testrun
 from lab.loading import load
 from lab.servers import promtool
 from trapstream_vtap.bpf import btf
+from trapstream_vtap.bpf.histogram import ERROR
 from trapstream_vtap.bpf.source import Program, Source, program_text
 from trapstream_vtap.errors import RunError
 from trapstream_vtap.probes.latency import hooks, program
-from trapstream_vtap.probes.latency.layouts import BOUNDS, BUCKETS, ERROR, HISTOGRAM
-from trapstream_vtap.probes.latency.percentiles import percentiles
+from trapstream_vtap.probes.latency.layouts import HISTOGRAM
+from trapstream_vtap.probes.latency.records import PERCENTILES
 from trapstream_vtap.probes.latency.settings import STAGES, LatencySettings
 
 if TYPE_CHECKING:
@@ -59,38 +60,40 @@ int bucket(struct __sk_buff *skb)
 @pytest.fixture(scope="module")
 def bucket_program() -> Iterator[int]:
     """The kernel's function, of a number in a packet."""
-    constants = "".join(f"#define {name} {value}ULL\n" for name, value in HISTOGRAM.items())
+    constants = "".join(
+        f"#define {name} {value}ULL\n" for name, value in HISTOGRAM.constants.items()
+    )
     objects = load(Source(BUCKET % constants, (Program("bucket", "SCHED_CLS"),), ()))
     yield objects.programs["bucket"]
     objects.close()
 
 
-EDGES = [round(bound) + more for bound in BOUNDS for more in (-1, 0, 1)]
+EDGES = [round(bound) + more for bound in HISTOGRAM.bounds for more in (-1, 0, 1)]
 
 
 @hypothesis_settings(max_examples=500, deadline=None)
 @given(time=st.integers(0, 1 << 62) | st.sampled_from(EDGES) | st.integers(0, 1 << 36))
 def test_buckets_are_what_their_bounds_say(bucket_program: int, time: int) -> None:
     """The first bucket whose bound is not exceeded, in exact arithmetic."""
-    exact = [2 ** (4 * 8 + k) for k in range(len(BOUNDS))]  # bounds, to the fourth power
+    exact = [2 ** (4 * 8 + k) for k in range(len(HISTOGRAM.bounds))]  # bounds, to the fourth power
     expected = bisect.bisect_left(exact, time**4)
     frame = bytes(14) + struct.pack("<Q", time) + bytes(40)
     assert testrun.run(bucket_program, frame).returned == expected
-    assert expected < BUCKETS
+    assert expected < HISTOGRAM.buckets
 
 
 @hypothesis_settings(max_examples=300, deadline=None)
 @given(st.lists(st.integers(0, 1 << 30) | st.integers(0, 2000), min_size=1, max_size=300))
 def test_percentiles_are_off_by_no_more_than_is_said(times: list[int]) -> None:
     """Of the nearest rank in the sorted times; exact at the ends."""
-    buckets = [0] * BUCKETS
+    buckets = [0] * HISTOGRAM.buckets
     for when in times:
-        buckets[bisect.bisect_left(BOUNDS, when)] += 1
-    found = percentiles(buckets, min(times), max(times))
+        buckets[bisect.bisect_left(HISTOGRAM.bounds, when)] += 1
+    found = HISTOGRAM.percentiles(PERCENTILES, buckets, min(times), max(times))
     ordered = sorted(times)
     for name, share in (("p50", 500), ("p90", 900), ("p99", 990), ("p999", 999)):
         exact = ordered[max(1, -(-share * len(times) // 1000)) - 1]
-        tolerance = ERROR * exact + 1 if exact > BOUNDS[0] else BOUNDS[0]
+        tolerance = ERROR * exact + 1 if exact > HISTOGRAM.bounds[0] else HISTOGRAM.bounds[0]
         assert abs(found[name] - exact) <= tolerance, (name, exact)
         assert min(times) <= found[name] <= max(times)
 

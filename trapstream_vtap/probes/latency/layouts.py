@@ -3,31 +3,10 @@
 
 from __future__ import annotations
 
-import math
-
+from trapstream_vtap.bpf.histogram import Histogram
 from trapstream_vtap.schema import Column, Layout
 
-STEPS = 4
-"""Buckets in a doubling."""
-
-LEAST_SHIFT, MOST_SHIFT = 8, 34
-BOUNDS = tuple(2 ** (k / STEPS) for k in range(STEPS * LEAST_SHIFT, STEPS * MOST_SHIFT + 1))
-"""Upper bounds of the buckets, ns, from 256 ns to 17 s; one more has all that is longer."""
-
-BUCKETS = len(BOUNDS) + 1
-ERROR = (2 ** (1 / STEPS) - 1) / (2 ** (1 / STEPS) + 1)
-"""By so much of itself a percentile is off at most: half a bucket, either way."""
-
-QUARTERS = tuple(math.isqrt(math.isqrt(2 ** (4 * 62 + k))) for k in range(1, STEPS))
-"""2 to the power of 62 + k/4, rounded down: the bounds within an octave."""
-
-HISTOGRAM = {
-    "LEAST_SHIFT": LEAST_SHIFT,
-    "MOST_SHIFT": MOST_SHIFT,
-    "BUCKETS": BUCKETS,
-    **{f"QUARTER{n}": bound for n, bound in enumerate(QUARTERS, 1)},
-}
-"""What bpf/lib/histogram.h needs."""
+HISTOGRAM = Histogram(8, 34)
 
 PROTOCOLS = ("tcp", "udp")
 
@@ -87,7 +66,7 @@ CELL = Layout(
         Column("most", "u64", "the longest latency, ns, plus 1; 0: none was measured"),
         Column("least", "u64", "2^62 less the shortest"),
         Column("sum", "u64", "of all, ns"),
-        Column("buckets", f"u64[{BUCKETS}]"),
+        Column("buckets", f"u64[{HISTOGRAM.buckets}]"),
     ),
 )
 LONGEST = 1 << 62

@@ -10,7 +10,7 @@ from trapstream_vtap.clock import NS
 from trapstream_vtap.formats.plan import safe_text
 from trapstream_vtap.metrics.collector import Samples
 from trapstream_vtap.metrics.family import Family
-from trapstream_vtap.probes.latency.layouts import BOUNDS, BUCKETS
+from trapstream_vtap.probes.latency.layouts import HISTOGRAM
 from trapstream_vtap.probes.latency.records import OTHER
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _LABELS = ("interface", "stage", "protocol")
 _MOST = 1000  # series, each with all of its buckets; interfaces of containers come and go
-_LE = (*(f"{bound / NS:.9g}" for bound in BOUNDS), "+Inf")
+_LE = (*(f"{bound / NS:.9g}" for bound in HISTOGRAM.bounds), "+Inf")
 
 
 def _family(by: str | None) -> Family:
@@ -73,7 +73,7 @@ class LatencyCollector:
             )
             if series not in self._sums and len(self._sums) >= _MOST:
                 series = (OTHER, *series[1:3], OTHER if self._by else "")
-            sums = self._sums.setdefault(series, [0] * (BUCKETS + 1))
+            sums = self._sums.setdefault(series, [0] * (HISTOGRAM.buckets + 1))
             sums[0] += record["sum"]
             buckets = array("Q", bytes(record["buckets"]))
             for place, count in enumerate(buckets, 1):

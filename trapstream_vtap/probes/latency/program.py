@@ -145,7 +145,7 @@ def _constants(settings: LatencySettings, types: btf.Btf) -> dict[str, int]:
         "CELLS": cells(settings),
         "LONGEST": LONGEST,
         "LONG": LONG,
-        **HISTOGRAM,
+        **HISTOGRAM.constants,
         **spread.constants(settings.interfaces),
         **{f"BY_{name.upper()}": n for n, name in enumerate(BY, 1)},
         "BY": by,

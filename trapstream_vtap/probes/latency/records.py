@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from trapstream_vtap.probes.latency.layouts import BUCKETS, ERROR, PROTOCOLS
+from trapstream_vtap.bpf.histogram import ERROR
+from trapstream_vtap.probes.latency.layouts import HISTOGRAM, PROTOCOLS
 from trapstream_vtap.probes.latency.settings import BY, STAGES
 from trapstream_vtap.schema import (
     DEVICE,
@@ -39,7 +40,7 @@ RECORD = Layout(
         Column("by", "u32"),
         *(Column(name, "u64") for name in ("time", "packets", "bytes", "sum", "min", "max")),
         *(Column(name, "u64") for name in PERCENTILES),
-        Column("buckets", f"u64[{BUCKETS}]"),
+        Column("buckets", f"u64[{HISTOGRAM.buckets}]"),
     ),
 )
 

@@ -14,6 +14,7 @@ from trapstream_vtap.probes.latency.layouts import (
     CELL,
     CONTROL,
     FATES,
+    HISTOGRAM,
     LONG,
     LONGEST,
     PLACE,
@@ -21,9 +22,8 @@ from trapstream_vtap.probes.latency.layouts import (
     STATE,
 )
 from trapstream_vtap.probes.latency.names import Values
-from trapstream_vtap.probes.latency.percentiles import percentiles
 from trapstream_vtap.probes.latency.program import cells, numbers, places
-from trapstream_vtap.probes.latency.records import OTHER, RECORD, schema_of
+from trapstream_vtap.probes.latency.records import OTHER, PERCENTILES, RECORD, schema_of
 from trapstream_vtap.probes.latency.settings import STAGES
 from trapstream_vtap.schema import Batch
 
@@ -234,7 +234,7 @@ class LatencyRunning:
             "sum": total,
             "min": extremes[0],
             "max": extremes[1],
-            **percentiles(buckets, *extremes),
+            **HISTOGRAM.percentiles(PERCENTILES, buckets, *extremes),
             "buckets": array("Q", buckets).tobytes(),
         }
         return RECORD.pack(values)
