@@ -40,33 +40,40 @@ def compile_ahead(
     Args:
         sources: What to compile.
         release: Of the kernel that is to load it; by default the running one.
-        directory: Where that kernel's programs look for it; by default where ours do.
+        directory: Where that kernel's programs look for it, too; they are kept where ours are in
+            any case, for the next run.
 
     Raises:
         RunError: One cannot be compiled.
     """
-    where = {"CACHE_DIRECTORY": str(directory)} if directory else {}
-    made = [(source, store.kept(source)) for source in sources]
+    made = [(source, store.kept(source) or store.kept(source, release)) for source in sources]
     done = subprocess.run(
-        [sys.executable, "-m", __name__, release],
+        [sys.executable, "-m", __name__, release, str(directory or "")],
         input=pickle.dumps(made),
         stderr=subprocess.PIPE,
         cwd=Path(__file__).parents[1],
-        env={**os.environ, **where},
         check=False,
     )
     if done.returncode:
         raise RunError(done.stderr.decode(errors="replace").strip())
 
 
-def main(release: str) -> None:
-    """In the child: keep what is compiled already, and compile the rest."""
-    for source, made in pickle.load(sys.stdin.buffer):  # noqa: S301 - of its parent
+def main(release: str, directory: str) -> None:
+    """In the child: compile what is not compiled already, and keep all."""
+    all_made = []
+    for source, kept in pickle.load(sys.stdin.buffer):  # noqa: S301 - of its parent
         try:
-            store.keep(source, made or compiler.compiled(source), release)
+            made = kept or compiler.compiled(source)
         except RunError as error:
             sys.exit(str(error))
+        all_made.append((source, made))
+        if not kept:
+            store.keep(source, made, release)
+    if directory:
+        os.environ["CACHE_DIRECTORY"] = directory
+        for source, made in all_made:
+            store.keep(source, made, release)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -60,10 +60,10 @@ def code(source: Source) -> Code:
     return made
 
 
-def kept(source: Source) -> Code | None:
-    """What SOURCE was compiled to at an earlier time, if that is there."""
+def kept(source: Source, release: str = "") -> Code | None:
+    """What SOURCE was compiled to at an earlier time, if that is there; RELEASE as for `keep`."""
     with contextlib.suppress(OSError, ValueError), _directory() as directory:
-        return _find(directory, _name(source, os.uname().release))
+        return _find(directory, _name(source, release or os.uname().release))
     return None
 
 
