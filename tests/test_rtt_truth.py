@@ -345,7 +345,7 @@ def test_in_the_middle_both_sides_add_up(tmp_path: Path) -> None:
     about(to_a, found.fields("remote"))
     assert to_b["rtt_min_ms"] >= 2 * 11
     assert to_a["rtt_min_ms"] >= 2 * 6
-    assert 0 <= min(took) - (to_a["rtt_min_ms"] + to_b["rtt_min_ms"]) < 2 * LATE
+    assert -CLOSE < min(took) - (to_a["rtt_min_ms"] + to_b["rtt_min_ms"]) < 2 * LATE
     whole = to_a["rtt_mean_ms"] + to_b["rtt_mean_ms"]
     assert whole == pytest.approx(mean(took), rel=0.15)  # theirs have a handshake in them, too
     handshake = to_a["rtt_handshake_ms"] + to_b["rtt_handshake_ms"]
