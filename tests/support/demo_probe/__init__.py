@@ -181,6 +181,13 @@ class Protocols:
     at_interfaces = True
     reloads = True
 
+    def hosts(self, settings: ProtocolSettings) -> bool:
+        """Nothing of others."""
+        return False
+
+    def guest(self, settings: ProtocolSettings) -> None:
+        """It has a program of its own."""
+
     def needs(self, settings: Any) -> Needs:
         return Needs()
 

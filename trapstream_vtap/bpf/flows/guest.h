@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * What another probe measures in this program, of each flow: nothing. Where there is such a guest, its own
- * header stands in the place of this one, and VTAP_GUEST is defined.
+ * header stands in the place of this one, and VTAP_GUEST is 1.
  *
  * It finds the flow of a packet by what mask() leaves of it, and keeps what it has of it in the flow's slots.
  */

@@ -68,7 +68,8 @@ static __always_inline struct slot *slot_of(struct packet *p, bool answered, u32
 		return NULL;
 	end = *(volatile u64 *)&f->end;
 	now = NOW();
-	if (unlikely(!is_before(now, LINE(end)))) /* nothing of the flow has come by since */
+	/* nothing of the flow may have come by since, unless P has just been counted in its own */
+	if ((answered || !FORGET) && unlikely(!is_before(now, LINE(end))))
 		end = close_intervals((struct flow_key *)a, f, now, true, false);
 	return COUNTS(f, end);
 }

@@ -82,7 +82,8 @@ def source(settings: FlowSettings, release: str = "") -> Source:
         **_jitter_constants(settings),
         **_sequence_constants(settings, structures),
         **_gap_constants(settings),
-        **({"VTAP_GUEST": 1, **settings.guest.constants} if settings.guest else {}),
+        "VTAP_GUEST": int(settings.guest is not None),
+        **(settings.guest.constants if settings.guest else {}),
     }
     text = "".join(
         layout.definition
