@@ -161,6 +161,15 @@ TAKEN: dict[str, tuple[dict[str, Any], Callable[[Run], bool]]] = {
         {"latency_by": "dst_port", "latency_table_size": 76},
         lambda run: 77 in run.map_sizes(),  # and one for all others
     ),
+    "rtt_key": (
+        {"rtt_key": "dst_port"},
+        lambda run: any(r.get("dst_port") == "6002" and "dst_ip" not in r for r in run.trips()),
+    ),
+    "rtt_tcp": (
+        {"rtt_tcp": "timestamp"},  # of which the segments have none
+        lambda run: run.asked(latest=80) > 2 and not run.trips(latest=80),
+    ),
+    "rtt_table_size": ({"rtt_table_size": 1234}, lambda run: 1234 in run.map_sizes()),
 }
 """By setting: what the file says, and what then shows that it is taken."""
 
@@ -172,7 +181,7 @@ class Run:
         self.path, self.output = directory / "vtap.json", directory / "records"
         self.base = {
             "interface": "wire0",
-            "probe": "flows,latency",
+            "probe": "flows,latency,rtt",
             "sink": f"file:{self.output}",
             "format": "json",
             "interval": 0.2,
@@ -207,7 +216,7 @@ class Run:
         return self.command.said[before:]
 
     def send(self) -> None:
-        """A packet of each kind: UDP with numbers, TCP, IP in IP."""
+        """A packet of each kind: UDP with numbers, TCP, with an answer, too, IP in IP."""
         self._count += 1
         head = bytes.fromhex("0200000000020200000000010800")
 
@@ -219,7 +228,12 @@ class Run:
         datagram = struct.pack(">HHHH", 5000, PORT, 8 + len(data), 0) + data
         segment = struct.pack(">HHIIBBHHH", 5001, PORT, self._count * 100, 0, 0x50, 16, 0, 0, 0)
         inner = ip(17, datagram, bytes((10, 9, 9, 9)))
-        for packet in (ip(17, datagram), ip(6, segment), ip(4, inner)):
+        at = self._count * 10
+        asks = struct.pack(">HHIIBBHHH", 6001, 6002, at, 1, 0x50, 16, 0, 0, 0) + bytes(10)
+        answers = struct.pack(">HHIIBBHHH", 6002, 6001, 1, at + 10, 0x50, 16, 0, 0, 0)
+        back = bytearray(ip(6, answers))
+        back[12:20] = back[16:20] + back[12:16]
+        for packet in (ip(17, datagram), ip(6, segment), ip(4, inner), ip(6, asks), bytes(back)):
             self._sender.send(head + packet)
 
     def records(self) -> list[dict[str, Any]]:
@@ -234,6 +248,14 @@ class Run:
     def latencies(self) -> list[dict[str, Any]]:
         """Those of receive latency."""
         return [record for record in self.records() if record["name"] == "vtap_latency"]
+
+    def trips(self, latest: int = 1 << 30) -> list[dict[str, Any]]:
+        """Those of round-trip times, among the latest."""
+        return [record for record in self.records()[-latest:] if record["name"] == "vtap_rtt"]
+
+    def asked(self, latest: int) -> int:
+        """In how many of the latest records what is answered has been counted."""
+        return sum(record.get("dst_port") == "6002" for record in self.records()[-latest:])
 
     def errors(self) -> list[dict[str, Any]]:
         """Those of sequence errors."""
@@ -264,9 +286,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
 def test_each_setting_is_tried() -> None:
     """A setting that is new is in one of the tables: nobody forgets to say what a reload does."""
-    derived = {"interfaces", "gone", "transport"}
+    derived = {"interfaces", "gone", "transport", "guest"}
+    elsewhere = {"guests"}  # in test_rtt.py
     declared = {name: made.reload for kind in classes() for name, made in own(kind)}
-    assert declared.keys() == {*REFUSED, *INSEPARABLE, *TAKEN} | derived
+    assert declared.keys() == {*REFUSED, *INSEPARABLE, *TAKEN} | derived | elsewhere
     taken = {name for name, reload in declared.items() if reload is not Reload.FIXED}
     assert taken == {*TAKEN} | derived
 
