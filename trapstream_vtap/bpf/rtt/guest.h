@@ -85,19 +85,9 @@ static __always_inline void book_dropped(struct slot *s, u32 dropped)
 
 static __always_inline void book_sample(struct slot *s, struct outcome *o, u32 kind)
 {
-	u64 time = o->time, before = o->before;
-
-	raise_to(&s->rtt_max, time);
-	raise_to(&s->rtt_min_inverted, ~time);
-	__sync_fetch_and_add(&s->rtt_sum, time);
-	if (before) {
-		__sync_fetch_and_add(&s->rtt_jitter, time > before ? time - before : before - time);
-		__sync_fetch_and_add(&s->rtt_neighbours, 1);
-	}
-	if (o->handshake) {
-		__sync_fetch_and_add(&s->rtt_handshake, time);
-		__sync_fetch_and_add(&s->rtt_handshakes, 1);
-	}
+	raise_to(&s->rtt_max, o->time);
+	raise_to(&s->rtt_min_inverted, ~o->time);
+	add_time(o, &s->rtt_sum, &s->rtt_jitter, &s->rtt_neighbours, &s->rtt_handshake, &s->rtt_handshakes);
 	__sync_fetch_and_add(kind == RTT_TCP  ? &s->rtt_tcp :
 			     kind == RTT_ICMP ? &s->rtt_icmp :
 			     kind == RTT_DNS  ? &s->rtt_dns :
@@ -109,21 +99,10 @@ static __always_inline void guest_sees(struct context *ctx, struct packet *p, co
 {
 	__be32 head[2] = {};
 	enum rtt_kind kind = kind_of(ctx, p, head);
-	struct rtt_counts *c = counts_of(kind);
-	struct outcome *o;
+	struct outcome *o = followed(ctx, p, kind, head, egress);
 	struct slot *s;
-	u32 zero = 0;
 
-	o = outcomes.lookup(&zero);
-	if (!c || !o)
-		return;
-	c->seen_packets++;
-	if (kind == RTT_OTHER)
-		return;
-	o->time = 0;
-	o->lost = o->lost_own = 0;
-	follow(ctx, p, o, c, kind, head, egress);
-	if (likely(!o->time && !o->lost && !o->lost_own))
+	if (likely(!o))
 		return;
 	if (o->time || o->lost) {
 		s = slot_of(p, true, o->left);
@@ -133,7 +112,7 @@ static __always_inline void guest_sees(struct context *ctx, struct packet *p, co
 			if (s)
 				book_sample(s, o, kind);
 			else
-				c->samples_lost++;
+				lose_sample(kind);
 #ifdef RTT_HISTOGRAMS
 			book_histogram(p, o->time, kind, !o->left && egress);
 #endif

@@ -493,3 +493,49 @@ static __always_inline void follow(struct context *ctx, struct packet *p, struct
 		follow_question(ctx, p, o, c, kind, (u16)head[0], bytes[2] & DNS_ANSWER, egress);
 	}
 }
+
+/* What comes of P, of that KIND; NULL: nothing. */
+static __always_inline struct outcome *followed(struct context *ctx, struct packet *p, enum rtt_kind kind,
+						const __be32 head[2], const bool egress)
+{
+	struct rtt_counts *c = counts_of(kind);
+	struct outcome *o;
+	u32 zero = 0;
+
+	o = outcomes.lookup(&zero);
+	if (!c || !o)
+		return NULL;
+	c->seen_packets++;
+	if (kind == RTT_OTHER)
+		return NULL;
+	o->time = 0;
+	o->lost = o->lost_own = 0;
+	follow(ctx, p, o, c, kind, head, egress);
+	return o->time || o->lost || o->lost_own ? o : NULL;
+}
+
+/* A sample is in no record. */
+static __always_inline void lose_sample(enum rtt_kind kind)
+{
+	struct rtt_counts *c = counts_of(kind);
+
+	if (c)
+		c->samples_lost++;
+}
+
+/* The time of O into sums of times: all, what neighbours differ by and how many there are, handshakes likewise. */
+static __always_inline void add_time(struct outcome *o, u64 *sum, u64 *jitter, u64 *neighbours, u64 *handshake,
+				     u64 *handshakes)
+{
+	u64 time = o->time, before = o->before;
+
+	__sync_fetch_and_add(sum, time);
+	if (before) {
+		__sync_fetch_and_add(jitter, time > before ? time - before : before - time);
+		__sync_fetch_and_add(neighbours, 1);
+	}
+	if (o->handshake) {
+		__sync_fetch_and_add(handshake, time);
+		__sync_fetch_and_add(handshakes, 1);
+	}
+}

@@ -86,41 +86,29 @@ static __always_inline struct rtt_cell *cell_of(struct packet *p, u32 kind, bool
 
 static __always_inline void book_sample(struct rtt_cell *cell, struct outcome *o)
 {
-	u64 time = o->time, before = o->before;
-	u32 bucket = bucket_of(time);
+	u32 bucket = bucket_of(o->time);
 
-	raise_to(&cell->most, time);
-	raise_to(&cell->least, LONGEST - time);
-	__sync_fetch_and_add(&cell->sum, time);
-	if (before) {
-		__sync_fetch_and_add(&cell->jitter, time > before ? time - before : before - time);
-		__sync_fetch_and_add(&cell->neighbours, 1);
-	}
-	if (o->handshake) {
-		__sync_fetch_and_add(&cell->handshake, time);
-		__sync_fetch_and_add(&cell->handshakes, 1);
-	}
+	raise_to(&cell->most, o->time);
+	raise_to(&cell->least, LONGEST - o->time);
+	add_time(o, &cell->sum, &cell->jitter, &cell->neighbours, &cell->handshake, &cell->handshakes);
 	if (bucket < BUCKETS)
 		__sync_fetch_and_add(&cell->buckets[bucket], 1);
 	__sync_fetch_and_add(&cell->count, 1);
 }
 
 /* What has come of P. */
-static __always_inline void book(struct packet *p, struct outcome *o, struct rtt_counts *c, u32 kind,
-				 const bool egress)
+static __always_inline void book(struct packet *p, struct outcome *o, enum rtt_kind kind, const bool egress)
 {
 	struct rtt_cell *cell;
 
 	if (o->time || o->lost) {
 		cell = cell_of(p, kind, true, o->left, egress);
-		if (!cell) {
-			c->samples_lost += !!o->time;
-		} else {
-			if (o->lost)
-				__sync_fetch_and_add(&cell->lost, o->lost);
-			if (o->time)
-				book_sample(cell, o);
-		}
+		if (cell && o->lost)
+			__sync_fetch_and_add(&cell->lost, o->lost);
+		if (cell && o->time)
+			book_sample(cell, o);
+		else if (o->time)
+			lose_sample(kind);
 	}
 	if (unlikely(o->lost_own)) {
 		cell = cell_of(p, kind, false, egress, o->left);
@@ -132,7 +120,6 @@ static __always_inline void book(struct packet *p, struct outcome *o, struct rtt
 static __always_inline void measure(struct context *ctx, const bool egress, const bool layer3)
 {
 	struct packet *p;
-	struct rtt_counts *c;
 	struct outcome *o;
 	enum rtt_kind kind = RTT_OTHER;
 	__be32 head[2] = {};
@@ -148,17 +135,9 @@ static __always_inline void measure(struct context *ctx, const bool egress, cons
 		asm volatile("" : : : "memory"); /* nor shall the compiler remember */
 		kind = kind_of(ctx, p, head);
 	}
-	c = counts_of(kind);
-	o = outcomes.lookup(&zero);
-	if (!c || !o)
-		return;
-	c->seen_packets++;
-	if (kind == RTT_OTHER)
-		return;
-	o->time = 0;
-	o->lost = o->lost_own = 0;
-	follow(ctx, p, o, c, kind, head, egress);
-	book(p, o, c, kind, egress);
+	o = followed(ctx, p, kind, head, egress);
+	if (o)
+		book(p, o, kind, egress);
 }
 
 /* Whatever is attached beside these goes on with the packet: TCX_NEXT and TC_ACT_UNSPEC are -1 */
