@@ -231,11 +231,14 @@ def test_histogram_and_a_reload(wire: Wire, tmp_path: Path, options: tuple[str, 
             found = scraping.scrape(wire.receiver, port)
             return {
                 name: scraping.total(found, f"vtap_rtt_{name}", protocol="tcp")
-                for name in ("seconds_count", "seconds_sum", "probe_fates_total")
+                for name in ("seconds_count", "seconds_sum", "handed_samples_total")
             }
 
-        wait_for(lambda: scraped()["seconds_count"] >= 4 * EXCHANGES)
-        time.sleep(0.5)
+        def all_there() -> bool:
+            shown = scraped()
+            return shown["seconds_count"] == shown["handed_samples_total"] >= 4 * EXCHANGES
+
+        wait_for(all_there)
         shown = scraped()
         records = tapped.stop()
     latest = check_account(records)["tcp"]

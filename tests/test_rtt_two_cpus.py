@@ -56,7 +56,6 @@ def test_what_two_processors_acknowledge_at_once_counts_once() -> None:
 
 def test_two_processors_that_send_as_they_like_lose_no_probe() -> None:
     """Data sent twice, acknowledged before and behind: whatever it is, it adds up."""
-    _, records = hammered(in_step=False)
+    sent, records = hammered(in_step=False)
     said = adds_up(records)
-    assert said["samples"] > 100
-    assert said["samples"] <= said["probes_set"]
+    assert 100 < said["samples"] <= max(sent)  # pieces, of which each may be answered once
