@@ -57,6 +57,18 @@ class ToLoad:
     notes: Sequence[str] = ()
 
 
+class Alone:
+    """A probe with a program of its own, which measures for no other; the base of most."""
+
+    def hosts(self, settings: Any) -> bool:  # noqa: ARG002
+        """Nothing of others."""
+        return False
+
+    def guest(self, settings: Any) -> Guest | None:  # noqa: ARG002
+        """Nothing of it is measured by others."""
+        return None
+
+
 class Running(Protocol):
     """A loaded probe. The thread of the engine's loop alone uses it."""
 

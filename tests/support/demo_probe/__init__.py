@@ -14,7 +14,7 @@ from trapstream_vtap.bpf.source import Program, Source, program_text
 from trapstream_vtap.clock import Grid
 from trapstream_vtap.metrics.collector import Samples
 from trapstream_vtap.metrics.family import Family
-from trapstream_vtap.probes.interface import Needs, ToLoad
+from trapstream_vtap.probes.interface import Alone, Needs, ToLoad
 from trapstream_vtap.schema import (
     DEVICE,
     TIME,
@@ -171,7 +171,7 @@ class ProtocolCollector:
         return iter([Samples(PACKETS, values)])
 
 
-class Protocols:
+class Protocols(Alone):
     """The probe."""
 
     name = NAME
@@ -180,13 +180,6 @@ class Protocols:
     settings = ProtocolSettings
     at_interfaces = True
     reloads = True
-
-    def hosts(self, settings: ProtocolSettings) -> bool:
-        """Nothing of others."""
-        return False
-
-    def guest(self, settings: ProtocolSettings) -> None:
-        """It has a program of its own."""
 
     def needs(self, settings: Any) -> Needs:
         return Needs()

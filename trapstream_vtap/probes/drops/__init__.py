@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from trapstream_vtap.probes.drops.account import ROWS
 from trapstream_vtap.probes.drops.settings import DropSettings
 from trapstream_vtap.probes.drops.symbols import KALLSYMS, Symbols
-from trapstream_vtap.probes.interface import Needs, ToLoad
+from trapstream_vtap.probes.interface import Alone, Needs, ToLoad
 from trapstream_vtap.words import amount
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trapstream_vtap.schema import Schema
 
 
-class _Dropped:
+class _Dropped(Alone):
     """A probe at one tracepoint.
 
     Args:
@@ -42,13 +42,6 @@ class _Dropped:
         self.doc = doc
         self.noun = name.removesuffix("s")
         self._files = files
-
-    def hosts(self, settings: DropSettings) -> bool:  # noqa: ARG002
-        """Nothing of others."""
-        return False
-
-    def guest(self, settings: DropSettings) -> None:
-        """It has a program of its own."""
 
     def needs(self, settings: DropSettings) -> Needs:  # noqa: ARG002
         """Where functions of the kernel are."""

@@ -10,7 +10,7 @@ from trapstream_vtap.privileges import CAP_NET_RAW
 from trapstream_vtap.probes.flows import account, numbering
 from trapstream_vtap.probes.flows.records import errors_of, schema_of
 from trapstream_vtap.probes.flows.settings import FlowSettings
-from trapstream_vtap.probes.interface import Needs, ToLoad
+from trapstream_vtap.probes.interface import Alone, Needs, ToLoad
 from trapstream_vtap.words import amount
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _TOLD = ("evicted_packets", "stranded_packets", "no_flow_packets", "events_suppressed")
 
 
-class Flows:
+class Flows(Alone):
     """The probe `flows`."""
 
     name = "flows"
@@ -42,9 +42,6 @@ class Flows:
         """Where it sees both directions of what comes by, and no tunnels are looked into."""
         both = len(settings.directions) == len(Direction)
         return both and settings.hook == "tc" and not settings.decapsulate
-
-    def guest(self, settings: FlowSettings) -> None:
-        """It has a program of its own."""
 
     def needs(self, settings: FlowSettings) -> Needs:
         """Packet sockets, where it is to see packets by them, or to have others' frames taken."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trapstream_vtap.probes.interface import Needs
+from trapstream_vtap.probes.interface import Alone, Needs
 from trapstream_vtap.probes.latency.account import ROWS
 from trapstream_vtap.probes.latency.records import LONGEST_NAME, schema_of
 from trapstream_vtap.probes.latency.settings import STAGES, LatencySettings
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trapstream_vtap.schema import Schema
 
 
-class Latency:
+class Latency(Alone):
     """The probe `latency`."""
 
     name = "latency"
@@ -34,13 +34,6 @@ class Latency:
     settings = LatencySettings
     at_interfaces = True
     reloads = True
-
-    def hosts(self, settings: LatencySettings) -> bool:  # noqa: ARG002
-        """Nothing of others."""
-        return False
-
-    def guest(self, settings: LatencySettings) -> None:
-        """It has a program of its own."""
 
     def needs(self, settings: LatencySettings) -> Needs:  # noqa: ARG002
         """Nothing."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from trapstream_vtap.bpf import kernel
 from trapstream_vtap.bpf.spread import spread
-from trapstream_vtap.clock import NS, Grid, clock_ahead, receive_timestamps, tai_offset
+from trapstream_vtap.clock import clock_ahead, tai_offset
 from trapstream_vtap.probes.latency.layouts import (
     CELL,
     CONTROL,
@@ -25,25 +25,23 @@ from trapstream_vtap.probes.latency.names import Values
 from trapstream_vtap.probes.latency.program import cells, numbers, places
 from trapstream_vtap.probes.latency.records import OTHER, PERCENTILES, RECORD, schema_of
 from trapstream_vtap.probes.latency.settings import STAGES
+from trapstream_vtap.probes.turns import Turns
 from trapstream_vtap.schema import Batch
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterator
 
     from trapstream_vtap.bpf.code import Objects
     from trapstream_vtap.clock import Clock
     from trapstream_vtap.probes.latency.settings import LatencySettings
     from trapstream_vtap.schema import Schema
 
-_LOOK_NS = NS
-"""So often it is looked whether CLOCK_TAI has another distance from CLOCK_REALTIME."""
 _SOON_NS = 10_000_000
 """After so long the new one of two programs that are attached measures, and not the old one."""
 _FOREVER = 1 << 62
 
 
-class LatencyRunning:
+class LatencyRunning(Turns):
     """Takes histograms in turns out of two slots, of which nobody writes to one.
 
     Args:
@@ -53,25 +51,19 @@ class LatencyRunning:
     """
 
     def __init__(self, settings: LatencySettings, objects: Objects, clock: Clock) -> None:
+        super().__init__(objects, clock, settings.interval)
         self._settings = settings
-        self._objects = objects
-        self._maps = objects.maps
-        self._clock = clock
         self._cpus = kernel.possible_cpus()
         self._cells = cells(settings)
         self._values = Values(settings.latency_by, objects.maps.get("numbers", -1))
-        self._stamping: socket.socket | None = None
         self.before: LatencyRunning | None = None
         """In whose place this one is about to come."""
         self.following: LatencyRunning | None = None
         """What is about to come in the place of this one."""
-        self._slot = self._begin = 0
+        self._begin = 0
         self._end = _FOREVER
-        self._tai, self._ahead, self._since = tai_offset(), clock_ahead(), 0
+        self._ahead, self._since = clock_ahead(), 0
         self._handed = {stage: Counter[str]() for stage in settings.latency_stages}
-        self._grid = Grid(clock, settings.interval)
-        self._line, self._closed = self._grid.next_line(), clock.now()
-        self._look_at = clock.now() + _LOOK_NS
         self._zeros = bytes(CELL.size * self._cpus)
         self._interfaces = list(dict.fromkeys(each.index for each in settings.interfaces))
         _, found = spread(settings.interfaces)
@@ -79,36 +71,10 @@ class LatencyRunning:
             place = PLACE.pack({"interface": index, "number": number})
             kernel.write_element(self._maps["places"], found[index], place)
         self._write_control()
-        self.notes: list[str] = []
-
-    def descriptors(self) -> tuple[int, ...]:
-        """None: nothing wakes it but the time."""
-        return ()
-
-    def woken(self, ready: Collection[int]) -> None:
-        """Never."""
-
-    def due(self) -> int:
-        """The grid line, or the next look at the clocks."""
-        return min(self._line, self._look_at)
-
-    def attend(self) -> Iterator[Batch]:
-        """What the grid line brings."""
-        now = self._clock.now()
-        if now >= self._look_at:
-            self._look_at = now + _LOOK_NS
-            self._follow()
-        if now >= self._line:
-            yield from self._take(self._line)
-            self._closed, self._line = self._line, self._grid.next_line()
-
-    def closed(self) -> int:
-        """The last grid line."""
-        return self._closed
 
     def take_over(self, old: LatencyRunning | None) -> int:
         """It counts from when OLD is flushed; both are attached until then."""
-        self._stamping = receive_timestamps()
+        self._stamp()
         if old:
             self.before, old.following = old, self
             self._begin = _FOREVER
@@ -152,9 +118,7 @@ class LatencyRunning:
         """Give programs and maps back, and have packets stamped no longer."""
         if self.before:  # which goes on
             self.before.following = None
-        self._objects.close()
-        if self._stamping:
-            self._stamping.close()
+        super().close()
 
     def _missed(self) -> Counter[str]:
         """By stage, which a program's name begins with."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trapstream_vtap.probes.interface import Needs
+from trapstream_vtap.probes.interface import Alone, Needs
 from trapstream_vtap.probes.rtt.account import ROWS
 from trapstream_vtap.probes.rtt.guest import guest_of
 from trapstream_vtap.probes.rtt.records import schema_of
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from trapstream_vtap.schema import Schema
 
 
-class Rtt:
+class Rtt(Alone):
     """The probe `rtt`."""
 
     name = "rtt"
@@ -36,10 +36,6 @@ class Rtt:
     settings = RttSettings
     at_interfaces = True
     reloads = True
-
-    def hosts(self, settings: RttSettings) -> bool:  # noqa: ARG002
-        """Nothing of others."""
-        return False
 
     def guest(self, settings: RttSettings) -> Guest | None:
         """Round-trip times of each flow, unless a key says what they are wanted of."""

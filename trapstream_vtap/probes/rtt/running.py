@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from trapstream_vtap.bpf import kernel
 from trapstream_vtap.bpf.spread import spread
-from trapstream_vtap.clock import NS, Grid, receive_timestamps, tai_offset
+from trapstream_vtap.clock import tai_offset
 from trapstream_vtap.probes.rtt.histograms import Histograms
 from trapstream_vtap.probes.rtt.layouts import (
     CELL,
@@ -24,19 +24,17 @@ from trapstream_vtap.probes.rtt.layouts import (
 from trapstream_vtap.probes.rtt.open import open_probes
 from trapstream_vtap.probes.rtt.program import bits_of
 from trapstream_vtap.probes.rtt.records import PERCENTILES, RECORD, schema_of
+from trapstream_vtap.probes.turns import Turns
 from trapstream_vtap.schema import Batch
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterator
 
     from trapstream_vtap.bpf.code import Objects
     from trapstream_vtap.clock import Clock
     from trapstream_vtap.probes.rtt.settings import RttSettings
 
 NAME = "rtt"
-_LOOK_NS = NS
-"""So often it is looked whether CLOCK_TAI has another distance from CLOCK_REALTIME."""
 _COUNT_NS = 50_000_000
 _SHARE = 20
 """What waits is counted no sooner than so long after it was counted last, nor than so many times as
@@ -44,7 +42,7 @@ long as that took: a large table takes a while to read."""
 _MOST = 1024  # elements in one system call
 
 
-class RttRunning:
+class RttRunning(Turns):
     """Takes records in turns out of two tables, of which nobody writes to one.
 
     Args:
@@ -54,74 +52,33 @@ class RttRunning:
     """
 
     def __init__(self, settings: RttSettings, objects: Objects, clock: Clock) -> None:
+        super().__init__(objects, clock, settings.interval)
         self._settings = settings
-        self._objects = objects
-        self._maps = objects.maps
-        self._clock = clock
         self._cpus = kernel.possible_cpus()
         self._guest = NAME in settings.guests
         self._schema = schema_of(settings.by, {i.index: i.name for i in settings.interfaces})
         self._bits = bits_of(settings.by)
         self.histograms = Histograms(settings.interfaces, objects.maps)
-        self._slot = 0
-        self._tai = tai_offset()
         self._samples = dict.fromkeys(KINDS, 0)
         self._records = dict.fromkeys(KINDS, 0)
         self._evicted = dict.fromkeys(KINDS, 0)
         self._ended = False
         self._open: dict[int, tuple[int, int]] = {}
         self._count_at = 0
-        self._stamping: socket.socket | None = None
-        self._grid = Grid(clock, settings.interval)
-        self._line, self._closed = self._grid.next_line(), clock.now()
-        self._look_at = clock.now() + _LOOK_NS
         _, places = spread(() if self._guest else settings.interfaces)
         for index, place in places.items():
             kernel.write_element(self._maps["rtt_places"], place, PLACE.pack({"interface": index}))
         self._write_control()
-        self.notes: list[str] = []
-
-    def descriptors(self) -> tuple[int, ...]:
-        """None: nothing wakes it but the time."""
-        return ()
-
-    def woken(self, ready: Collection[int]) -> None:
-        """Never."""
-
-    def due(self) -> int:
-        """The grid line, or the next look at the clocks."""
-        return min(self._line, self._look_at)
-
-    def attend(self) -> Iterator[Batch]:
-        """What the grid line brings."""
-        now = self._clock.now()
-        if now >= self._look_at:
-            self._look_at = now + _LOOK_NS
-            self._follow()
-        if now >= self._line:
-            yield from self._take(self._line)
-            self._closed, self._line = self._line, self._grid.next_line()
-
-    def closed(self) -> int:
-        """The last grid line."""
-        return self._closed
 
     def take_over(self, old: RttRunning | None) -> int:  # noqa: ARG002 - nothing of it goes on
         """It counts from when it is attached; what waits in OLD will not be answered there."""
-        self._stamping = receive_timestamps()
+        self._stamp()
         return self._clock.now()
 
     def flush(self, moment: int | None = None) -> Iterator[Batch]:
         """All samples that there are."""
         self._ended, self._count_at = True, 0
         yield from self._take(self._clock.now() if moment is None else moment)
-
-    def close(self) -> None:
-        """Give programs and maps back, and have packets stamped no longer."""
-        if self._stamping:
-            self._stamping.close()
-            self._stamping = None
-        self._objects.close()
 
     def counts(self) -> dict[str, dict[str, int]]:
         """By protocol: what became of the probes, and of the samples."""
@@ -192,7 +149,6 @@ class RttRunning:
         kernel.write_element(self._maps["rtt_controls"], 0, control)
 
     def _take(self, moment: int) -> Iterator[Batch]:
-        """What the table has that has gathered until now; the interval ends at MOMENT."""
         if self._guest:
             self.histograms.look()
             return
