@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from trapstream_vtap.clock import NS
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from trapstream_vtap.metrics.family import Family
     from trapstream_vtap.schema import Batch
@@ -26,6 +28,28 @@ class Samples(NamedTuple):
     values: Sequence[tuple[Mapping[str, str], float]] = ()
     suffixed: Sequence[tuple[str, Mapping[str, str], float]] = ()
     lines: bytes = b""
+
+
+def histogram(
+    family: Family,
+    bounds: Sequence[str],
+    series: Iterable[tuple[Mapping[str, str], Sequence[int]]],
+) -> Samples:
+    """Samples of a histogram.
+
+    Args:
+        family: Which.
+        bounds: Upper bounds of the buckets, as they are written; the last bucket has none.
+        series: Labels of each; the sum of its times (ns), and how many are in each bucket.
+    """
+    found: list[tuple[str, Mapping[str, str], float]] = []
+    for labels, (total, *counts) in series:
+        so_far = 0
+        for bound, count in zip((*bounds, "+Inf"), counts, strict=True):
+            so_far += count
+            found.append(("_bucket", {**labels, "le": bound}, so_far))
+        found += [("_count", labels, so_far), ("_sum", labels, total / NS)]
+    return Samples(family, suffixed=found)
 
 
 class Collector(Protocol):

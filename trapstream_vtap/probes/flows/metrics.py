@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from trapstream_vtap._totals import Totals
 from trapstream_vtap.clock import NS
 from trapstream_vtap.formats.plan import safe_text
-from trapstream_vtap.metrics.collector import Samples
+from trapstream_vtap.metrics.collector import Samples, histogram
 from trapstream_vtap.probes.flows import families
 from trapstream_vtap.probes.flows.labels import label_plan
 from trapstream_vtap.probes.flows.layouts import GAP_BOUNDS, flow_layouts
@@ -190,18 +190,8 @@ class FlowCollector:
             yield Samples(family, gaps)
 
     def _histogram(self, gaps: Mapping[tuple[str, int, str], Sequence[int]]) -> Samples:
-        found: list[tuple[str, Mapping[str, str], float]] = []
-        bounds = [*(str(bound / NS) for bound in GAP_BOUNDS), "+Inf"]
-        for place, (total, *counts) in gaps.items():
-            if not any(counts):
-                continue
-            where, so_far = self._where(*place), 0
-            for bound, count in zip(bounds, counts, strict=True):
-                so_far += count
-                found.append(("_bucket", {**where, "le": bound}, so_far))
-            found.append(("_count", where, so_far))
-            found.append(("_sum", where, total / NS))
-        return Samples(families.INTERARRIVAL, suffixed=found)
+        found = ((self._where(*place), sums) for place, sums in gaps.items() if any(sums[1:]))
+        return histogram(families.INTERARRIVAL, [str(bound / NS) for bound in GAP_BOUNDS], found)
 
 
 def _flows(scrape: Scrape, labels: Mapping[bytes, str], *, sequences: bool) -> Iterator[Samples]:

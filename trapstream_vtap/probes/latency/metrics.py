@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from trapstream_vtap.clock import NS
 from trapstream_vtap.formats.plan import safe_text
-from trapstream_vtap.metrics.collector import Samples
+from trapstream_vtap.metrics.collector import histogram
 from trapstream_vtap.metrics.family import Family
 from trapstream_vtap.probes.latency.layouts import HISTOGRAM
 from trapstream_vtap.probes.latency.records import OTHER
@@ -16,6 +16,7 @@ from trapstream_vtap.probes.latency.records import OTHER
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from trapstream_vtap.metrics.collector import Samples
     from trapstream_vtap.probes.latency.settings import LatencySettings
     from trapstream_vtap.schema import Batch
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 _LABELS = ("interface", "stage", "protocol")
 _MOST = 1000  # series, each with all of its buckets; interfaces of containers come and go
-_LE = (*(f"{bound / NS:.9g}" for bound in HISTOGRAM.bounds), "+Inf")
+_LE = [f"{bound / NS:.9g}" for bound in HISTOGRAM.bounds]
 
 
 def _family(by: str | None) -> Family:
@@ -81,12 +82,9 @@ class LatencyCollector:
 
     def samples(self) -> Iterator[Samples]:
         """The buckets, summed up from the least, of every series."""
-        suffixed: list[tuple[str, Mapping[str, str], float]] = []
-        for series, sums in list(self._sums.items()):
-            labels = dict(zip(self.families[0].labels, map(safe_text, series), strict=False))
-            total = 0
-            for bound, count in zip(_LE, sums[1:], strict=True):
-                total += count
-                suffixed.append(("_bucket", labels | {"le": bound}, total))
-            suffixed += [("_sum", labels, sums[0] / NS), ("_count", labels, total)]
-        return iter([Samples(self.families[0], suffixed=suffixed)])
+        labels = self.families[0].labels
+        found = (
+            (dict(zip(labels, map(safe_text, series), strict=False)), sums)
+            for series, sums in list(self._sums.items())
+        )
+        return iter([histogram(self.families[0], _LE, found)])

@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING
 
 from trapstream_vtap.clock import NS
 from trapstream_vtap.formats.plan import safe_text
-from trapstream_vtap.metrics.collector import Samples
+from trapstream_vtap.metrics.collector import histogram
 from trapstream_vtap.metrics.family import Family
 from trapstream_vtap.probes.rtt.layouts import HISTOGRAM
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
+    from trapstream_vtap.metrics.collector import Samples
     from trapstream_vtap.probes.rtt.histograms import Series
     from trapstream_vtap.probes.rtt.running import RttRunning
     from trapstream_vtap.probes.rtt.settings import RttSettings
     from trapstream_vtap.schema import Batch
 
-_LE = (*(f"{bound / NS:.9g}" for bound in HISTOGRAM.bounds), "+Inf")
+_LE = [f"{bound / NS:.9g}" for bound in HISTOGRAM.bounds]
 _FAMILY = Family(
     "vtap_rtt_seconds",
     "histogram",
@@ -62,12 +63,8 @@ class RttCollector:
 
     def samples(self) -> Iterator[Samples]:
         """The buckets, summed up from the least, of every series."""
-        suffixed: list[tuple[str, Mapping[str, str], float]] = []
-        for series, sums in list(self._sums.items()):
-            labels = dict(zip(_FAMILY.labels, map(safe_text, series), strict=True))
-            total = 0
-            for bound, count in zip(_LE, sums[1:], strict=True):
-                total += count
-                suffixed.append(("_bucket", labels | {"le": bound}, total))
-            suffixed += [("_sum", labels, sums[0] / NS), ("_count", labels, total)]
-        return iter([Samples(_FAMILY, suffixed=suffixed)])
+        found = (
+            (dict(zip(_FAMILY.labels, map(safe_text, series), strict=True)), sums)
+            for series, sums in list(self._sums.items())
+        )
+        return iter([histogram(_FAMILY, _LE, found)])
