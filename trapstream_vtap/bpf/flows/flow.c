@@ -122,51 +122,6 @@ static __always_inline void mask(struct packet *p)
 		p->vlan = 0;
 }
 
-/* What mask() may take away */
-struct identity {
-	u64 src[2], dst[2];
-	u32 ports, traits, vlan;
-};
-
-static __always_inline struct identity identity_of(struct packet *p)
-{
-	struct identity whole = {};
-
-	if (VTAP_GUEST && !KEY_SRC_IP) {
-		whole.src[0] = p->src[0];
-		whole.src[1] = p->src[1];
-	}
-	if (VTAP_GUEST && !KEY_DST_IP) {
-		whole.dst[0] = p->dst[0];
-		whole.dst[1] = p->dst[1];
-	}
-	if (VTAP_GUEST && (!KEY_SRC_PORT || !KEY_DST_PORT))
-		whole.ports = p->ports;
-	if (VTAP_GUEST && KEPT_TRAITS != TRAITS_ALL)
-		whole.traits = p->traits;
-	if (VTAP_GUEST && !KEY_VLAN)
-		whole.vlan = p->vlan;
-	return whole;
-}
-
-static __always_inline void restore(struct packet *p, struct identity *whole)
-{
-	if (VTAP_GUEST && !KEY_SRC_IP) {
-		p->src[0] = whole->src[0];
-		p->src[1] = whole->src[1];
-	}
-	if (VTAP_GUEST && !KEY_DST_IP) {
-		p->dst[0] = whole->dst[0];
-		p->dst[1] = whole->dst[1];
-	}
-	if (VTAP_GUEST && (!KEY_SRC_PORT || !KEY_DST_PORT))
-		p->ports = whole->ports;
-	if (VTAP_GUEST && KEPT_TRAITS != TRAITS_ALL)
-		p->traits = whole->traits;
-	if (VTAP_GUEST && !KEY_VLAN)
-		p->vlan = whole->vlan;
-}
-
 static __always_inline bool guest_gathered(struct slot *s);
 static __always_inline void guest_hands_over(struct flow_record *r, struct slot *s);
 
@@ -485,51 +440,14 @@ static __always_inline void unmerge(struct context *ctx, struct packet *p)
 
 #endif
 
-/* P, of interface L, into its flow, if it is wanted. */
-static __always_inline void book_packet(struct context *ctx, struct packet *p, struct link *l, const bool egress)
-{
-	struct flow_key *key;
-	struct flow *f;
-	u64 now;
-
-#ifdef RULES
-	if (!wanted(p->src[0], p->src[1], p->dst[0], p->dst[1], p->ports, p->traits, hidden_zero(l))) {
-		l->filtered_packets += p->packets;
-		l->filtered_bytes += p->bytes;
-		return;
-	}
-#endif
-
-	mask(p);
-
-#ifdef VTAP_SEQUENCE
-	read_number(ctx, p);
-#endif
-	key = (struct flow_key *)p;
-	/* Not earlier: the clock waits for all work before it, the dissection does not */
-	now = arrival(ctx, egress);
-	f = flows.lookup(key);
-	if (unlikely(!f)) {
-		f = new_flow(key, l);
-		if (!f) {
-			l->no_flow_packets += p->packets;
-			l->no_flow_bytes += p->bytes;
-			return;
-		}
-	}
-	count(p, f, l, now);
-	l->counted_packets += p->packets;
-	l->counted_bytes += p->bytes;
-}
-
 static __always_inline void measure(struct context *ctx, const bool egress, const bool layer3)
 {
 	struct link *l = link_of(INTERFACE(ctx));
 	struct packet found;
 	struct packet *p = &found;
-#if FORGET
-	struct identity whole;
-#endif
+	struct flow_key *key;
+	struct flow *f;
+	u64 now;
 	enum verdict verdict;
 
 	if (unlikely(!l))
@@ -560,15 +478,35 @@ static __always_inline void measure(struct context *ctx, const bool egress, cons
 	if (!p)
 		return;
 #endif
-#if FORGET /* the verifier would follow all that for each way through the guest; else that costs less first */
-	whole = identity_of(p);
-	book_packet(ctx, p, l, egress);
-	restore(p, &whole);
 	guest_sees(ctx, p, egress);
-#else
-	guest_sees(ctx, p, egress);
-	book_packet(ctx, p, l, egress);
+#ifdef RULES
+	if (!wanted(p->src[0], p->src[1], p->dst[0], p->dst[1], p->ports, p->traits, hidden_zero(l))) {
+		l->filtered_packets += p->packets;
+		l->filtered_bytes += p->bytes;
+		return;
+	}
 #endif
+
+	mask(p);
+
+#ifdef VTAP_SEQUENCE
+	read_number(ctx, p);
+#endif
+	key = (struct flow_key *)p;
+	/* Not earlier: the clock waits for all work before it, the dissection does not */
+	now = arrival(ctx, egress);
+	f = flows.lookup(key);
+	if (unlikely(!f)) {
+		f = new_flow(key, l);
+		if (!f) {
+			l->no_flow_packets += p->packets;
+			l->no_flow_bytes += p->bytes;
+			return;
+		}
+	}
+	count(p, f, l, now);
+	l->counted_packets += p->packets;
+	l->counted_bytes += p->bytes;
 }
 
 /* Whatever is attached beside these goes on with the packet: TCX_NEXT and TC_ACT_UNSPEC are -1 */
@@ -576,6 +514,7 @@ static __always_inline void measure(struct context *ctx, const bool egress, cons
 	int name(struct context *ctx)                                                              \
 	{                                                                                          \
 		measure(ctx, egress, layer3);                                                      \
+		guest_follows(ctx, egress);                                                        \
 		return HOOK_XDP ? XDP_PASS : -1;                                                   \
 	}
 

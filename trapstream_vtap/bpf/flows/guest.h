@@ -12,6 +12,11 @@ static __always_inline void guest_sees(struct context *ctx, struct packet *p, co
 }
 
 /* Whether S has anything of it to hand over. */
+/* The packet has been counted, if it is one of a flow. */
+static __always_inline void guest_follows(struct context *ctx, const bool egress)
+{
+}
+
 static __always_inline bool guest_gathered(struct slot *s)
 {
 	return false;
