@@ -72,6 +72,9 @@ def queries(asking: socket.socket, times: int) -> list[float]:
 def main() -> None:
     """TCP that asks, TCP that sends much, with loss, ICMP and DNS, under one vtap-stream."""
     given = json.loads((HERE / "given.json").read_bytes())
+    os.sched_setaffinity(
+        0, {0}
+    )  # packets that cross come to the program and the capture in one order
     here = Namespace.current()
     path = HERE / "capture.pcap"
     with contextlib.ExitStack() as stack:
